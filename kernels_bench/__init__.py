@@ -1,0 +1,1 @@
+"""One benchmark a question, each runnable as a module."""

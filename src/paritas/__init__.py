@@ -1,0 +1,58 @@
+"""paritas turns dense text encoders into fast, certified ONNX bundles and runs them.
+
+    >>> from paritas import Encoder, VectorIndex
+    >>> encoder = Encoder("all-MiniLM-L6-v2")
+    >>> encoder.encode(["what is qa"], role="query").shape
+    (1, 384)
+
+Importing this package loads nothing heavy: each public name is fetched when first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from paritas import errors
+from paritas.errors import ParitasError
+
+if TYPE_CHECKING:
+    from paritas.engine.encoder import Encoder, EncodeStats
+    from paritas.engine.index import Hit, VectorIndex
+    from paritas.export import export_model
+    from paritas.registry import load_registry
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EncodeStats",
+    "Encoder",
+    "Hit",
+    "ParitasError",
+    "VectorIndex",
+    "__version__",
+    "errors",
+    "export_model",
+    "load_registry",
+]
+
+_HOMES = {
+    "EncodeStats": "paritas.engine.encoder",
+    "Encoder": "paritas.engine.encoder",
+    "Hit": "paritas.engine.index",
+    "VectorIndex": "paritas.engine.index",
+    "export_model": "paritas.export",
+    "load_registry": "paritas.registry",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'paritas' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,198 @@
+"""The models paritas knows, parsed once from YAML into frozen records.
+
+`models_registry.yaml` is data: pooling, lengths and sources are fields of a model, never a
+consequence of which code runs it. msgspec checks names and types and says where they are wrong.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+from paritas.errors import RegistryError, did_you_mean
+
+ENVIRONMENT_VARIABLE = "PARITAS_REGISTRY"
+
+Pooling = Literal["cls", "mean"]
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+_Positive = Annotated[int, Meta(gt=0)]
+_Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+# An id names a folder of the store, so it must be a plain name.
+_ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a text of one role is tokenised."""
+
+    max_length: Annotated[int, Meta(ge=4)]
+    """Tokens, special ones included (a pair has three)."""
+    pair: bool = False
+    """The text is the second half of the pair (title, text)."""
+    default_title: str = ""
+    """The title of a pair that has none."""
+
+
+class HubSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A repository on a model hub, at one commit."""
+
+    repo: str
+    revision: str
+
+
+class PackageSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Installed Python distributions that carry the checkpoint."""
+
+    distributions: Annotated[list[str], Meta(min_length=1)]
+    path: str
+    """The checkpoint's folder, in site-packages or inside the archive."""
+    archive: list[str] = []
+    """Parts of a zip archive, in order; empty where the checkpoint lies there as a folder."""
+
+
+class Sources(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Where the checkpoint can be had; each is the same checkpoint, or its digests would differ."""
+
+    hub: HubSource | None = None
+    package: PackageSource | None = None
+
+
+class Bound(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a precision's vectors must show against the checkpoint's, after normalisation."""
+
+    max_abs_diff: float | None = None
+    min_cosine: float | None = None
+
+
+_BOUNDS: dict[Precision, Bound] = {
+    # Twelve layers in float32 stay within 1e-6 of float64 on the probes; 1e-5 leaves room for other
+    # CPUs' kernels, and a wrong epsilon, mask or position is orders of magnitude above it.
+    "fp32": Bound(max_abs_diff=1e-5),
+    # Rounding every weight to 11 bits costs about 1e-6 of cosine; activations in FP16 about 1e-5.
+    "fp16": Bound(min_cosine=0.9999),
+}
+
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One entry of the registry."""
+
+    network: str
+    dim: _Positive
+    pooling: Pooling
+    roles: Annotated[dict[str, Role], Meta(min_length=1)]
+    normalize: bool = True
+    sources: Sources = Sources()
+    digests: dict[str, _Sha256] = {}
+    bounds: dict[Precision, Bound] = {}
+    license: str = "not stated"
+    paper: str | None = None
+
+    def bound(self, precision: Precision) -> Bound:
+        """Return the entry's own bound for a precision, else the default one."""
+        return self.bounds.get(precision, _BOUNDS[precision])
+
+
+class _File(Struct, frozen=True, forbid_unknown_fields=True):
+    models: dict[_ModelId, Model]
+
+
+_STRUCTS = (_File, Model, Role, Sources, HubSource, PackageSource, Bound)
+
+
+class Registry(Mapping[str, Model]):
+    """Models by id, in the order of their files."""
+
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = dict(models)
+
+    def __getitem__(self, name: str) -> Model:
+        """Return the model of that id.
+
+        Raises:
+            RegistryError: no such model; the message names the nearest one.
+        """
+        try:
+            return self._models[name]
+        except KeyError:
+            raise RegistryError(f"unknown model {name!r}{did_you_mean(name, self._models)}") from None
+
+    # Mapping's own would ask __getitem__ and wait for a KeyError.
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._models)
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+
+def load_registry(path: str | os.PathLike[str] | None = None) -> Registry:
+    """Return the built-in models and, over them, those of the caller's own file.
+
+    Args:
+        path: a YAML file of the same form; the environment's PARITAS_REGISTRY where None.
+
+    Raises:
+        RegistryError: a file that cannot be read or parsed, an unknown key, a wrong type.
+    """
+    extra = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
+    models = _parse(_builtin_path())
+    if extra is not None:
+        models = {**models, **_parse(Path(extra))}
+    return Registry(models)
+
+
+def _builtin_path() -> Path:
+    packaged = Path(__file__).with_name("models_registry.yaml")
+    return packaged if packaged.exists() else Path(__file__).parents[2] / "models_registry.yaml"
+
+
+@cache
+def _parse_text(text: str, place: str) -> dict[str, Model]:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RegistryError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        models = msgspec.convert(document, _File).models
+    except msgspec.ValidationError as error:
+        raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}") from error
+    for name, model in models.items():
+        _check(model, f"{place}: {name}")
+    return models
+
+
+def _parse(path: Path) -> dict[str, Model]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RegistryError(f"{path}: cannot be read: {error}") from error
+    return _parse_text(text, str(path))
+
+
+def _nearest_key(message: str) -> str:
+    found = re.search(r"unknown field `([^`]*)`", message)
+    if not found:
+        return ""
+    known = {field for struct in _STRUCTS for field in struct.__struct_fields__}
+    return did_you_mean(found[1], known)
+
+
+def _check(model: Model, place: str) -> None:
+    """Refuse what the types alone let through."""
+    for name, role in model.roles.items():
+        if role.default_title and not role.pair:
+            raise RegistryError(f"{place}: roles.{name}: default_title is for roles with `pair: true`")
+    for precision, bound in model.bounds.items():
+        if bound == Bound():
+            raise RegistryError(f"{place}: bounds.{precision}: give max_abs_diff, min_cosine or both")
