@@ -1,0 +1,209 @@
+"""A bundle: the directory that is all the engine needs, and the manifest that says what is in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from paritas.errors import BundleError
+from paritas.registry import Bound, Pooling, Precision, Role
+
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+PROBES = "probes.json"
+REFERENCE = "reference.npy"
+
+FORMAT = 1
+
+# FP16 and FP32 vectors differ by a millionth of cosine and may be searched together.
+FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float"}
+
+
+class Contract(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the vectors are: everything that changes them, precision aside."""
+
+    network: str
+    dim: int
+    pooling: Pooling
+    normalize: bool
+    roles: dict[str, Role]
+
+
+class Source(Struct, frozen=True, forbid_unknown_fields=True):
+    """The checkpoint a bundle was made from."""
+
+    kind: str
+    """hub, package or directory"""
+    location: str
+    revision: str | None
+    digests: dict[str, str]
+    """sha256 by file name"""
+
+
+class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
+    """One file of the bundle."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Figures(Struct, frozen=True, forbid_unknown_fields=True):
+    """How far one precision's vectors are from the reference's, over some probes."""
+
+    probes: int
+    max_abs_diff: float
+    min_cosine: float
+    mean_cosine: float
+    worst_probe: int
+
+
+class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
+    """The proof of one precision: what was compared with what, where, and the outcome."""
+
+    reference: str
+    bound: Bound
+    figures: Figures
+    by_role: dict[str, Figures]
+    cpu: str
+    versions: dict[str, str]
+    date: str
+
+
+class Variant(Struct, frozen=True, forbid_unknown_fields=True):
+    """One precision of a bundle."""
+
+    graph: str
+    cpu_graph: str
+    """The graph for CPUs; the same file where one serves both."""
+    files: list[str]
+    certificate: Certificate
+
+
+class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
+    """What manifest.json holds."""
+
+    format: Annotated[int, Meta(ge=1)]
+    model: str
+    contract: Contract
+    source: Source
+    frontend: str
+    tools: dict[str, str]
+    precisions: dict[Precision, Variant]
+    files: dict[str, FileEntry]
+
+
+class Bundle:
+    """A bundle directory, its manifest read and checked."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        """Read the manifest. No other file is opened yet; `verify` does that.
+
+        Raises:
+            BundleError: no bundle there, a manifest that does not parse, or a name that leads out of it.
+        """
+        self.directory = Path(directory)
+        path = self.directory / MANIFEST
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
+        _check_format(path, data)
+        try:
+            self.manifest = msgspec.json.decode(data, type=Manifest)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BundleError(f"{path}: {error}; export the model again") from error
+        for name in self._names():
+            if name in ("", ".", "..") or name != Path(name).name or "\\" in name:
+                raise BundleError(f"{path}: {name!r} leads out of the bundle; expected a plain file name")
+        undigested = sorted(set(self._names()) - set(self.manifest.files))
+        if undigested:
+            raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")
+
+    def _names(self) -> list[str]:
+        names = [*self.manifest.files, TOKENIZER]
+        for variant in self.manifest.precisions.values():
+            names += [variant.graph, variant.cpu_graph, *variant.files]
+        return names
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of what determines the vectors: weights, tokenizer, pooling, normalisation, roles.
+
+        Bundles of one model agree in it whatever their precision, front-end or age.
+        """
+        weights = {
+            name: digest
+            for name, digest in self.manifest.source.digests.items()
+            if name.endswith((".safetensors", ".bin"))
+        }
+        parts = {
+            "weights": weights,
+            "tokenizer": self.manifest.files[TOKENIZER].sha256,
+            "contract": msgspec.to_builtins(self.manifest.contract),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def variant(self, precision: str) -> Variant:
+        """Return what the manifest says of one precision.
+
+        Raises:
+            BundleError: the bundle has no such precision.
+        """
+        found = {str(name): variant for name, variant in self.manifest.precisions.items()}
+        if precision not in found:
+            raise BundleError(
+                f"{self.directory}: no precision {precision!r}, it has {', '.join(found)}; type: "
+                f"paritas export {self.manifest.model} --precision {','.join([*found, precision])}"
+            )
+        return found[precision]
+
+    def verify(self, names: list[str] | None = None) -> None:
+        """Check files against their digests.
+
+        Args:
+            names: which; all of them where None.
+
+        Raises:
+            BundleError: a file is missing or changed; the message names it.
+        """
+        for name in names if names is not None else list(self.manifest.files):
+            expected = self.manifest.files[name]
+            path = self.directory / name
+            try:
+                size = path.stat().st_size
+                actual = digest(path) if size == expected.size_bytes else None
+            except OSError as error:
+                raise BundleError(f"{path}: missing from the bundle: {error}; export it again") from error
+            if actual != expected.sha256:
+                what = (
+                    f"{size} bytes, expected {expected.size_bytes}" if actual is None else f"sha256 {actual}"
+                )
+                raise BundleError(
+                    f"{path}: changed since the export ({what}); restore the file or export the model again"
+                )
+
+
+def _check_format(path: Path, data: bytes) -> None:
+    """Tell a bundle of a newer paritas from a damaged one."""
+    try:
+        document: Any = json.loads(data)
+    except ValueError as error:
+        raise BundleError(f"{path}: not JSON: {error}; export the model again") from error
+    found = document.get("format") if isinstance(document, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise BundleError(
+            f"{path}: bundle format {found}, this paritas reads up to {FORMAT}; upgrade paritas"
+        )
+
+
+def digest(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

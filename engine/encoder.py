@@ -1,0 +1,291 @@
+"""The encoder: texts in, vectors out, in the caller's order."""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from paritas.engine.batching import Batch, plan
+from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
+from paritas.engine.cpus import available_cpus
+from paritas.engine.pooling import pool
+from paritas.engine.runtime import Session
+from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
+from tqdm import tqdm
+
+from paritas import store
+from paritas.errors import BundleError, InputError, ShapeError
+from paritas.registry import PRECISIONS, Precision
+
+# Texts tokenised at a time: enough to keep every CPU of the tokenizer busy, few enough to hold.
+_TOKENIZE_CHUNK = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeStats:
+    """What one call of `Encoder.encode` did."""
+
+    texts: int
+    tokens: int
+    """Without padding."""
+    truncated: int
+    """Texts that were cut to the role's max_length."""
+    padding: int
+    """Tokens computed for nothing."""
+    batches: int
+    tokenize_s: float
+    run_s: float
+    pool_s: float
+    total_s: float
+
+    @property
+    def padding_share(self) -> float:
+        """Padding among the tokens computed, 0 to 1."""
+        return self.padding / (self.tokens + self.padding) if self.tokens else 0.0
+
+    def __add__(self, other: EncodeStats) -> EncodeStats:
+        """Return what two calls did together, for streams encoded in parts."""
+        return EncodeStats(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
+
+
+class Encoder:
+    """A loaded bundle. One encoder may be used by many threads at once, pickled and closed."""
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        precision: Precision = "fp32",
+        provider: str = "cpu",
+        threads: int | None = None,
+        token_budget: int | None = None,
+        max_padding: float | None = None,
+    ) -> None:
+        """Load a bundle, its files checked against their digests.
+
+        Args:
+            model: a registry id whose bundle was exported, or a bundle directory.
+            precision: "fp32" or "fp16".
+            provider: "cpu", "cuda" or another by name; run there or raise, never fall back.
+            threads: threads inside one batch; the CPUs this process may use where None.
+            token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None.
+            max_padding: most padding of a batch, as a share; 0 on a CPU, 0.1 elsewhere where None.
+
+        Raises:
+            RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
+            ProviderError: the provider cannot run here.
+            InputError: an option out of its range.
+        """
+        _check_options(precision, threads, token_budget, max_padding)
+        on_cpu = provider in ("cpu", "CPUExecutionProvider")
+        self._arguments: dict[str, Any] = {
+            "precision": precision,
+            "provider": provider,
+            "threads": threads,
+            "token_budget": token_budget,
+            "max_padding": max_padding,
+        }
+        self.bundle = Bundle(store.find(model))
+        self.precision: Precision = precision
+        self.token_budget = token_budget if token_budget is not None else (512 if on_cpu else 16_384)
+        self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
+        variant = self.bundle.variant(precision)
+        graph = variant.cpu_graph if on_cpu else variant.graph
+        self.bundle.verify([TOKENIZER, graph, *variant.files])
+        self.contract: Contract = self.bundle.manifest.contract
+        self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
+        self._session: Session | None = Session(
+            self.bundle.directory / graph, provider=provider, threads=threads or available_cpus()
+        )
+        if self._session.dim != self.contract.dim:
+            raise BundleError(
+                f"{self.bundle.directory / graph}: its vectors have {self._session.dim} dimensions, "
+                f"the manifest says {self.contract.dim}"
+            )
+        self._local = threading.local()
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return self.contract.dim
+
+    @property
+    def fingerprint(self) -> str:
+        """What determines the vectors, precision aside; see `Bundle.fingerprint`."""
+        return self.bundle.fingerprint
+
+    @property
+    def family(self) -> str:
+        """The precision family: vectors of one family may be searched together."""
+        return FAMILIES[self.precision]
+
+    @property
+    def last_stats(self) -> EncodeStats | None:
+        """What the last `encode` of the calling thread did; None before the first."""
+        return getattr(self._local, "stats", None)
+
+    def encode(
+        self,
+        texts: Iterable[Text],
+        *,
+        role: str,
+        out: NDArray[np.float32] | None = None,
+        progress: bool = False,
+    ) -> NDArray[np.float32]:
+        """Return one vector a text, in the order given.
+
+        Args:
+            texts: a list, tuple, array of strings, generator, ...; each a string or, where the role
+                takes pairs, a (title, text) pair.
+            role: a role of the model, "query" or "passage" with those of the registry.
+            out: an array to fill, float32, (texts, dim), C-contiguous; a new one where None.
+            progress: show a bar on standard error.
+
+        Returns:
+            float32, (texts, dim); rows of unit length where the model normalises. No texts give (0, dim).
+
+        Raises:
+            InputError: a text is not what the role takes (the message gives its place), unknown role.
+            ShapeError: `out` does not fit.
+            BundleError: the encoder was closed.
+        """
+        started = time.perf_counter()
+        session = self._open_session()
+        tokens = self._tokenize(texts, role)
+        tokenized = time.perf_counter()
+        vectors = self._output(out, len(tokens.lengths))
+        starts = np.cumsum(tokens.lengths) - tokens.lengths
+        run_s = pool_s = 0.0
+        batches = padding = 0
+        with tqdm(total=len(tokens.lengths), unit=" texts", disable=not progress) as bar:
+            for batch in plan(tokens.lengths, token_budget=self.token_budget, max_padding=self.max_padding):
+                input_ids, mask, type_ids = _arrays(tokens, starts, batch)
+                begun = time.perf_counter()
+                hidden = session.run(input_ids, mask, type_ids)
+                ran = time.perf_counter()
+                vectors[batch.rows] = pool(
+                    hidden, mask, pooling=self.contract.pooling, normalized=self.contract.normalize
+                )
+                run_s += ran - begun
+                pool_s += time.perf_counter() - ran
+                batches += 1
+                padding += batch.cells - int(tokens.lengths[batch.rows].sum())
+                bar.update(len(batch.rows))
+        self._local.stats = EncodeStats(
+            texts=len(tokens.lengths),
+            tokens=int(tokens.lengths.sum()),
+            truncated=int(tokens.truncated.sum()),
+            padding=padding,
+            batches=batches,
+            tokenize_s=tokenized - started,
+            run_s=run_s,
+            pool_s=pool_s,
+            total_s=time.perf_counter() - started,
+        )
+        return vectors
+
+    def _tokenize(self, texts: Iterable[Text], role: str) -> Tokens:
+        rule = self._tokenizer.role(role)
+        parts = []
+        first = 0
+        for chunk in _chunks(texts, _TOKENIZE_CHUNK):
+            parts.append(self._tokenizer.encode(check_texts(chunk, rule, first=first), role))
+            first += len(chunk)
+        return Tokens.concatenate(parts)
+
+    def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
+        shape = (count, self.dim)
+        if out is None:
+            return np.empty(shape, np.float32)
+        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32:
+            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+            raise ShapeError(f"out is {found}; expected float32 {shape}")
+        if not (out.flags.c_contiguous and out.flags.writeable):
+            raise ShapeError("out must be C-contiguous and writeable")
+        return out
+
+    def _open_session(self) -> Session:
+        if self._session is None:
+            raise BundleError(f"the encoder of {self.bundle.directory} was closed")
+        return self._session
+
+    def close(self) -> None:
+        """Release the session and its memory; runs under way in other threads finish first."""
+        self._session = None
+
+    def __enter__(self) -> Encoder:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle as path and options: the other process loads the bundle anew."""
+        return _load, (str(self.bundle.directory.resolve()), self._arguments)
+
+    def __repr__(self) -> str:
+        return f"Encoder({str(self.bundle.directory)!r}, precision={self.precision!r})"
+
+
+def _load(model: str, arguments: dict[str, Any]) -> Encoder:
+    return Encoder(Path(model), **arguments)
+
+
+def _check_options(
+    precision: str, threads: int | None, token_budget: int | None, max_padding: float | None
+) -> None:
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; expected 1 or more, or None for the CPUs at hand")
+    if token_budget is not None and token_budget < 1:
+        raise InputError(f"token_budget is {token_budget}; expected 1 or more")
+    if max_padding is not None and not 0 <= max_padding < 1:
+        raise InputError(f"max_padding is {max_padding}; expected 0 or more and less than 1")
+
+
+def _chunks(texts: Iterable[Text], size: int) -> Iterator[list[Any]]:
+    if isinstance(texts, (str, bytes)):
+        raise InputError("texts is a single string; expected several, as in encode([text], role=...)")
+    if isinstance(texts, np.ndarray):
+        texts = texts.tolist()
+    try:
+        iterator = iter(texts)
+    except TypeError:
+        raise InputError(f"texts is {type(texts).__name__}; expected an iterable of strings") from None
+    chunk: list[Any] = []
+    for text in iterator:
+        chunk.append(text)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _arrays(
+    tokens: Tokens, starts: NDArray[np.int64], batch: Batch
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Lay a batch's tokens out as input_ids, attention_mask and token_type_ids, int64, (batch, seq)."""
+    columns = np.arange(batch.length)
+    mask = columns < tokens.lengths[batch.rows][:, None]
+    # Padding reads some other text's tokens; the mask takes them out again.
+    places = np.minimum(starts[batch.rows][:, None] + columns, len(tokens.input_ids) - 1)
+    input_ids = np.where(mask, tokens.input_ids[places], 0)
+    type_ids = np.where(mask, tokens.token_type_ids[places], 0)
+    return input_ids, mask.astype(np.int64), type_ids

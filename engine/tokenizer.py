@@ -1,0 +1,134 @@
+"""From texts to token ids: those of transformers' fast tokenizer, truncation included."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from numpy.typing import NDArray
+
+from paritas.errors import BundleError, InputError, did_you_mean
+from paritas.registry import Role
+
+Text = str | tuple[str, str]
+"""A text, or for a role with pairs (title, text)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of many texts, end to end."""
+
+    input_ids: NDArray[np.int64]
+    """(tokens,)"""
+    token_type_ids: NDArray[np.int64]
+    """(tokens,); 0 for the first of a pair and for single texts, 1 for the second."""
+    lengths: NDArray[np.int64]
+    """(texts,)"""
+    truncated: NDArray[np.bool_]
+    """(texts,); True where tokens were cut off."""
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
+        """Join the tokens of several calls, in order."""
+        empty = np.zeros(0, np.int64)
+        return cls(
+            np.concatenate([part.input_ids for part in parts] or [empty]),
+            np.concatenate([part.token_type_ids for part in parts] or [empty]),
+            np.concatenate([part.lengths for part in parts] or [empty]),
+            np.concatenate([part.truncated for part in parts] or [empty.astype(bool)]),
+        )
+
+
+class Tokenizer:
+    """A bundle's tokenizer. May be used by many threads at once."""
+
+    def __init__(self, path: Path, roles: Mapping[str, Role]) -> None:
+        """Read a tokenizer.json.
+
+        Args:
+            path: the file.
+            roles: how texts of each role are tokenised.
+
+        Raises:
+            BundleError: the file is no tokenizer.
+        """
+        self._roles = dict(roles)
+        try:
+            text = path.read_text(encoding="utf-8")
+            # A tokenizer holds its truncation as state, so each length has one of its own: nothing is
+            # switched between calls, and threads need no lock.
+            lengths = {role.max_length for role in roles.values()}
+            self._by_length = {length: _tokenizer(text, length) for length in lengths}
+        except Exception as error:
+            raise BundleError(f"{path}: not a tokenizer: {error}") from error
+
+    def role(self, name: str) -> Role:
+        """Return a role.
+
+        Raises:
+            InputError: the model has none of that name.
+        """
+        if name not in self._roles:
+            raise InputError(f"unknown role {name!r}{did_you_mean(name, self._roles)}")
+        return self._roles[name]
+
+    def encode(self, texts: Sequence[Text], role: str) -> Tokens:
+        """Tokenise texts, special tokens added, cut to the role's max_length.
+
+        Pairs are cut from the longer side first. Texts are taken as checked by `check_texts`.
+        """
+        rule = self.role(role)
+        encodings = self._by_length[rule.max_length].encode_batch(list(texts))
+        return Tokens(
+            _flat([encoding.ids for encoding in encodings]),
+            _flat([encoding.type_ids for encoding in encodings]),
+            np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings)),
+            np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings)),
+        )
+
+
+def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[Text]:
+    """Return texts as the tokenizer takes them, or say which one is wrong and why.
+
+    Args:
+        texts: strings or, where the role takes pairs, also (title, text) of two strings; a missing or
+            empty title becomes the role's default title.
+        role: the role's rule.
+        first: the place of texts[0] in the caller's sequence, for the message.
+
+    Raises:
+        InputError: something else.
+    """
+    return [_check(text, role, first + place) for place, text in enumerate(texts)]
+
+
+def _check(text: object, role: Role, place: int) -> Text:
+    if isinstance(text, str):
+        # np.str_ is a str to Python, not to the tokenizer's Rust.
+        return (role.default_title, str(text)) if role.pair else str(text)
+    if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
+        if not role.pair:
+            raise InputError(f"text {place} is a pair, and this role takes single strings; join the two")
+        return (str(text[0]) or role.default_title, str(text[1]))
+    expected = "a string or a (title, text) pair of strings" if role.pair else "a string"
+    shown = repr(text)
+    raise InputError(
+        f"text {place} is {type(text).__name__} {shown[:60]}{'...' if len(shown) > 60 else ''}; "
+        f"expected {expected}"
+    )
+
+
+def _tokenizer(text: str, max_length: int) -> tokenizers.Tokenizer:
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+    # A published tokenizer.json may carry its training's padding and truncation.
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    return tokenizer
+
+
+def _flat(lists: list[list[int]]) -> NDArray[np.int64]:
+    arrays = [np.array(values, dtype=np.int64) for values in lists]
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
