@@ -1,0 +1,174 @@
+"""The certificate: how far a bundle's vectors are from its reference's, and whether that is allowed."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from paritas.engine.bundle import PROBES, REFERENCE, Bundle, Certificate, Figures
+from paritas.engine.encoder import Encoder
+from paritas.export.probes import Probe
+
+from paritas import __version__
+from paritas.errors import BundleError, ParityError
+from paritas.registry import Bound, Precision
+
+
+def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Figures:
+    """Return the distance of vectors from a reference, row by row; both float32, (probes, dim).
+
+    The worst probe is the one of the largest difference. A row that is not finite counts as infinitely far.
+    """
+    ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
+    difference = np.abs(ours - theirs).max(axis=1)
+    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    cosine = np.einsum("ij,ij->i", ours, theirs) / np.maximum(lengths, 1e-30)
+    difference = np.where(np.isfinite(difference), difference, np.inf)
+    cosine = np.where(np.isfinite(cosine), cosine, -1.0)
+    return Figures(
+        probes=len(ours),
+        max_abs_diff=float(difference.max()),
+        min_cosine=float(cosine.min()),
+        mean_cosine=float(cosine.mean()),
+        worst_probe=int(difference.argmax()),
+    )
+
+
+def certify(
+    encoder: Encoder,
+    probes: Sequence[Probe],
+    reference: NDArray[np.float32],
+    *,
+    bound: Bound,
+    reference_name: str,
+) -> Certificate:
+    """Encode the probes and hold the vectors against the reference and the bound.
+
+    Raises:
+        ParityError: outside the bound; names the precision, the figure and the worst probe.
+    """
+    vectors = encode_probes(encoder, probes)
+    figures = compare(vectors, reference)
+    _check(figures, bound, encoder.precision, encoder.bundle.manifest.model, probes)
+    by_role = {}
+    for role in dict.fromkeys(probe.role for probe in probes):
+        rows = [row for row, probe in enumerate(probes) if probe.role == role]
+        part = compare(vectors[rows], reference[rows])
+        by_role[role] = msgspec.structs.replace(part, worst_probe=rows[part.worst_probe])
+    return Certificate(
+        reference=reference_name,
+        bound=bound,
+        figures=figures,
+        by_role=by_role,
+        cpu=cpu_name(),
+        versions=versions(),
+        date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    )
+
+
+def encode_probes(encoder: Encoder, probes: Sequence[Probe]) -> NDArray[np.float32]:
+    """Return the encoder's vectors of the probes, role by role, in the probes' order."""
+    vectors = np.empty((len(probes), encoder.dim), np.float32)
+    for role in dict.fromkeys(probe.role for probe in probes):
+        rows = [row for row, probe in enumerate(probes) if probe.role == role]
+        vectors[rows] = encoder.encode([probes[row].text for row in rows], role=role)
+    return vectors
+
+
+def _check(figures: Figures, bound: Bound, precision: Precision, model: str, probes: Sequence[Probe]) -> None:
+    faults = []
+    if bound.max_abs_diff is not None and not figures.max_abs_diff <= bound.max_abs_diff:
+        faults.append(f"largest difference {figures.max_abs_diff:.3g} > {bound.max_abs_diff:g}")
+    if bound.min_cosine is not None and not figures.min_cosine >= bound.min_cosine:
+        faults.append(f"smallest cosine {figures.min_cosine:.6f} < {bound.min_cosine:g}")
+    if faults:
+        worst = probes[figures.worst_probe]
+        raise ParityError(
+            f"{model} {precision}: {' and '.join(faults)} over {figures.probes} probes "
+            f"(worst: #{figures.worst_probe}, role {worst.role}, {repr(worst.text)[:60]})"
+        )
+
+
+def save_reference(directory: Path, probes: Sequence[Probe], reference: NDArray[np.float32]) -> None:
+    """Keep probes and reference vectors in the bundle, so that it can be verified wherever it goes."""
+    (directory / PROBES).write_bytes(msgspec.json.format(msgspec.json.encode(list(probes)), indent=1))
+    np.save(directory / REFERENCE, reference, allow_pickle=False)
+
+
+def load_reference(bundle: Bundle) -> tuple[list[Probe], NDArray[np.float32]]:
+    """Return the probes and the reference vectors a bundle carries.
+
+    Raises:
+        BundleError: they are missing, changed or do not fit each other.
+    """
+    bundle.verify([PROBES, REFERENCE])
+    try:
+        probes = msgspec.json.decode((bundle.directory / PROBES).read_bytes(), type=list[Probe])
+        reference = np.load(bundle.directory / REFERENCE, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{bundle.directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
+    expected = (len(probes), bundle.manifest.contract.dim)
+    if reference.shape != expected:
+        raise BundleError(f"{bundle.directory / REFERENCE}: shape {reference.shape}, expected {expected}")
+    return probes, reference
+
+
+def verify(bundle: Bundle, reference: NDArray[np.float32] | None = None) -> dict[Precision, Certificate]:
+    """Certify every precision of a bundle anew, on this machine, from the files as they are.
+
+    Args:
+        bundle: every file of it is checked against its digest first.
+        reference: float32, (probes, dim), vectors to compare with instead of those the bundle carries.
+
+    Raises:
+        BundleError: a file is missing or changed.
+        ParityError: a precision is outside its bound here.
+    """
+    bundle.verify()
+    probes, stored = load_reference(bundle)
+    certificates: dict[Precision, Certificate] = {}
+    for precision, variant in bundle.manifest.precisions.items():
+        name = variant.certificate.reference if reference is None else "PyTorch float32"
+        with Encoder(bundle.directory, precision=precision) as encoder:
+            certificates[precision] = certify(
+                encoder,
+                probes,
+                stored if reference is None else reference,
+                bound=variant.certificate.bound,
+                reference_name=name,
+            )
+    return certificates
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a figure depends on."""
+    import onnxruntime
+    import tokenizers
+
+    return {
+        "paritas": __version__,
+        "onnxruntime": onnxruntime.__version__,
+        "tokenizers": tokenizers.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def cpu_name() -> str:
+    """Return the CPU's name and the widest instructions that matter to its kernels."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = dict(line.split(":", 1) for line in lines if ":" in line)
+    named = {key.strip(): value.strip() for key, value in fields.items()}
+    flags = set(named.get("flags", named.get("Features", "")).split())
+    wide = [
+        flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm") if flag in flags
+    ]
+    return f"{named.get('model name', platform.machine())} ({' '.join(wide) or platform.machine()})"

@@ -1,0 +1,150 @@
+"""A checkpoint directory: its configuration and its weights, one tensor at a time.
+
+`model.safetensors` (whole or sharded) is read by memory mapping. `pytorch_model.bin` is a pickle, so it is
+read only by torch with `weights_only=True`, which refuses anything but tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.errors import MissingExtraError, SourceError
+
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"
+PYTORCH = "pytorch_model.bin"
+
+_FLOATS = {"F16", "BF16", "F32", "F64"}
+
+
+class Weights(Protocol):
+    """Named tensors, read when asked for."""
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]: ...
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object a JSON file holds.
+
+    Raises:
+        SourceError: missing, unreadable, not JSON, or not an object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{path.parent}: {path.name} is missing from the checkpoint") from None
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SourceError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Return the names of the files that hold the weights, safetensors before pickles.
+
+    Raises:
+        SourceError: there are none.
+    """
+    if (directory / SAFETENSORS).exists():
+        return [SAFETENSORS]
+    if (directory / SAFETENSORS_INDEX).exists():
+        return shards(directory)
+    if (directory / PYTORCH).exists():
+        return [PYTORCH]
+    raise SourceError(f"{directory}: no weights; expected {SAFETENSORS}, {SAFETENSORS_INDEX} or {PYTORCH}")
+
+
+def shards(directory: Path) -> list[str]:
+    """Return the shard names that a safetensors index lists, each checked to be a plain file name."""
+    weight_map = read_json(directory / SAFETENSORS_INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SourceError(f"{directory / SAFETENSORS_INDEX}: no weight_map")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        if Path(name).name != name:
+            raise SourceError(f"{directory / SAFETENSORS_INDEX}: shard {name!r} is not a plain file name")
+    return names
+
+
+def open_weights(directory: Path) -> Weights:
+    """Open a checkpoint's weights.
+
+    Raises:
+        SourceError: no weights, or a file that is damaged.
+        MissingExtraError: only a pickle is there and torch is not installed.
+    """
+    names = weight_files(directory)
+    if names == [PYTORCH]:
+        return _PickledWeights(directory / PYTORCH)
+    return _SafetensorsWeights([directory / name for name in names])
+
+
+class _SafetensorsWeights:
+    def __init__(self, paths: list[Path]) -> None:
+        from safetensors import SafetensorError, safe_open
+
+        self._files: dict[str, Any] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        for path in paths:
+            try:
+                opened: Any = safe_open(path, framework="np")
+            except (SafetensorError, OSError) as error:
+                raise SourceError(f"{path}: not a readable safetensors file: {error}") from error
+            for name in opened.keys():  # noqa: SIM118 - safe_open is no mapping
+                self._files[name] = opened
+                self._shapes[name] = tuple(opened.get_slice(name).get_shape())
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return self._shapes
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        opened = self._files[name]
+        dtype = opened.get_slice(name).get_dtype()
+        if dtype not in _FLOATS:
+            raise SourceError(f"weight {name!r} has dtype {dtype}; expected one of {sorted(_FLOATS)}")
+        if dtype == "BF16":
+            return _bfloat16(opened, name)
+        return np.asarray(opened.get_tensor(name), dtype=np.float32)
+
+
+def _bfloat16(opened: Any, name: str) -> NDArray[np.float32]:
+    """Widen a bfloat16 tensor: its bits are the upper half of the float32's."""
+    # onnx brings ml_dtypes, whose import gives NumPy the dtype that safetensors looks for.
+    import ml_dtypes  # noqa: F401
+
+    return np.asarray(opened.get_tensor(name)).astype(np.float32)
+
+
+class _PickledWeights:
+    def __init__(self, path: Path) -> None:
+        try:
+            import torch
+        except ImportError as error:
+            raise MissingExtraError(
+                f"{path} is a pickle, which is only read through torch (weights_only=True); "
+                f"type: pip install torch, or convert the checkpoint to {SAFETENSORS}"
+            ) from error
+        try:
+            self._state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise SourceError(f"{path}: torch refused it with weights_only=True: {error}") from error
+        if not isinstance(self._state, dict):
+            raise SourceError(f"{path}: expected a state dict, got {type(self._state).__name__}")
+
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        return {name: tuple(tensor.shape) for name, tensor in self._state.items()}
+
+    def __getitem__(self, name: str) -> NDArray[np.float32]:
+        tensor = self._state[name]
+        if not tensor.is_floating_point():
+            raise SourceError(f"weight {name!r} has dtype {tensor.dtype}; expected a float")
+        return np.asarray(tensor.float().numpy())

@@ -1,0 +1,173 @@
+"""The native front-end: a checkpoint's weights written straight into an FP32 ONNX graph.
+
+Against a traced export the graph has no Shape/Gather clutter, one matrix a linear layer stored the way
+the GEMM reads it, the attention scale folded into the query weights, and MPNet's bucket arithmetic
+replaced by a table over distances.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto
+from paritas.export.graph import Graph, hidden_output, ids_input
+from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
+
+from paritas import __version__
+
+OUTPUT = "last_hidden_state"
+
+
+def export_native(directory: Path) -> onnx.ModelProto:
+    """Write the FP32 graph of a BERT or MPNet checkpoint.
+
+    Inputs `input_ids`, `attention_mask` and, for BERT, `token_type_ids`: int64, (batch_size,
+    sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length, dim).
+
+    Raises:
+        SourceError: the checkpoint cannot be read, or its weights do not fit its configuration.
+        ExportError: the network, or an option of it, is not exported natively.
+    """
+    network, parameters = open_network(directory)
+    writer = _Writer(network, parameters)
+    writer.write()
+    names = ["input_ids", "attention_mask", *(["token_type_ids"] if network.token_types else [])]
+    return writer.graph.model(
+        inputs=[ids_input(name) for name in names],
+        outputs=[hidden_output(OUTPUT, network.dim)],
+        name=network.kind,
+        producer_version=__version__,
+    )
+
+
+class _Writer:
+    """Writes one network's graph, top to bottom.
+
+    Shapes in comments: B texts, S tokens a text, D the width, H heads of E = D / H.
+    """
+
+    def __init__(self, network: Network, parameters: Parameters) -> None:
+        self.graph = Graph()
+        self.network = network
+        self.parameters = parameters
+
+    def write(self) -> None:
+        hidden = self.embeddings()
+        bias = self.attention_bias()
+        last = self.network.layers - 1
+        for index in range(self.network.layers):
+            output = OUTPUT if index == last else f"layer.{index}.hidden"
+            hidden = self.layer(f"layer.{index}", hidden, bias, output)
+
+    def embeddings(self) -> str:
+        add = self.graph.add
+        total = add("Gather", self.weight("word_embeddings"), "input_ids", output="embeddings.words")
+        if self.network.token_types:
+            table = self.weight("token_type_embeddings")
+            types = add("Gather", table, "token_type_ids", output="embeddings.types")
+            total = add("Add", total, types, output="embeddings.words_types")
+        total = add("Add", total, self.positions(), output="embeddings.sum")
+        return self.norm("embeddings_norm", total, "embeddings.hidden")
+
+    def positions(self) -> str:
+        """Rows of the position table: (S, D) for BERT, (B, S, D) for MPNet."""
+        graph, add = self.graph, self.graph.add
+        table = self.weight("position_embeddings")
+        if self.network.kind == "bert":
+            length = add("Shape", "input_ids", output="positions.length", start=1, end=2)
+            return add("Slice", table, graph.ints(0), length, graph.ints(0), output="positions")
+        # As transformers counts them: from pad_token_id + 1, over tokens that are not the padding id. A
+        # literal `<pad>` inside a text is such an id: it takes row pad_token_id and is not counted.
+        pad = graph.constant("pad_token_id", np.array(self.network.pad_token_id, dtype=np.int64))
+        is_pad = add("Equal", "input_ids", pad, output="positions.is_pad")
+        is_token = add("Not", is_pad, output="positions.is_token")
+        ones = add("Cast", is_token, output="positions.ones", to=TensorProto.INT64)
+        axis = graph.constant("positions.axis", np.array(1, dtype=np.int64))
+        counts = add("CumSum", ones, axis, output="positions.counts")
+        rows = add("Mul", counts, ones, output="positions.counted")
+        return add("Gather", table, add("Add", rows, pad, output="positions.rows"), output="positions")
+
+    def attention_bias(self) -> str:
+        """What is added to every layer's scores: (B, 1, 1, S) for BERT, (B, H, S, S) for MPNet."""
+        graph, add = self.graph, self.graph.add
+        mask = add("Cast", "attention_mask", output="mask.float", to=TensorProto.FLOAT)
+        # 0 for tokens, float32's minimum for padding: exp() makes that an exact 0, and a text without
+        # any token stays finite, which -inf would not.
+        one = graph.constant("mask.one", np.array(1, dtype=np.float32))
+        lowest = graph.constant("mask.lowest", np.array(np.finfo(np.float32).min, dtype=np.float32))
+        padding = add("Mul", add("Sub", one, mask, output="mask.padding"), lowest, output="mask.bias")
+        mask_bias = add("Unsqueeze", padding, graph.ints(1, 2), output="attention_bias.mask")
+        if not self.network.buckets:
+            return mask_bias
+        return add("Add", self.relative_bias(), mask_bias, output="attention_bias")
+
+    def relative_bias(self) -> str:
+        """MPNet's bias of every (query, key) pair by distance: (H, S, S)."""
+        graph, add = self.graph, self.graph.add
+        longest = self.network.max_length
+        table = relative_position_bias(self.parameters["relative_attention_bias"], longest)
+        by_distance = graph.constant("relative_bias.by_distance", table)
+
+        def scalar(value: int) -> str:
+            return graph.constant(f"int.{value}", np.array(value, dtype=np.int64))
+
+        length = add("Shape", "input_ids", output="relative_bias.length", start=1, end=2)
+        length = add("Squeeze", length, output="relative_bias.scalar_length")
+        key = add("Range", scalar(0), length, scalar(1), output="relative_bias.key")
+        query = add("Unsqueeze", key, graph.ints(1), output="relative_bias.query")
+        distance = add("Sub", key, query, output="relative_bias.distance")
+        column = add("Add", distance, scalar(longest - 1), output="relative_bias.column")
+        return add("Gather", by_distance, column, output="relative_bias", axis=1)
+
+    def layer(self, name: str, hidden: str, bias: str, output: str) -> str:
+        add = self.graph.add
+        attended = self.linear(f"{name}.attention_output", self.attention(name, hidden, bias))
+        total = add("Add", attended, hidden, output=f"{name}.attention_residual")
+        hidden = self.norm(f"{name}.attention_norm", total, f"{name}.attention_hidden")
+        wide = add("Gelu", self.linear(f"{name}.intermediate", hidden), output=f"{name}.gelu")
+        total = add("Add", self.linear(f"{name}.output", wide), hidden, output=f"{name}.residual")
+        return self.norm(f"{name}.output_norm", total, output)
+
+    def attention(self, name: str, hidden: str, bias: str) -> str:
+        """softmax(q k' / sqrt(E) + bias) v, heads side by side: (B, S, D)."""
+        graph, add = self.graph, self.graph.add
+        scale = 1.0 / math.sqrt(self.network.head_dim)
+        query = self.heads(f"{name}.query", hidden, [0, 2, 1, 3], scale=scale)
+        key = self.heads(f"{name}.key", hidden, [0, 2, 3, 1])
+        value = self.heads(f"{name}.value", hidden, [0, 2, 1, 3])
+        scores = add("MatMul", query, key, output=f"{name}.scores")
+        biased = add("Add", scores, bias, output=f"{name}.biased_scores")
+        share = add("Softmax", biased, output=f"{name}.attention", axis=-1)
+        context = add("MatMul", share, value, output=f"{name}.head_context")
+        rows = add("Transpose", context, output=f"{name}.rows", perm=[0, 2, 1, 3])
+        return add("Reshape", rows, graph.ints(0, 0, self.network.dim), output=f"{name}.context")
+
+    def heads(self, name: str, hidden: str, perm: list[int], *, scale: float = 1.0) -> str:
+        """A projection split into heads: (B, H, S, E), or with perm [0, 2, 3, 1] (B, H, E, S)."""
+        shape = self.graph.ints(0, 0, self.network.heads, self.network.head_dim)
+        split = self.graph.add(
+            "Reshape", self.linear(name, hidden, scale=scale), shape, output=f"{name}.split"
+        )
+        return self.graph.add("Transpose", split, output=f"{name}.heads", perm=perm)
+
+    def linear(self, name: str, value: str, *, scale: float = 1.0) -> str:
+        """scale * (x W' + b), with W stored transposed, (in, out), as the GEMM reads it."""
+        graph = self.graph
+        factor = np.float32(scale)
+        weight = graph.constant(f"{name}.weight", self.parameters[f"{name}.weight"].T * factor)
+        bias = graph.constant(f"{name}.bias", self.parameters[f"{name}.bias"] * factor)
+        product = graph.add("MatMul", value, weight, output=f"{name}.product")
+        return graph.add("Add", product, bias, output=f"{name}.sum")
+
+    def norm(self, name: str, value: str, output: str) -> str:
+        weight, bias = self.weight(f"{name}.weight"), self.weight(f"{name}.bias")
+        epsilon = self.network.norm_eps
+        return self.graph.add(
+            "LayerNormalization", value, weight, bias, output=output, axis=-1, epsilon=epsilon
+        )
+
+    def weight(self, name: str) -> str:
+        return self.graph.constant(name, self.parameters[name])

@@ -1,0 +1,91 @@
+"""The optimum front-end: optimum-onnx traces the PyTorch model, for networks not exported natively.
+
+It is also the cross-check of the native graphs: the parity tests run both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnx
+from paritas.export.graph import OPSET
+from paritas.export.native import OUTPUT
+
+from paritas.errors import ExportError, MissingExtraError
+
+
+def export_optimum(directory: Path) -> onnx.ModelProto:
+    """Trace a checkpoint's AutoModel into an FP32 ONNX graph with the one output `last_hidden_state`.
+
+    Raises:
+        MissingExtraError: the optimum extra is not installed.
+        ExportError: optimum-onnx cannot export the network.
+    """
+    try:
+        from optimum.exporters.onnx import main_export
+    except ImportError as error:
+        raise MissingExtraError(
+            "the optimum front-end is not installed; type: pip install 'paritas[optimum]'"
+        ) from error
+    with tempfile.TemporaryDirectory(prefix="paritas-") as scratch:
+        try:
+            # Tracing prints and warns for its own developers; what matters comes back as the exception.
+            with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), _quiet("optimum"):
+                warnings.simplefilter("ignore")
+                main_export(
+                    str(directory),
+                    scratch,
+                    task="feature-extraction",
+                    opset=OPSET,
+                    library_name="transformers",
+                    do_validation=False,  # the certificate does that, against a stricter bound
+                    no_post_process=True,
+                )
+        except Exception as error:
+            raise ExportError(f"{directory}: optimum-onnx cannot export it: {error}") from error
+        model = onnx.load(Path(scratch, "model.onnx"))
+    return _keep_output(model)
+
+
+def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop every output but last_hidden_state, and the nodes and weights only they needed."""
+    outputs = [output for output in model.graph.output if output.name == OUTPUT]
+    if not outputs:
+        found = [output.name for output in model.graph.output]
+        raise ExportError(f"the traced graph has no output {OUTPUT!r}, only {found}")
+    needed = {OUTPUT}
+    kept = []
+    for node in reversed(model.graph.node):
+        if needed.intersection(node.output):
+            kept.append(node)
+            needed.update(node.input)
+    weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
+    _set(model.graph.output, outputs)
+    _set(model.graph.node, kept[::-1])
+    _set(model.graph.initializer, weights)
+    for place, node in enumerate(model.graph.node):
+        node.name = node.name or f"node.{place}"  # the FP16 pass tells nodes apart by name
+    return model
+
+
+def _set(field: Any, items: list[Any]) -> None:
+    del field[:]
+    field.extend(items)
+
+
+@contextlib.contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,180 @@
+"""What a bundle is compared with: the checkpoint's own vectors, computed another way.
+
+`reference_numpy` is a second implementation of BERT and MPNet, in float64 and NumPy alone, each text by
+itself: it shares no graph, kernel or precision with what it judges, and lets every export be certified
+without torch. `reference_torch` is transformers' AutoModel and AutoTokenizer with the pooling of the model
+cards. The parity tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from paritas.engine.bundle import Contract
+from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
+from paritas.export.probes import Probe
+
+from paritas.errors import MissingExtraError
+
+Array = NDArray[np.float64]
+
+
+def reference_numpy(
+    directory: Path, contract: Contract, tokenizer: Tokenizer, probes: Sequence[Probe]
+) -> NDArray[np.float32]:
+    """Return the checkpoint's vectors of the probes, computed in float64: float32, (probes, dim).
+
+    Raises:
+        SourceError, ExportError: as `open_network`.
+    """
+    network, parameters = open_network(directory)
+    tokens = []
+    for probe in probes:
+        texts = check_texts([probe.text], contract.roles[probe.role])
+        tokens.append(tokenizer.encode(texts, probe.role))
+    hidden = [_embed(network, parameters, text.input_ids, text.token_type_ids) for text in tokens]
+    bias = None
+    if network.buckets:
+        bias = relative_position_bias(parameters["relative_attention_bias"], network.max_length)
+    # Layer by layer over all texts: each layer's weights are read and widened once.
+    for index in range(network.layers):
+        layer = _Layer(network, parameters, f"layer.{index}", bias)
+        hidden = [layer(states) for states in hidden]
+    pooled = [states[0] if contract.pooling == "cls" else states.mean(axis=0) for states in hidden]
+    vectors = np.stack(pooled)
+    if contract.normalize:
+        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return vectors.astype(np.float32)
+
+
+def _embed(
+    network: Network, parameters: Parameters, ids: NDArray[np.int64], types: NDArray[np.int64]
+) -> Array:
+    if network.kind == "bert":
+        rows = np.arange(len(ids))
+        total = _table(parameters, "token_type_embeddings")[types]
+    else:
+        is_token = ids != network.pad_token_id
+        rows = np.cumsum(is_token) * is_token + network.pad_token_id
+        total = np.zeros((len(ids), network.dim))
+    total = total + parameters["word_embeddings"][ids] + parameters["position_embeddings"][rows]
+    return _norm(total, parameters, "embeddings_norm", network.norm_eps)
+
+
+def _table(parameters: Parameters, name: str) -> Array:
+    return parameters[name].astype(np.float64)
+
+
+def _norm(x: Array, parameters: Parameters, name: str, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
+    return np.asarray(scaled * parameters[f"{name}.weight"] + parameters[f"{name}.bias"])
+
+
+class _Layer:
+    """One encoder layer in float64, over the (tokens, dim) states of one text."""
+
+    def __init__(
+        self, network: Network, parameters: Parameters, name: str, bias: NDArray[np.float32] | None
+    ) -> None:
+        self.network, self.parameters, self.name, self.bias = network, parameters, name, bias
+        linears = ("query", "key", "value", "attention_output", "intermediate", "output")
+        self.weights = {key: _table(parameters, f"{name}.{key}.weight") for key in linears}
+        self.biases = {key: _table(parameters, f"{name}.{key}.bias") for key in linears}
+
+    def __call__(self, x: Array) -> Array:
+        eps = self.network.norm_eps
+        attended = self._linear("attention_output", self._attention(x))
+        x = _norm(x + attended, self.parameters, f"{self.name}.attention_norm", eps)
+        widened = self._linear("output", _gelu(self._linear("intermediate", x)))
+        return _norm(x + widened, self.parameters, f"{self.name}.output_norm", eps)
+
+    def _linear(self, key: str, x: Array) -> Array:
+        return np.asarray(x @ self.weights[key].T + self.biases[key])
+
+    def _attention(self, x: Array) -> Array:
+        count, heads, width = len(x), self.network.heads, self.network.head_dim
+
+        def split(key: str) -> Array:
+            return self._linear(key, x).reshape(count, heads, width).transpose(1, 0, 2)
+
+        scores = split("query") @ split("key").transpose(0, 2, 1) / math.sqrt(width)
+        if self.bias is not None:
+            offset = np.arange(count)[None, :] - np.arange(count)[:, None] + self.network.max_length - 1
+            scores = scores + self.bias[:, offset]
+        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        shares /= shares.sum(axis=-1, keepdims=True)
+        return np.asarray((shares @ split("value")).transpose(1, 0, 2).reshape(count, -1))
+
+
+def _gelu(x: Array) -> Array:
+    return np.asarray(0.5 * x * (1.0 + _erf(x * math.sqrt(0.5))))
+
+
+def _erf(x: Array) -> Array:
+    """The error function to 1e-14, which NumPy lacks: cubic Hermite interpolation of math.erf."""
+    values, slopes, step = _erf_table()
+    place = np.minimum(np.abs(x) / step, len(values) - 1.001)
+    index = place.astype(np.int64)
+    t = place - index
+    left, right = values[index], values[index + 1]
+    rise, fall = slopes[index] * step, slopes[index + 1] * step
+    smooth = t * t * (3 - 2 * t)
+    bend = t * (1 - t) * ((1 - t) * rise - t * fall)
+    return np.asarray(np.copysign(left + (right - left) * smooth + bend, x))
+
+
+@cache
+def _erf_table() -> tuple[Array, Array, float]:
+    step = 1.0 / 2048
+    grid = np.arange(0, 6 + step, step)  # erf(6) is 1 to the last bit of float64
+    values = np.array([math.erf(x) for x in grid])
+    return values, 2 / math.sqrt(math.pi) * np.exp(-(grid**2)), step
+
+
+def reference_torch(directory: Path, contract: Contract, probes: Sequence[Probe]) -> NDArray[np.float32]:
+    """Return the vectors of transformers' AutoModel and AutoTokenizer, FP32: float32, (probes, dim).
+
+    Raises:
+        MissingExtraError: torch or transformers is not installed.
+    """
+    model, tokenizer = _load_torch(directory)
+    return np.stack([_torch_vector(model, tokenizer, contract, probe) for probe in probes])
+
+
+def _load_torch(directory: Path) -> tuple[Any, Any]:
+    try:
+        import torch  # noqa: F401
+        from transformers import AutoModel, AutoTokenizer
+    except ImportError as error:
+        raise MissingExtraError(
+            "the PyTorch reference needs torch and transformers; type: pip install 'paritas[optimum]'"
+        ) from error
+    model = AutoModel.from_pretrained(directory, local_files_only=True).eval().float()
+    return model, AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) -> NDArray[np.float32]:
+    import torch
+
+    role = contract.roles[probe.role]
+    text = check_texts([probe.text], role)[0]
+    parts = text if isinstance(text, tuple) else (text,)
+    inputs = tokenizer(*parts, truncation=True, max_length=role.max_length, return_tensors="pt")
+    with torch.inference_mode():
+        hidden = model(**inputs).last_hidden_state
+        if contract.pooling == "cls":
+            vector = hidden[:, 0]
+        else:
+            mask = inputs["attention_mask"].unsqueeze(-1).float()
+            vector = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
+        if contract.normalize:
+            vector = torch.nn.functional.normalize(vector, p=2, dim=1)
+    return np.asarray(vector[0].numpy())
