@@ -1,0 +1,207 @@
+"""models, export, verify: what can be had, having it, and proving it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from msgspec import Struct
+
+from paritas import store
+from paritas.cli.options import (
+    Settings,
+    as_json,
+    certificate_table,
+    complete_model,
+    exported,
+    note,
+    print_json,
+    table,
+)
+from paritas.engine.bundle import Bundle
+from paritas.errors import BundleError, InputError, ParitasError
+from paritas.registry import PRECISIONS, Model, Precision, Role
+
+
+@click.command()
+@as_json
+@click.pass_obj
+def models(settings: Settings, as_json: bool) -> None:
+    """List the models of the registry and which of them are exported."""
+    rows = [_row(name, model) for name, model in settings.registry().items()]
+    if as_json:
+        print_json(rows)
+        return
+    header = ["model", "network", "dim", "pooling", "max_length", "licence", "exported"]
+    cells = [
+        [
+            row.model,
+            row.network,
+            row.dim,
+            row.pooling,
+            ", ".join(f"{role} {rule.max_length}" for role, rule in row.roles.items()),
+            row.license,
+            row.error or ", ".join(row.precisions) or "-",
+        ]
+        for row in rows
+    ]
+    click.echo(table(header, cells))
+
+
+class _Row(Struct, frozen=True):
+    model: str
+    network: str
+    dim: int
+    pooling: str
+    normalize: bool
+    roles: dict[str, Role]
+    sources: list[str]
+    license: str
+    paper: str | None
+    bundle: str | None
+    precisions: list[Precision]
+    error: str | None
+
+
+def _row(name: str, model: Model) -> _Row:
+    """A model and what of it lies in the store; a damaged bundle is shown, not raised: the others count."""
+    bundle, error = None, None
+    try:
+        bundle = exported(name)
+    except BundleError as fault:
+        error = str(fault)
+    return _Row(
+        model=name,
+        network=model.network,
+        dim=model.dim,
+        pooling=model.pooling,
+        normalize=model.normalize,
+        roles=model.roles,
+        sources=[kind for kind in ("hub", "package") if getattr(model.sources, kind)],
+        license=model.license,
+        paper=model.paper,
+        bundle=str(bundle.directory) if bundle else None,
+        precisions=list(bundle.manifest.precisions) if bundle else [],
+        error=error,
+    )
+
+
+@click.command()
+@click.argument("model", shell_complete=complete_model)
+@click.option(
+    "--source",
+    metavar="hub|package|DIR",
+    help="Where the checkpoint comes from. Default: the installed package if there is one, else the hub.",
+)
+@click.option(
+    "--precision",
+    "precisions",
+    default="fp32",
+    show_default=True,
+    metavar="P[,P]",
+    help=f"One or more of {', '.join(PRECISIONS)}.",
+)
+@click.option(
+    "--frontend",
+    type=click.Choice(["native", "optimum"]),
+    default="native",
+    show_default=True,
+    help="native: BERT and MPNet, without torch. optimum: any network optimum-onnx knows.",
+)
+@click.option("--out", metavar="BUNDLE", help="The bundle's directory. Default: its place in the store.")
+@as_json
+@click.pass_obj
+def export(
+    settings: Settings,
+    model: str,
+    source: str | None,
+    precisions: str,
+    frontend: str,
+    out: str | None,
+    as_json: bool,
+) -> None:
+    """Export MODEL into a certified bundle.
+
+    The vectors of every precision are compared with the checkpoint's own; where they are further off than
+    the registry allows, the export fails and leaves nothing behind.
+
+    \b
+    paritas export all-MiniLM-L6-v2
+    paritas export all-mpnet-base-v2 --precision fp32,fp16
+    paritas export simlm-base-msmarco-finetuned --source ./checkpoint --out ./simlm.bundle
+    """
+    from paritas.export import export_model
+
+    bundle = export_model(
+        model,
+        source=source,
+        precisions=_precisions(precisions),
+        frontend="optimum" if frontend == "optimum" else "native",
+        out=out,
+        registry=settings.registry(),
+        report=note,
+    )
+    if as_json:
+        print_json({"bundle": str(bundle.directory), "manifest": bundle.manifest})
+        return
+    click.echo(certificate_table({p: v.certificate for p, v in bundle.manifest.precisions.items()}))
+    click.echo(f"bundle: {bundle.directory} ({_size_mb(bundle):.0f} MB)")
+
+
+def _precisions(text: str) -> list[Precision]:
+    chosen = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in chosen if part not in PRECISIONS]
+    if unknown or not chosen:
+        raise InputError(
+            f"--precision {text!r}: expected one or more of {', '.join(PRECISIONS)}, comma between"
+        )
+    return [precision for precision in PRECISIONS if precision in chosen]
+
+
+def _size_mb(bundle: Bundle) -> float:
+    return sum(entry.size_bytes for entry in bundle.manifest.files.values()) / 1e6
+
+
+@click.command()
+@click.argument("bundle", shell_complete=complete_model)
+@click.option(
+    "--reference",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="A checkpoint directory: compare with PyTorch's vectors of it, not with those in the bundle.",
+)
+@as_json
+def verify(bundle: str, reference: Path | None, as_json: bool) -> None:
+    """Prove a BUNDLE again: every file against its digest, every precision against the reference vectors.
+
+    A bundle carries its probes and their reference vectors, so this needs neither checkpoint nor network.
+    With --reference, PyTorch computes them anew (extra: optimum).
+
+    \b
+    paritas verify all-MiniLM-L6-v2
+    paritas verify ./simlm.bundle --reference ./checkpoint
+    """
+    from paritas.export.certify import load_reference
+    from paritas.export.certify import verify as certify_again
+
+    opened = Bundle(store.find(bundle))
+    vectors = None
+    if reference is not None:
+        from paritas.export.reference import reference_torch
+        from paritas.export.sources import check_same_weights
+
+        check_same_weights(opened, reference)
+        probes, _ = load_reference(opened)
+        note(f"{len(probes)} probes through PyTorch")
+        vectors = reference_torch(reference, opened.manifest.contract, probes)
+    try:
+        certificates = certify_again(opened, vectors)
+    except ParitasError as error:
+        if as_json:
+            print_json({"bundle": str(opened.directory), "verified": False, "error": str(error)})
+        raise
+    if as_json:
+        print_json({"bundle": str(opened.directory), "verified": True, "certificates": certificates})
+        return
+    click.echo(certificate_table(certificates))
+    click.echo(f"verified: {opened.directory}")

@@ -1,0 +1,143 @@
+"""What several commands share: settings, options and ways to print."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import click
+import msgspec
+from click.shell_completion import CompletionItem
+
+from paritas import store
+from paritas.engine.bundle import Bundle, Certificate
+from paritas.errors import BundleError, ParitasError, RegistryError
+from paritas.registry import PRECISIONS, Precision, Registry, load_registry
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The options of the whole command line."""
+
+    registry_path: str | None
+
+    def registry(self) -> Registry:
+        """Return the models, the user's own included."""
+        return load_registry(self.registry_path)
+
+
+def complete_model(
+    ctx: click.Context,  # noqa: ARG001 - click's interface
+    param: click.Parameter,  # noqa: ARG001
+    incomplete: str,
+) -> list[CompletionItem]:
+    """Return the registry ids that begin so; where none does, ask the shell for directories."""
+    try:
+        names = [name for name in load_registry() if name.startswith(incomplete)]
+    except RegistryError:
+        names = []
+    return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
+
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+precision_option = click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Which vectors."
+)
+top_k = click.option(
+    "-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many answers."
+)
+
+
+def print_json(value: Any) -> None:
+    """Print one JSON document."""
+    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+
+
+def note(text: str) -> None:
+    """Say something about progress."""
+    click.echo(text, err=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Return rows in aligned columns; numbers to the right."""
+    cells = [list(header), *([str(value) for value in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    numeric = [
+        bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
+        for column in range(len(header))
+    ]
+    lines = []
+    for row in cells:
+        padded = [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(row, widths, numeric, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def certificate_table(certificates: dict[Any, Certificate]) -> str:
+    """Return certificates as a table, a row for each precision and role."""
+    rows: list[list[object]] = []
+    for precision, certificate in certificates.items():
+        for role, figures in certificate.by_role.items():
+            rows.append(
+                [
+                    precision,
+                    role,
+                    figures.probes,
+                    f"{figures.max_abs_diff:.1e}",
+                    f"{figures.min_cosine:.7f}",
+                    f"{figures.mean_cosine:.7f}",
+                    _bound(certificate),
+                    certificate.reference,
+                ]
+            )
+    header = ["precision", "role", "probes", "max diff", "min cosine", "mean cosine", "bound", "reference"]
+    return table(header, rows)
+
+
+def _bound(certificate: Certificate) -> str:
+    parts = []
+    if certificate.bound.max_abs_diff is not None:
+        parts.append(f"diff <= {certificate.bound.max_abs_diff:g}")
+    if certificate.bound.min_cosine is not None:
+        parts.append(f"cosine >= {certificate.bound.min_cosine:g}")
+    return ", ".join(parts)
+
+
+def exported(name: str) -> Bundle | None:
+    """Return the store's bundle of a registry id, None where there is none."""
+    if not (store.bundle_path(name) / "manifest.json").exists():
+        return None
+    return Bundle(store.bundle_path(name))
+
+
+def find_or_export(settings: Settings, model: str, precision: Precision) -> str:
+    """Return MODEL's bundle directory; a registry id that was not exported yet is exported now.
+
+    Raises:
+        ParitasError: neither found nor exportable.
+    """
+    registry = settings.registry()
+    if model not in registry:
+        return str(store.find(model))
+    bundle = exported(model)
+    if bundle is not None and precision in bundle.manifest.precisions:
+        return str(bundle.directory)
+    kept = list(bundle.manifest.precisions) if bundle is not None else []
+    from paritas.export import export_model
+
+    note(f"{model} was not exported in {precision} yet; doing that first")
+    try:
+        made = export_model(model, precisions=[*kept, precision], registry=registry, report=note)
+    except ParitasError as error:
+        raise BundleError(f"{error} (while exporting {model}; see: paritas export --help)") from error
+    return str(made.directory)
+
+
+def is_terminal() -> bool:
+    """Say whether somebody watches standard error."""
+    return sys.stderr.isatty()

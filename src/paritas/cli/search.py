@@ -1,0 +1,173 @@
+"""index, search, recall: from a file of documents to answers."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from paritas import store
+from paritas.cli.options import (
+    Settings,
+    as_json,
+    complete_model,
+    find_or_export,
+    precision_option,
+    print_json,
+    top_k,
+)
+from paritas.documents import read_documents
+from paritas.errors import BundleError, InputError, RegistryError
+from paritas.registry import PRECISIONS, Precision
+
+if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
+    from paritas.engine.encoder import Encoder
+    from paritas.engine.index import ScalarType, VectorIndex
+
+
+@click.command()
+@click.argument("input_", metavar="INPUT")
+@click.option(
+    "--model", shell_complete=complete_model, required=True, help="A registry id or a bundle directory."
+)
+@precision_option
+@click.option("--out", metavar="INDEX", required=True, help="The index's directory.")
+@click.option("--role", default="passage", show_default=True, help="The documents' role.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["f32", "f16", "bf16", "i8"]),
+    default="f32",
+    show_default=True,
+    help="How the index stores vectors.",
+)
+@as_json
+@click.pass_obj
+def index(
+    settings: Settings,
+    input_: str,
+    model: str,
+    precision: Precision,
+    out: str,
+    role: str,
+    dtype: ScalarType,
+    as_json: bool,
+) -> None:
+    """Encode the documents of INPUT and make them searchable.
+
+    INPUT is JSON Lines in BEIR's form ({"_id": ..., "title": ..., "text": ...}), a plain text file with one
+    text a line, or - for standard input. A model that was not exported yet is exported first.
+
+    \b
+    paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
+    cat notes.txt | paritas index - --model all-MiniLM-L6-v2 --out notes.index
+    """
+    from paritas.cli.indexing import build_index, summarize
+    from paritas.engine.encoder import Encoder
+
+    if input_ != "-" and not Path(input_).is_file():
+        raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
+    started = time.perf_counter()
+    with Encoder(find_or_export(settings, model, precision), precision=precision) as encoder:
+        built, stats = build_index(encoder, read_documents(input_), role=role, dtype=dtype)
+        built.save(out)
+    summary = summarize(stats, out, time.perf_counter() - started)
+    if as_json:
+        print_json(summary)
+    else:
+        click.echo(summary)
+
+
+@click.command()
+@click.argument("index_", metavar="INDEX")
+@click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
+@top_k
+@click.option(
+    "--model",
+    shell_complete=complete_model,
+    help="The bundle to encode with. Default: the one that made the index.",
+)
+@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the index's own.")
+@click.option("--role", default="query", show_default=True, help="The queries' role.")
+@click.option("--exact", is_flag=True, help="Compare with every vector instead of walking the HNSW graph.")
+@as_json
+def search(
+    index_: str,
+    queries: tuple[str, ...],
+    k: int,
+    model: str | None,
+    precision: Precision | None,
+    role: str,
+    exact: bool,
+    as_json: bool,
+) -> None:
+    """Search an INDEX with one or more queries.
+
+    \b
+    paritas search corpus.index "how does it work?" -k 5
+    paritas search corpus.index "first question" "second question" --json
+    """
+    from paritas.engine.index import VectorIndex
+
+    with VectorIndex.load(index_) as opened, _encoder(opened, model, precision) as encoder:
+        answers = opened.search(encoder.encode(queries, role=role), k, exact=exact)
+    if as_json:
+        print_json([{"query": query, "hits": hits} for query, hits in zip(queries, answers, strict=True)])
+        return
+    for query, hits in zip(queries, answers, strict=True):
+        click.echo(f"{query}")
+        for hit in hits:
+            # A plain text has no title to show, and its id is only a line number.
+            shown = f"{hit.title}: {hit.text}" if hit.title else hit.text
+            line = " ".join(shown.split())
+            click.echo(f"  {hit.score:.3f}  {hit.id}  {line[:90]}{'...' if len(line) > 90 else ''}")
+
+
+@click.command()
+@click.argument("index_", metavar="INDEX")
+@click.option("--queries", metavar="FILE", help="Queries, in the forms `paritas index` reads.")
+@click.option("--sample", default=500, show_default=True, help="Without --queries: so many stored vectors.")
+@top_k
+@as_json
+def recall(index_: str, queries: str | None, sample: int, k: int, as_json: bool) -> None:
+    """Measure recall@k: the share of the exact nearest documents that the HNSW search of an INDEX finds.
+
+    Stored vectors as queries are the easier case; --queries measures with the ones you really ask.
+
+    \b
+    paritas recall corpus.index --queries questions.jsonl
+    """
+    from paritas.engine.index import VectorIndex
+
+    with VectorIndex.load(index_) as opened:
+        if queries is None:
+            vectors = opened.sample(sample)
+        else:
+            with _encoder(opened, None, None) as encoder:
+                texts = [document.text for document in read_documents(queries)]
+                vectors = encoder.encode(texts, role="query")
+        value = opened.recall(vectors, k)
+        documents = len(opened)
+    if as_json:
+        print_json(
+            {"index": index_, "documents": documents, "queries": len(vectors), "k": k, "recall": value}
+        )
+    else:
+        click.echo(f"recall@{k} {value:.4f} over {len(vectors)} queries and {documents} documents")
+
+
+def _encoder(opened: VectorIndex, model: str | None, precision: Precision | None) -> Encoder:
+    """Load the encoder an index was made with, or the one asked for if it fits."""
+    from paritas.engine.encoder import Encoder
+
+    if model is None:
+        model = opened.info.bundle if Path(opened.info.bundle).is_dir() else opened.info.model
+    try:
+        encoder = Encoder(store.find(model), precision=precision or opened.info.precision)
+    except RegistryError as error:
+        raise BundleError(
+            f"the bundle that made the index is gone from {opened.info.bundle}; give it with --model"
+        ) from error
+    opened.check(encoder)
+    return encoder
