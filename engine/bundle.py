@@ -120,14 +120,14 @@ class Bundle:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BundleError(f"{path}: {error}; export the model again") from error
         for name in self._names():
-            if name in ("", ".", "..") or name != Path(name).name or "\\" in name:
+            if name in ("", ".", "..") or name != Path(name).name or "\\" in name or "\0" in name:
                 raise BundleError(f"{path}: {name!r} leads out of the bundle; expected a plain file name")
         undigested = sorted(set(self._names()) - set(self.manifest.files))
         if undigested:
             raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")
 
     def _names(self) -> list[str]:
-        names = [*self.manifest.files, TOKENIZER]
+        names = [*self.manifest.files, TOKENIZER, PROBES, REFERENCE]
         for variant in self.manifest.precisions.values():
             names += [variant.graph, variant.cpu_graph, *variant.files]
         return names

@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from tqdm import tqdm
+
+from paritas import store
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
 from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
-from tqdm import tqdm
-
-from paritas import store
 from paritas.errors import BundleError, InputError, ShapeError
 from paritas.registry import PRECISIONS, Precision
 

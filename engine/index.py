@@ -22,10 +22,10 @@ import numpy as np
 import usearch.index
 from msgspec import Struct
 from numpy.typing import NDArray
+
 from paritas.engine.cpus import available_cpus
 from paritas.engine.encoder import Encoder
 from paritas.engine.texts import TextStore
-
 from paritas.errors import InputError, ShapeError, VectorIndexError
 from paritas.registry import Precision
 
@@ -238,6 +238,8 @@ class VectorIndex:
         """
         found = self._nearest(vectors, k, exact=exact)
         rows = self._texts.rows({key for keys, _ in found for key in keys})
+        if any(key not in rows for keys, _ in found for key in keys):
+            raise VectorIndexError("a vector has no text; the index is damaged, index anew")
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
         nearest = 0.0 if self.info.metric == "l2sq" else 1.0
         return [
@@ -279,9 +281,15 @@ class VectorIndex:
         if not len(vectors) or not len(self):
             return [([], [])] * len(vectors)
         # usearch returns other types for a single query; two dimensions in give two out.
-        matches = self._vectors.search(
-            np.atleast_2d(vectors), min(k, len(self)), exact=exact, threads=available_cpus()
-        )
+        try:
+            matches = self._vectors.search(
+                np.atleast_2d(vectors), min(k, len(self)), exact=exact, threads=available_cpus()
+            )
+        except RuntimeError as error:
+            raise VectorIndexError(
+                f"the vectors cannot be searched: {error}; where memory is not short the index is damaged, "
+                "index anew"
+            ) from error
         keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
         counts = getattr(matches, "counts", None)
         ends = [keys.shape[1]] if counts is None else [int(count) for count in counts]
@@ -309,11 +317,11 @@ class VectorIndex:
         """Write the index to a directory; whatever happens meanwhile, an index already there stays whole.
 
         Raises:
-            VectorIndexError: it cannot be written (a full disk, no permission); what was written is removed.
+            VectorIndexError: as `check_target`; or it cannot be written (a full disk), and what was
+                written is removed.
         """
         directory = Path(path)
-        if directory.is_dir() and any(directory.iterdir()) and not (directory / INDEX).exists():
-            raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
+        check_target(directory)
         info = msgspec.structs.replace(self.info, count=len(self), generation=uuid.uuid4().hex[:12])
         created = not directory.exists()
         try:
@@ -355,6 +363,22 @@ class VectorIndex:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def check_target(directory: Path) -> None:
+    """Refuse a place where no index can be saved, before anybody encodes a million texts for it.
+
+    Raises:
+        VectorIndexError: a file, a directory of other files, or no permission to write there.
+    """
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / INDEX).exists():
+        raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
+    path = directory.absolute()
+    existing = next(place for place in (path, *path.parents) if place.exists())
+    if not existing.is_dir():
+        raise VectorIndexError(f"{existing}: is a file; an index is a directory, choose another place")
+    if not os.access(existing, os.W_OK):
+        raise VectorIndexError(f"{existing}: no permission to write there; choose another place")
 
 
 def _read_info(directory: Path) -> IndexInfo:

@@ -6,6 +6,7 @@ and the last one installed silently wins.
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ def _installed(distribution: str) -> bool:
 
 check_installation()
 
-import onnxruntime  # noqa: E402 - the check above must come first
+# From 1.29 on, onnxruntime leaves files in the user's folders and sends its maker what runs here (the names
+# and digests of models), unless it is told not to before it is imported. Whoever wants that sets 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
+import onnxruntime  # noqa: E402 - both lines above must come first
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",

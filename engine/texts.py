@@ -108,7 +108,10 @@ class TextStore:
                 part = values[start : start + _PARAMETERS]
                 marks = ",".join("?" * len(part))
                 query = f"SELECT key, id, title, text FROM documents WHERE {column} IN ({marks})"  # noqa: S608
-                rows += self._db.execute(query, list(part)).fetchall()
+                try:
+                    rows += self._db.execute(query, list(part)).fetchall()
+                except sqlite3.Error as error:
+                    raise VectorIndexError(f"the texts cannot be read: {error}; index anew") from error
         return rows
 
     def remove(self, keys: Sequence[int]) -> None:

@@ -107,18 +107,29 @@ def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[
 
 def _check(text: object, role: Role, place: int) -> Text:
     if isinstance(text, str):
-        # np.str_ is a str to Python, not to the tokenizer's Rust.
-        return (role.default_title, str(text)) if role.pair else str(text)
+        text = _whole(text, place)
+        return (role.default_title, text) if role.pair else text
     if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
         if not role.pair:
             raise InputError(f"text {place} is a pair, and this role takes single strings; join the two")
-        return (str(text[0]) or role.default_title, str(text[1]))
+        return (_whole(text[0], place) or role.default_title, _whole(text[1], place))
     expected = "a string or a (title, text) pair of strings" if role.pair else "a string"
     shown = repr(text)
     raise InputError(
         f"text {place} is {type(text).__name__} {shown[:60]}{'...' if len(shown) > 60 else ''}; "
         f"expected {expected}"
     )
+
+
+def _whole(text: str, place: int) -> str:
+    """Return a text as a plain str (np.str_ is none to the tokenizer), or refuse half a character."""
+    try:
+        text.isascii() or text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"text {place} holds half a surrogate pair, which is no character: {error}"
+        ) from error
+    return str(text)
 
 
 def _tokenizer(text: str, max_length: int) -> tokenizers.Tokenizer:

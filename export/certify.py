@@ -10,12 +10,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from paritas.engine.bundle import PROBES, REFERENCE, Bundle, Certificate, Figures
-from paritas.engine.encoder import Encoder
-from paritas.export.probes import Probe
 
 from paritas import __version__
+from paritas.engine.bundle import PROBES, REFERENCE, Bundle, Certificate, Figures
+from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ParityError
+from paritas.export.probes import Probe
 from paritas.registry import Bound, Precision
 
 
@@ -25,9 +25,10 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Fig
     The worst probe is the one of the largest difference. A row that is not finite counts as infinitely far.
     """
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
-    difference = np.abs(ours - theirs).max(axis=1)
-    lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    cosine = np.einsum("ij,ij->i", ours, theirs) / np.maximum(lengths, 1e-30)
+    with np.errstate(invalid="ignore"):  # infinities; they are dealt with below
+        difference = np.abs(ours - theirs).max(axis=1)
+        lengths = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+        cosine = np.einsum("ij,ij->i", ours, theirs) / np.maximum(lengths, 1e-30)
     difference = np.where(np.isfinite(difference), difference, np.inf)
     cosine = np.where(np.isfinite(cosine), cosine, -1.0)
     return Figures(
@@ -110,7 +111,7 @@ def load_reference(bundle: Bundle) -> tuple[list[Probe], NDArray[np.float32]]:
     try:
         probes = msgspec.json.decode((bundle.directory / PROBES).read_bytes(), type=list[Probe])
         reference = np.load(bundle.directory / REFERENCE, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise BundleError(f"{bundle.directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
     expected = (len(probes), bundle.manifest.contract.dim)
     if reference.shape != expected:

@@ -70,7 +70,7 @@ def shards(directory: Path) -> list[str]:
         raise SourceError(f"{directory / SAFETENSORS_INDEX}: no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        if Path(name).name != name:
+        if Path(name).name != name or name == "..":
             raise SourceError(f"{directory / SAFETENSORS_INDEX}: shard {name!r} is not a plain file name")
     return names
 
@@ -134,11 +134,14 @@ class _PickledWeights:
                 f"type: pip install torch, or convert the checkpoint to {SAFETENSORS}"
             ) from error
         try:
-            self._state = torch.load(path, map_location="cpu", weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise SourceError(f"{path}: torch refused it with weights_only=True: {error}") from error
-        if not isinstance(self._state, dict):
-            raise SourceError(f"{path}: expected a state dict, got {type(self._state).__name__}")
+            # torch's message goes on to advise weights_only=False, which is what must not be done.
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise SourceError(f"{path}: torch refused it with weights_only=True: {reason}") from error
+        if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+            raise SourceError(f"{path}: expected a state dict of tensors and nothing else")
+        self._state = state
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self._state.items()}

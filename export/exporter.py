@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from paritas import store
 from paritas.engine.bundle import (
     FORMAT,
     MANIFEST,
@@ -33,6 +35,7 @@ from paritas.engine.bundle import (
 )
 from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
+from paritas.errors import ExportError
 from paritas.export.certify import certify, save_reference, versions
 from paritas.export.checkpoint import read_json
 from paritas.export.half import half_compute, half_weights
@@ -43,9 +46,6 @@ from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.sources import CONFIG, POOLING, Checkpoint, open_checkpoint
 from paritas.export.weights_file import WeightsFile, externalize
-
-from paritas import store
-from paritas.errors import ExportError
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 
 Frontend = Literal["native", "optimum"]

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 from paritas.errors import ExportError
+from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 
@@ -42,7 +42,7 @@ def half_weights(model: onnx.ModelProto, directory: Path, weights: WeightsFile) 
     initializers = []
     for tensor in result.graph.initializer:
         if tensor.name not in stored:
-            initializers.append(tensor)
+            initializers.append(_moved(tensor, directory, weights))
             continue
         reference = weights.tensor(tensor.name, _to_half(tensor, directory))
         casts.append(_cast(tensor.name, f"{tensor.name}.fp32", TensorProto.FLOAT))
@@ -81,7 +81,11 @@ class _HalfCompute:
                 self._widen_output(output.name)
         _set_nodes(self.model, self.nodes)
         used = {name for node in self.nodes for name in node.input}
-        kept = [tensor for name, tensor in self.constants.items() if name in used]
+        kept = [
+            _moved(tensor, self.directory, self.weights)
+            for name, tensor in self.constants.items()
+            if name in used
+        ]
         replace_initializers(self.model, kept + list(self.new_constants.values()))
         del self.model.graph.value_info[:]
         return self.model
@@ -184,6 +188,13 @@ def _to_half(tensor: onnx.TensorProto, directory: Path) -> np.ndarray[tuple[int,
             f"{tensor.name} holds {largest:.6g}, beyond FP16's {_FLOAT16_MAX:g}; export --precision fp32"
         )
     return value.astype(np.float16)
+
+
+def _moved(tensor: onnx.TensorProto, directory: Path, weights: WeightsFile) -> onnx.TensorProto:
+    """Return a tensor that keeps its type; one in the FP32 weights file is copied into the FP16 one."""
+    if tensor.data_location != TensorProto.EXTERNAL:
+        return tensor
+    return weights.tensor(tensor.name, read_tensor(tensor, directory))
 
 
 def _cast(source: str, target: str, to: int) -> onnx.NodeProto:

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto
-from paritas.export.graph import Graph, hidden_output, ids_input
-from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
 
 from paritas import __version__
+from paritas.export.graph import Graph, hidden_output, ids_input
+from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
 
 OUTPUT = "last_hidden_state"
 

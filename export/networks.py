@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from paritas.export.checkpoint import Weights, open_weights, read_json
 
 from paritas.errors import ExportError, SourceError
+from paritas.export.checkpoint import Weights, open_weights, read_json
 
 Shape = tuple[int, ...]
 
@@ -44,6 +44,8 @@ _LAYER = {
     },
 }
 _WORD_EMBEDDINGS = "embeddings.word_embeddings.weight"
+# transformers' MPNetEncoder reads its table of position biases by 32 buckets whatever its size.
+_BUCKETS = 32
 
 # Parts of a checkpoint that last_hidden_state does not need: buffers, the pooler, the training heads.
 _UNUSED = ("pooler.", "embeddings.position_ids", "cls.", "lm_head.", "classifier.", "qa_outputs.")
@@ -145,6 +147,9 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
             raise SourceError(f"{place}: {key} is {value!r}; expected a positive integer")
         return value
 
+    eps = config.get("layer_norm_eps", 1e-12)
+    if not isinstance(eps, (int, float)) or not eps > 0:
+        raise SourceError(f"{place}: layer_norm_eps is {eps!r}; expected a positive number")
     bert = kind == "bert"
     network = Network(
         kind="bert" if bert else "mpnet",
@@ -155,8 +160,8 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
         vocab_size=size("vocab_size"),
         positions=size("max_position_embeddings"),
         token_types=size("type_vocab_size") if bert else 0,
-        buckets=0 if bert else int(config.get("relative_attention_num_buckets", 32)),
-        norm_eps=float(config.get("layer_norm_eps", 1e-12)),
+        buckets=0 if bert else _BUCKETS,
+        norm_eps=float(eps),
         # transformers' MPNetEmbeddings counts from 1 whatever pad_token_id the configuration names.
         pad_token_id=int(config.get("pad_token_id") or 0) if bert else 1,
     )
@@ -171,6 +176,7 @@ def _check_options(config: Mapping[str, Any], place: str) -> None:
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
+        "relative_attention_num_buckets": (_BUCKETS, None),
     }
     for key, values in expected.items():
         if config.get(key) not in values:

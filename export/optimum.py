@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from paritas.export.graph import OPSET
-from paritas.export.native import OUTPUT
 
 from paritas.errors import ExportError, MissingExtraError
+from paritas.export.graph import OPSET
+from paritas.export.native import OUTPUT
 
 
 def export_optimum(directory: Path) -> onnx.ModelProto:

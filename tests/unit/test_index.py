@@ -1,0 +1,333 @@
+"""The index: exact answers, whole files, and only the vectors of the encoder that made it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.engine.index import INDEX, VectorIndex
+from paritas.errors import InputError, ShapeError, VectorIndexError
+
+
+def unit_vectors(count: int, seed: int = 0) -> NDArray[np.float32]:
+    vectors = np.random.default_rng(seed).standard_normal((count, 16)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def filled(encoder: Encoder, count: int = 500, **options) -> VectorIndex:
+    index = VectorIndex(encoder, **options)
+    ids = [f"doc-{number}" for number in range(count)]
+    index.add(ids, unit_vectors(count), titles=[f"title {i}" for i in ids], texts=[f"text {i}" for i in ids])
+    return index
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_search_finds_what_numpy_finds(bert: Encoder, exact: bool) -> None:
+    queries = unit_vectors(20, seed=1)
+    scores = queries @ unit_vectors(500).T
+    with filled(bert) as index:
+        answers = index.search(queries, 10, exact=exact)
+    for hits, row in zip(answers, scores, strict=True):
+        best = np.argsort(-row)[:10]
+        assert [hit.id for hit in hits] == [f"doc-{number}" for number in best]
+        np.testing.assert_allclose([hit.score for hit in hits], row[best], atol=1e-5)
+        assert hits[0].text == f"text doc-{best[0]}"
+        assert hits[0].title == f"title doc-{best[0]}"
+
+
+@pytest.mark.parametrize(("metric", "best"), [("ip", 1.0), ("cos", 1.0), ("l2sq", 0.0)])
+def test_a_vector_is_its_own_nearest_in_every_metric(bert: Encoder, metric, best: float) -> None:
+    with filled(bert, metric=metric) as index:
+        hits = index.search(unit_vectors(500)[7:8], 3)[0]
+    assert hits[0].id == "doc-7"
+    assert hits[0].score == pytest.approx(best, abs=1e-5)
+    assert hits[0].score > hits[1].score
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
+@pytest.mark.parametrize("mmap", [True, False])
+def test_a_saved_index_answers_the_same(bert: Encoder, tmp_path: Path, dtype, mmap: bool) -> None:
+    queries = unit_vectors(5, seed=2)
+    with filled(bert, dtype=dtype) as index:
+        expected = index.search(queries, 5)
+        index.save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index", mmap=mmap) as loaded:
+        assert loaded.search(queries, 5) == expected
+        assert len(loaded) == 500
+        assert loaded.info.dtype == dtype
+        assert "doc-3" in loaded
+        assert "doc-500" not in loaded
+
+
+def test_k_beyond_the_size_gives_all_there_are(bert: Encoder) -> None:
+    with filled(bert, 3) as index:
+        assert len(index.search(unit_vectors(1), 10)[0]) == 3
+        assert len(index.search(unit_vectors(1), 10, exact=True)[0]) == 3
+
+
+def test_an_empty_index_answers_nothing(bert: Encoder, tmp_path: Path) -> None:
+    with VectorIndex(bert) as index:
+        assert index.search(unit_vectors(2)) == [[], []]
+        index.save(tmp_path / "empty")
+    with VectorIndex.load(tmp_path / "empty") as loaded:
+        assert loaded.search(unit_vectors(2)) == [[], []]
+
+
+def test_ids_are_any_strings(bert: Encoder, tmp_path: Path) -> None:
+    ids = ["", "ü/\n\0'\"; DROP TABLE documents", "7", "🚀", " 7"]
+    index = VectorIndex(bert)
+    index.add(ids, unit_vectors(5))
+    index.save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index") as loaded:
+        hits = loaded.search(unit_vectors(5), 1)
+    assert [hit[0].id for hit in hits] == ids
+
+
+def test_a_known_id_is_refused_and_nothing_is_added(bert: Encoder) -> None:
+    with filled(bert, 10) as index:
+        with pytest.raises(InputError, match="id 'doc-3' was added before"):
+            index.add(["new", "doc-3"], unit_vectors(2))
+        with pytest.raises(InputError, match="id 'twice' was added before"):
+            index.add(["twice", "twice"], unit_vectors(2))
+        assert len(index) == 10
+        assert "new" not in index
+        index.add(["new"], unit_vectors(1, seed=5))
+        assert index.search(unit_vectors(1, seed=5), 1)[0][0].id == "new"
+
+
+def test_removed_documents_are_gone_and_may_come_back(bert: Encoder, tmp_path: Path) -> None:
+    with filled(bert, 50) as index:
+        index.remove(["doc-7", "doc-49"])
+        assert len(index) == 48
+        assert index.search(unit_vectors(50)[7:8], 1)[0][0].id != "doc-7"
+        with pytest.raises(InputError, match="id 'doc-7' is not in the index"):
+            index.remove(["doc-8", "doc-7"])
+        assert "doc-8" in index
+        index.add(["doc-7"], unit_vectors(50)[7:8])
+        index.save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index") as loaded:
+        assert len(loaded) == 49
+        assert loaded.search(unit_vectors(50)[7:8], 1)[0][0].id == "doc-7"
+
+
+def test_a_mapped_index_is_read_only_and_says_how_to_change_that(bert: Encoder, tmp_path: Path) -> None:
+    filled(bert, 5).save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index") as index, pytest.raises(VectorIndexError, match="mmap=False"):
+        index.add(["new"], unit_vectors(1))
+    with VectorIndex.load(tmp_path / "index", mmap=False) as index:
+        index.add(["new"], unit_vectors(1, seed=9))
+        index.save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index") as index:
+        assert index.search(unit_vectors(1, seed=9), 1)[0][0].id == "new"
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [
+        np.zeros((2, 15), np.float32),
+        np.zeros((2, 16), np.float64),
+        np.zeros(16, np.float32),
+        np.zeros((2, 2, 16), np.float32),
+    ],
+)
+def test_vectors_that_do_not_fit_are_refused(bert: Encoder, vectors) -> None:
+    with filled(bert, 3) as index:
+        with pytest.raises(ShapeError, match=r"expected float32 \(queries, 16\)"):
+            index.search(vectors)
+        with pytest.raises(ShapeError):
+            index.add(["a", "b"], vectors)
+
+
+def test_vectors_that_are_not_finite_are_refused(bert: Encoder) -> None:
+    vectors = unit_vectors(3)
+    vectors[1, 4] = np.nan
+    with filled(bert, 3) as index, pytest.raises(InputError, match="vector 1 holds NaN"):
+        index.add(["a", "b", "c"], vectors)
+
+
+def test_counts_and_types_are_checked(bert: Encoder) -> None:
+    with filled(bert, 3) as index:
+        with pytest.raises(InputError, match="as many of each"):
+            index.add(["a"], unit_vectors(2))
+        with pytest.raises(InputError, match="as many of each"):
+            index.add(["a", "b"], unit_vectors(2), texts=["only one"])
+        with pytest.raises(InputError, match="id 7 is int"):
+            index.add([7], unit_vectors(1))
+        with pytest.raises(InputError, match="k is 0"):
+            index.search(unit_vectors(1), 0)
+
+
+def test_another_model_is_refused(bert: Encoder, mpnet: Encoder) -> None:
+    with filled(bert, 3) as index:
+        index.check(bert)
+        with pytest.raises(VectorIndexError, match=r"made by tiny-bert .*not by tiny-mpnet"):
+            index.check(mpnet)
+
+
+def test_fp16_may_search_what_fp32_made(bert: Encoder, bundles: dict[str, Bundle]) -> None:
+    with filled(bert, 3) as index, Encoder(bundles["tiny-bert"].directory, precision="fp16") as half:
+        index.check(half)
+
+
+def test_another_precision_family_is_refused(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    with filled(bert, 3) as index:
+        monkeypatch.setattr(Encoder, "family", "int8")
+        with pytest.raises(VectorIndexError, match="cannot be searched with those of fp32"):
+            index.check(bert)
+
+
+def test_recall_is_one_where_the_graph_is_exhaustive(bert: Encoder) -> None:
+    with filled(bert, 500, expansion_search=512) as index:
+        assert index.recall(unit_vectors(50, seed=3), 10) == 1.0
+        assert index.sample(20).shape == (20, 16)
+        assert index.sample(9999).shape == (500, 16)
+    with filled(bert, 500, connectivity=2, expansion_add=1, expansion_search=1) as poor:
+        assert poor.recall(unit_vectors(50, seed=3), 10) < 0.9
+
+
+def test_many_threads_may_search_at_once(bert: Encoder, tmp_path: Path) -> None:
+    filled(bert).save(tmp_path / "index")
+    queries = [unit_vectors(3, seed=seed) for seed in range(40)]
+    with VectorIndex.load(tmp_path / "index") as index:
+        serial = [index.search(query, 5) for query in queries]
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(lambda query: index.search(query, 5), queries)) == serial
+
+
+def test_saving_again_leaves_one_generation(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    reader = VectorIndex.load(directory)
+    filled(bert, 9).save(directory)
+    assert len(list(directory.iterdir())) == 3
+    assert len(VectorIndex.load(directory)) == 9
+    # Who opened the former generation keeps reading it.
+    assert len(reader.search(unit_vectors(1), 10)[0]) == 5
+
+
+@pytest.mark.parametrize("dies_at", ["vectors", "texts", "sync", "replace"])
+def test_a_crash_while_saving_leaves_the_old_index_whole(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, dies_at: str
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    script = textwrap.dedent(
+        """
+        import os, sys
+        from pathlib import Path
+        import numpy as np
+        import paritas.engine.index as module
+        from paritas import Encoder, VectorIndex
+
+        def die(*args, **kwargs):
+            os._exit(9)
+
+        index = VectorIndex(Encoder(sys.argv[1]))
+        index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
+        point = sys.argv[3]
+        if point == "vectors":
+            index._vectors.save, save = die, index._vectors.save
+        elif point == "texts":
+            module.TextStore.save = die
+        elif point == "sync":
+            module._sync = die
+        else:
+            Path.replace = die
+        index.save(sys.argv[2])
+        """
+    )
+    arguments = [str(bundles["tiny-bert"].directory), str(directory), dies_at]
+    run = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+    assert run.returncode == 9
+    with VectorIndex.load(directory) as index:
+        assert len(index) == 5
+        assert index.search(unit_vectors(5), 1)[4][0].id == "doc-4"
+    filled(bert, 7).save(directory)
+    assert len(list(directory.iterdir())) == 3, "what the crash left is cleared away"
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_full_disk_leaves_the_old_index_or_nothing(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, existing: bool
+) -> None:
+    directory = tmp_path / "index"
+    if existing:
+        filled(bert, 5).save(directory)
+    script = textwrap.dedent(
+        """
+        import resource, sys
+        import numpy as np
+        from paritas import Encoder, VectorIndex
+        from paritas.errors import VectorIndexError
+
+        index = VectorIndex(Encoder(sys.argv[1]))
+        index.add([str(i) for i in range(4000)], np.random.rand(4000, 16).astype(np.float32))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            index.save(sys.argv[2])
+        except VectorIndexError as error:
+            print(error)
+        """
+    )
+    arguments = [str(bundles["tiny-bert"].directory), str(directory)]
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "the index cannot be written" in run.stdout
+    if existing:
+        assert len(list(directory.iterdir())) == 3
+        assert len(VectorIndex.load(directory)) == 5
+    else:
+        assert not directory.exists()
+
+
+def test_a_foreign_directory_is_not_written_into(bert: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with filled(bert, 3) as index, pytest.raises(VectorIndexError, match="holds other files and no index"):
+        index.save(tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_damage_is_named(bert: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(VectorIndexError, match="no index there"):
+        VectorIndex.load(tmp_path / "nowhere")
+    directory = tmp_path / "index"
+    filled(bert, 50).save(directory)
+    vectors = next(directory.glob("vectors-*"))
+    whole = vectors.read_bytes()
+    vectors.write_bytes(whole[:-10])
+    with pytest.raises(VectorIndexError, match=rf"{vectors.name}: .* bytes, expected"):
+        VectorIndex.load(directory)
+    vectors.write_bytes(b"\0" * len(whole))
+    with pytest.raises(VectorIndexError, match=vectors.name):
+        VectorIndex.load(directory)
+    vectors.unlink()
+    with pytest.raises(VectorIndexError, match=f"{vectors.name}: missing"):
+        VectorIndex.load(directory)
+    vectors.write_bytes(whole)
+    texts = next(directory.glob("texts-*"))
+    texts.write_bytes(b"x" * texts.stat().st_size)
+    with pytest.raises(VectorIndexError, match=texts.name):
+        VectorIndex.load(directory)
+    (directory / INDEX).write_text("{")
+    with pytest.raises(VectorIndexError, match=INDEX):
+        VectorIndex.load(directory)
+
+
+def test_an_index_json_that_points_elsewhere_is_refused(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 3).save(directory)
+    path = directory / INDEX
+    path.write_text(path.read_text().replace('"generation": "', '"generation": "../'))
+    with pytest.raises(VectorIndexError, match="is no generation"):
+        VectorIndex.load(directory)
