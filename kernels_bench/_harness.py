@@ -1,0 +1,110 @@
+"""What benchmarks share: contenders in processes of their own, and the facts a figure needs beside it."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from paritas.engine.cpus import available_cpus
+from paritas.export.certify import cpu_name, versions
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class Contender:
+    """A process that has loaded one engine, warmed it up, and runs a round each time it is asked.
+
+    All contenders stay loaded while the rounds go round, so that what the machine does meanwhile hits each
+    of them alike; a contender that is not asked waits on a pipe and uses no CPU.
+    """
+
+    def __init__(self, module: str, arguments: list[str]) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.ready: dict[str, Any] = self._answer()
+
+    def round(self) -> dict[str, Any]:
+        """Run one round and return its figures."""
+        return self._ask("go")
+
+    def finish(self) -> dict[str, Any]:
+        """End the process and return its last figures, the peak memory among them."""
+        last = self._ask("end")
+        self._process.wait(timeout=60)
+        return last
+
+    def _ask(self, word: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+def serve_rounds(ready: dict[str, Any], one_round: Callable[[], dict[str, Any]]) -> None:
+    """Be a contender: say so, run a round for each "go", end with the peak memory."""
+    print(json.dumps(ready), flush=True)
+    for line in sys.stdin:
+        if line.strip() == "end":
+            break
+        print(json.dumps(one_round()), flush=True)
+    print(json.dumps({"peak_rss_mb": peak_rss_mb()}), flush=True)
+
+
+def peak_rss_mb() -> float:
+    """Return this process's peak resident memory in MB (10**6 bytes)."""
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(kibibytes * 1024 / 1e6, 1)
+
+
+def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, float]:
+    """Return each contender's median of a figure over rounds run in turn."""
+    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, contender in contenders.items():
+            seen[name].append(contender.round()[figure])
+    return {name: statistics.median(values) for name, values in seen.items()}
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader needs to judge a figure."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "cpu": cpu_name(),
+        "cpus": available_cpus(),
+        "versions": versions(),
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Write a result where the README's figures are read from; return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
