@@ -160,7 +160,8 @@ class Bundle:
         if precision not in found:
             raise BundleError(
                 f"{self.directory}: no precision {precision!r}, it has {', '.join(found)}; type: "
-                f"paritas export {self.manifest.model} --precision {','.join([*found, precision])}"
+                f"paritas export {self.manifest.model} --precision {','.join([*found, precision])} "
+                f"--out {self.directory}"
             )
         return found[precision]
 

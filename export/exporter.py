@@ -35,7 +35,7 @@ from paritas.engine.bundle import (
 )
 from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
-from paritas.errors import ExportError
+from paritas.errors import BundleError, ExportError
 from paritas.export.certify import certify, save_reference, versions
 from paritas.export.checkpoint import read_json
 from paritas.export.half import half_compute, half_weights
@@ -91,13 +91,16 @@ def export_model(
             raise ExportError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
     if not precisions:
         raise ExportError("no precision given; expected fp32, fp16 or both")
-    target = Path(out) if out is not None else store.bundle_path(name)
+    # Resolved, so that a link's target is replaced and not the link, and "." has a name.
+    target = (Path(out) if out is not None else store.bundle_path(name)).resolve()
     _check_target(target)
     with open_checkpoint(name, model, source) as checkpoint, _workplace(target) as work:
         report(f"{name}: {checkpoint.kind} {checkpoint.location} {checkpoint.revision or ''}".rstrip())
         _check_contract(name, model, checkpoint, frontend)
-        bundle = _Build(name, model, checkpoint, frontend, precisions, work, report)
-        bundle.write()
+        try:
+            _Build(name, model, checkpoint, frontend, precisions, work, report).write()
+        except BundleError as error:
+            raise ExportError(f"{name}: the exported graph does not run: {error}") from error
         _replace(work, target)
     return Bundle(target)
 
@@ -241,7 +244,7 @@ def _check_pooling(name: str, model: Model, directory: Path) -> None:
     stated = read_json(directory / POOLING)
     modes = {key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True}
     expected = {"cls": "cls_token", "mean": "mean_tokens"}[model.pooling]
-    if modes and expected not in modes:
+    if modes and modes != {expected}:
         raise ExportError(
             f"{directory / POOLING}: the checkpoint pools by {', '.join(sorted(modes))}, the registry's "
             f"entry of {name} says {model.pooling!r}"
@@ -249,10 +252,23 @@ def _check_pooling(name: str, model: Model, directory: Path) -> None:
 
 
 def _check_target(target: Path) -> None:
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-        raise ExportError(f"{target}: holds other files and no bundle; choose another --out")
+    """Refuse a place that holds anything but a bundle, since what is there will be replaced."""
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target}: is a file; --out names the bundle's directory")
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    try:
+        known = {MANIFEST, *Bundle(target).manifest.files}
+    except BundleError as error:
+        raise ExportError(
+            f"{target}: holds other files and no bundle ({error}); remove it or choose another --out"
+        ) from error
+    foreign = sorted({path.name for path in target.iterdir()} - known)
+    if foreign:
+        raise ExportError(
+            f"{target}: holds {', '.join(foreign[:3])} beside the bundle, which replacing it would delete; "
+            "move it away or choose another --out"
+        )
 
 
 @contextmanager
@@ -281,7 +297,7 @@ def _replace(work: Path, target: Path) -> None:
     target.rename(former)
     try:
         work.rename(target)
-    except OSError:
+    except BaseException:  # a signal between the two renames must not cost the former bundle either
         former.rename(target)
         raise
     shutil.rmtree(former)

@@ -29,7 +29,7 @@ class Graph:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add an initializer; return its name. The same name may be given again, with the same value."""
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.ascontiguousarray(value), name)
+            self._initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
     def ints(self, *values: int) -> str:

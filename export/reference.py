@@ -40,7 +40,7 @@ def reference_numpy(
         texts = check_texts([probe.text], contract.roles[probe.role])
         tokens.append(tokenizer.encode(texts, probe.role))
         _check_rows(network, tokens[-1], directory)
-    hidden = [_embed(network, parameters, text.input_ids, text.token_type_ids) for text in tokens]
+    hidden = _embed(network, parameters, tokens)
     bias = None
     if network.buckets:
         bias = relative_position_bias(parameters["relative_attention_bias"], network.max_length)
@@ -68,18 +68,21 @@ def _check_rows(network: Network, tokens: Tokens, directory: Path) -> None:
             )
 
 
-def _embed(
-    network: Network, parameters: Parameters, ids: NDArray[np.int64], types: NDArray[np.int64]
-) -> Array:
-    if network.kind == "bert":
-        rows = np.arange(len(ids))
-        total = _table(parameters, "token_type_embeddings")[types]
-    else:
-        is_token = ids != network.pad_token_id
-        rows = np.cumsum(is_token) * is_token + network.pad_token_id
-        total = np.zeros((len(ids), network.dim))
-    total = total + parameters["word_embeddings"][ids] + parameters["position_embeddings"][rows]
-    return _norm(total, parameters, "embeddings_norm", network.norm_eps)
+def _embed(network: Network, parameters: Parameters, tokens: Sequence[Tokens]) -> list[Array]:
+    """Return the embedding layer's output for each text, (tokens, dim); every table is read once."""
+    words, positions = parameters["word_embeddings"], parameters["position_embeddings"]
+    types = parameters["token_type_embeddings"] if network.token_types else None
+    hidden = []
+    for text in tokens:
+        rows = np.arange(len(text.input_ids))
+        if network.kind == "mpnet":
+            is_token = text.input_ids != network.pad_token_id
+            rows = np.cumsum(is_token) * is_token + network.pad_token_id
+        total = words[text.input_ids].astype(np.float64) + positions[rows]
+        if types is not None:
+            total += types[text.token_type_ids]
+        hidden.append(_norm(total, parameters, "embeddings_norm", network.norm_eps))
+    return hidden
 
 
 def _table(parameters: Parameters, name: str) -> Array:

@@ -38,10 +38,10 @@ class WeightsFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Errors of the last writes must not pass for a finished file.
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._file:
+            # Errors of the last writes must not pass for a finished file.
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
     def tensor(self, name: str, value: NDArray[Any]) -> onnx.TensorProto:
         """Write a tensor, unless one of that name was written, and return the reference to it."""

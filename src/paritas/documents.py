@@ -60,6 +60,8 @@ def read_documents(path: str) -> Iterator[Document]:
 
 def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
     number = 0
+    if path == "-" and sys.stdin is None:
+        raise InputError("<stdin>: is closed; pipe documents into it, or name a file")
     try:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -74,7 +76,7 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
 def _parse(line: str, place: str) -> Document:
     try:
         fields: Any = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON: {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f'{place}: expected an object such as {{"_id": "7", "text": "..."}}')
@@ -88,8 +90,19 @@ def _parse(line: str, place: str) -> Document:
         if not isinstance(value, str):
             found = "is missing" if key not in fields else f"is {type(value).__name__}"
             raise InputError(f'{place}: "{key}" {found}; expected a string')
+        if not _is_unicode(value):
+            raise InputError(f'{place}: "{key}" holds half a surrogate pair, such as \\ud83d alone')
         values.append(value)
     return Document(*values)
+
+
+def _is_unicode(value: str) -> bool:
+    """Say whether a string can be encoded: JSON's escapes can spell half a character."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def chunks(documents: Iterable[Document], size: int) -> Iterator[list[Document]]:

@@ -161,7 +161,7 @@ def _builtin_path() -> Path:
 def _parse_text(text: str, place: str) -> dict[str, Model]:
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a plain ValueError
         raise RegistryError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
     try:
         models = msgspec.convert(document, _File).models

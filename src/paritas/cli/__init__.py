@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from typing import Any
 
 import click
 
@@ -20,7 +21,21 @@ from paritas.cli.search import index, recall, search
 from paritas.errors import ParitasError
 
 
+class _Commands(click.Group):
+    """The commands; where the reader of their answers goes away (| head), they end without a word."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command asked for."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            # Python would report it once more while flushing at exit. Caught here, for click exits with 1.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return ctx.exit(141)
+
+
 @click.group(
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Shell completion: paritas completion --help",
 )
@@ -78,10 +93,6 @@ def main() -> None:
     except click.Abort:
         click.echo("paritas: interrupted", err=True)
         code = 130
-    except BrokenPipeError:
-        # The reader has gone (| head). Python would report it once more while flushing at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
     except (ParitasError, OSError) as error:
         click.echo(f"paritas: error: {error}", err=True)
         code = 2

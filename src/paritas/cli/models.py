@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 from msgspec import Struct
 
-from paritas import store
 from paritas.cli.options import (
     Settings,
     as_json,
@@ -27,7 +24,12 @@ from paritas.registry import PRECISIONS, Model, Precision, Role
 @as_json
 @click.pass_obj
 def models(settings: Settings, as_json: bool) -> None:
-    """List the models of the registry and which of them are exported."""
+    """List the models of the registry and which of them are exported.
+
+    \b
+    paritas models
+    paritas --registry my_models.yaml models --json
+    """
     rows = [_row(name, model) for name, model in settings.registry().items()]
     if as_json:
         print_json(rows)
@@ -166,12 +168,12 @@ def _size_mb(bundle: Bundle) -> float:
 @click.argument("bundle", shell_complete=complete_model)
 @click.option(
     "--reference",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="A checkpoint directory: compare with PyTorch's vectors of it, not with those in the bundle.",
+    metavar="hub|package|DIR",
+    help="Compare with PyTorch's vectors of this checkpoint, not with those in the bundle.",
 )
 @as_json
-def verify(bundle: str, reference: Path | None, as_json: bool) -> None:
+@click.pass_obj
+def verify(settings: Settings, bundle: str, reference: str | None, as_json: bool) -> None:
     """Prove a BUNDLE again: every file against its digest, every precision against the reference vectors.
 
     A bundle carries its probes and their reference vectors, so this needs neither checkpoint nor network.
@@ -179,21 +181,22 @@ def verify(bundle: str, reference: Path | None, as_json: bool) -> None:
 
     \b
     paritas verify all-MiniLM-L6-v2
+    paritas verify all-MiniLM-L6-v2 --reference package
     paritas verify ./simlm.bundle --reference ./checkpoint
     """
     from paritas.export.certify import load_reference
     from paritas.export.certify import verify as certify_again
 
-    opened = Bundle(store.find(bundle))
+    opened = Bundle(settings.find(bundle))
     vectors = None
     if reference is not None:
         from paritas.export.reference import reference_torch
-        from paritas.export.sources import check_same_weights
+        from paritas.export.sources import open_same_checkpoint
 
-        check_same_weights(opened, reference)
         probes, _ = load_reference(opened)
-        note(f"{len(probes)} probes through PyTorch")
-        vectors = reference_torch(reference, opened.manifest.contract, probes)
+        with open_same_checkpoint(opened, settings.registry(), reference) as directory:
+            note(f"{len(probes)} probes through PyTorch")
+            vectors = reference_torch(directory, opened.manifest.contract, probes)
     try:
         certificates = certify_again(opened, vectors)
     except ParitasError as error:

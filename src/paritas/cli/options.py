@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
@@ -26,6 +27,16 @@ class Settings:
     def registry(self) -> Registry:
         """Return the models, the user's own included."""
         return load_registry(self.registry_path)
+
+    def find(self, model: str) -> Path:
+        """Return MODEL's bundle directory as `store.find` does, with --registry's models among the known."""
+        try:
+            return store.find(model)
+        except RegistryError:
+            self.registry()[model]  # unknown here too: ends here, with the nearest of all names
+            raise BundleError(
+                f"{model} was not exported yet; type: paritas --registry {self.registry_path} export {model}"
+            ) from None
 
 
 def complete_model(
@@ -123,7 +134,7 @@ def find_or_export(settings: Settings, model: str, precision: Precision) -> str:
     """
     registry = settings.registry()
     if model not in registry:
-        return str(store.find(model))
+        return str(settings.find(model))
     bundle = exported(model)
     if bundle is not None and precision in bundle.manifest.precisions:
         return str(bundle.directory)

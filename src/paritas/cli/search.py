@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from paritas import store
 from paritas.cli.options import (
     Settings,
     as_json,
@@ -25,6 +24,12 @@ from paritas.registry import PRECISIONS, Precision
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import ScalarType, VectorIndex
+
+encode_with = click.option(
+    "--model",
+    shell_complete=complete_model,
+    help="The bundle to encode with. Default: the one that made the index.",
+)
 
 
 @click.command()
@@ -65,13 +70,16 @@ def index(
     """
     from paritas.cli.indexing import build_index, summarize
     from paritas.engine.encoder import Encoder
+    from paritas.engine.index import check_target
 
     if input_ != "-" and not Path(input_).is_file():
         raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
+    check_target(Path(out))
     started = time.perf_counter()
     with Encoder(find_or_export(settings, model, precision), precision=precision) as encoder:
         built, stats = build_index(encoder, read_documents(input_), role=role, dtype=dtype)
-        built.save(out)
+        with built:
+            built.save(out)
     summary = summarize(stats, out, time.perf_counter() - started)
     if as_json:
         print_json(summary)
@@ -83,16 +91,14 @@ def index(
 @click.argument("index_", metavar="INDEX")
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @top_k
-@click.option(
-    "--model",
-    shell_complete=complete_model,
-    help="The bundle to encode with. Default: the one that made the index.",
-)
+@encode_with
 @click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the index's own.")
 @click.option("--role", default="query", show_default=True, help="The queries' role.")
 @click.option("--exact", is_flag=True, help="Compare with every vector instead of walking the HNSW graph.")
 @as_json
+@click.pass_obj
 def search(
+    settings: Settings,
     index_: str,
     queries: tuple[str, ...],
     k: int,
@@ -110,7 +116,7 @@ def search(
     """
     from paritas.engine.index import VectorIndex
 
-    with VectorIndex.load(index_) as opened, _encoder(opened, model, precision) as encoder:
+    with VectorIndex.load(index_) as opened, _encoder(settings, opened, model, precision) as encoder:
         answers = opened.search(encoder.encode(queries, role=role), k, exact=exact)
     if as_json:
         print_json([{"query": query, "hits": hits} for query, hits in zip(queries, answers, strict=True)])
@@ -127,10 +133,26 @@ def search(
 @click.command()
 @click.argument("index_", metavar="INDEX")
 @click.option("--queries", metavar="FILE", help="Queries, in the forms `paritas index` reads.")
-@click.option("--sample", default=500, show_default=True, help="Without --queries: so many stored vectors.")
+@click.option(
+    "--sample",
+    type=click.IntRange(min=1),
+    default=500,
+    show_default=True,
+    help="Without --queries: so many stored vectors.",
+)
 @top_k
+@encode_with
 @as_json
-def recall(index_: str, queries: str | None, sample: int, k: int, as_json: bool) -> None:
+@click.pass_obj
+def recall(
+    settings: Settings,
+    index_: str,
+    queries: str | None,
+    sample: int,
+    k: int,
+    model: str | None,
+    as_json: bool,
+) -> None:
     """Measure recall@k: the share of the exact nearest documents that the HNSW search of an INDEX finds.
 
     Stored vectors as queries are the easier case; --queries measures with the ones you really ask.
@@ -144,7 +166,7 @@ def recall(index_: str, queries: str | None, sample: int, k: int, as_json: bool)
         if queries is None:
             vectors = opened.sample(sample)
         else:
-            with _encoder(opened, None, None) as encoder:
+            with _encoder(settings, opened, model, None) as encoder:
                 texts = [document.text for document in read_documents(queries)]
                 vectors = encoder.encode(texts, role="query")
         value = opened.recall(vectors, k)
@@ -157,17 +179,25 @@ def recall(index_: str, queries: str | None, sample: int, k: int, as_json: bool)
         click.echo(f"recall@{k} {value:.4f} over {len(vectors)} queries and {documents} documents")
 
 
-def _encoder(opened: VectorIndex, model: str | None, precision: Precision | None) -> Encoder:
+def _encoder(
+    settings: Settings, opened: VectorIndex, model: str | None, precision: Precision | None
+) -> Encoder:
     """Load the encoder an index was made with, or the one asked for if it fits."""
     from paritas.engine.encoder import Encoder
 
-    if model is None:
-        model = opened.info.bundle if Path(opened.info.bundle).is_dir() else opened.info.model
+    bundle = settings.find(model) if model is not None else _origin(settings, opened)
+    encoder = Encoder(bundle, precision=precision or opened.info.precision)
+    opened.check(encoder)
+    return encoder
+
+
+def _origin(settings: Settings, opened: VectorIndex) -> Path:
+    """Return the bundle that made an index: where it lay then, else the store's of that name."""
+    if Path(opened.info.bundle).is_dir():
+        return Path(opened.info.bundle)
     try:
-        encoder = Encoder(store.find(model), precision=precision or opened.info.precision)
+        return settings.find(opened.info.model)
     except RegistryError as error:
         raise BundleError(
             f"the bundle that made the index is gone from {opened.info.bundle}; give it with --model"
         ) from error
-    opened.check(encoder)
-    return encoder

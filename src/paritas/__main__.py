@@ -1,0 +1,3 @@
+from paritas.cli import main
+
+main()
