@@ -45,7 +45,7 @@ from paritas.export.optimum import export_optimum
 from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.sources import CONFIG, POOLING, Checkpoint, open_checkpoint
-from paritas.export.weights_file import WeightsFile, externalize
+from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 
 Frontend = Literal["native", "optimum"]
@@ -154,11 +154,10 @@ class _Build:
         self.manifest(certificates)
 
     def graphs(self) -> None:
-        directory = self.checkpoint.directory
-        model = export_native(directory) if self.frontend == "native" else export_optimum(directory)
+        export = export_native if self.frontend == "native" else export_optimum
         graph, _, weights = _FILES["fp32"]
         with WeightsFile(self.directory / weights) as file:
-            externalize(model, file)
+            model = export(self.checkpoint.directory, file)
         _save(model, self.directory / graph)
         if "fp16" in self.precisions:
             graph16, cpu_graph16, weights16 = _FILES["fp16"]

@@ -9,15 +9,18 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from paritas.export.weights_file import WeightsFile, is_large
+
 # Gelu came with opset 20, LayerNormalization with 17. IR 10 is what onnxruntime read from 1.18 on.
 OPSET = 20
 IR_VERSION = 10
 
 
 class Graph:
-    """Nodes and initializers of a graph under construction."""
+    """Nodes and initializers of a graph under construction; large ones go straight to the weights file."""
 
-    def __init__(self) -> None:
+    def __init__(self, weights: WeightsFile) -> None:
+        self._weights = weights
         self._nodes: list[onnx.NodeProto] = []
         self._initializers: dict[str, onnx.TensorProto] = {}
 
@@ -29,7 +32,11 @@ class Graph:
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add an initializer; return its name. The same name may be given again, with the same value."""
         if name not in self._initializers:
-            self._initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
+            self._initializers[name] = (
+                self._weights.tensor(name, value)
+                if is_large(value.shape)
+                else numpy_helper.from_array(np.asarray(value, order="C"), name)
+            )
         return name
 
     def ints(self, *values: int) -> str:

@@ -158,7 +158,8 @@ class _HalfCompute:
 
 def _stored_half(model: onnx.ModelProto) -> set[str]:
     """Names of the matrices stored in FP16: linear weights and the tables rows are looked up in."""
-    large = {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT and is_large(t)}
+    floats = [t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT]
+    large = {tensor.name for tensor in floats if is_large(tensor.dims)}
     stored: set[str] = set()
     for node in model.graph.node:
         if node.op_type in _MATRIX:

@@ -17,12 +17,15 @@ from onnx import TensorProto
 from paritas import __version__
 from paritas.export.graph import Graph, hidden_output, ids_input
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
+from paritas.export.weights_file import WeightsFile
 
 OUTPUT = "last_hidden_state"
 
 
-def export_native(directory: Path) -> onnx.ModelProto:
-    """Write the FP32 graph of a BERT or MPNet checkpoint.
+def export_native(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
+    """Write the FP32 graph of a BERT or MPNet checkpoint, its matrices into the weights file.
+
+    Tensor by tensor: a BERT-base is never in memory whole.
 
     Inputs `input_ids`, `attention_mask` and, for BERT, `token_type_ids`: int64, (batch_size,
     sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length, dim).
@@ -32,7 +35,7 @@ def export_native(directory: Path) -> onnx.ModelProto:
         ExportError: the network, or an option of it, is not exported natively.
     """
     network, parameters = open_network(directory)
-    writer = _Writer(network, parameters)
+    writer = _Writer(network, parameters, weights)
     writer.write()
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if network.token_types else [])]
     return writer.graph.model(
@@ -49,8 +52,8 @@ class _Writer:
     Shapes in comments: B texts, S tokens a text, D the width, H heads of E = D / H.
     """
 
-    def __init__(self, network: Network, parameters: Parameters) -> None:
-        self.graph = Graph()
+    def __init__(self, network: Network, parameters: Parameters, weights: WeightsFile) -> None:
+        self.graph = Graph(weights)
         self.network = network
         self.parameters = parameters
 

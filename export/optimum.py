@@ -19,10 +19,13 @@ import onnx
 from paritas.errors import ExportError, MissingExtraError
 from paritas.export.graph import OPSET
 from paritas.export.native import OUTPUT
+from paritas.export.weights_file import WeightsFile, externalize
 
 
-def export_optimum(directory: Path) -> onnx.ModelProto:
+def export_optimum(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
     """Trace a checkpoint's AutoModel into an FP32 ONNX graph with the one output `last_hidden_state`.
+
+    Its matrices go into the weights file.
 
     Raises:
         MissingExtraError: the optimum extra is not installed.
@@ -51,7 +54,9 @@ def export_optimum(directory: Path) -> onnx.ModelProto:
         except Exception as error:
             raise ExportError(f"{directory}: optimum-onnx cannot export it: {error}") from error
         model = onnx.load(Path(scratch, "model.onnx"))
-    return _keep_output(model)
+    model = _keep_output(model)
+    externalize(model, weights)
+    return model
 
 
 def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:

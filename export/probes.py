@@ -56,9 +56,23 @@ def probes(roles: Mapping[str, Role]) -> list[Probe]:
         texts.append(_words(role.max_length + 50))
         found += [Probe(name, text) for text in texts]
         if role.pair:
-            found += [Probe(name, ("Ferries of the outer islands", text)) for text in texts[3:]]
-            found.append(Probe(name, (_words(role.max_length), _words(role.max_length))))
+            found += [Probe(name, pair) for pair in _pairs(role.max_length)]
     return found
+
+
+def _pairs(max_length: int) -> list[tuple[str, str]]:
+    """Return pairs: either side empty, odd, or so long that it is the one to be cut, and both."""
+    title = "Ferries of the outer islands"
+    long = _words(max_length)
+    return [
+        (title, _words(30)),
+        (title, ""),
+        ("literal [SEP] in a title", "and literal [SEP] in a text"),
+        ("标题", "🚀 текст"),
+        (title, long),
+        (long, title),
+        (long, long),
+    ]
 
 
 def _words(count: int) -> str:

@@ -7,8 +7,9 @@ once it is packed for the GEMM. For a BERT-base in FP32 that measured 0.36 s and
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from onnx import TensorProto, helper, numpy_helper
 _ALIGNMENT = 4096
 
 
-def is_large(tensor: onnx.TensorProto) -> bool:
-    """Say whether a tensor is a matrix worth a place in the weights file."""
-    return len(tensor.dims) >= 2 and int(np.prod(tensor.dims)) >= 1024
+def is_large(shape: Sequence[int]) -> bool:
+    """Say whether a tensor of this shape is a matrix worth a place in the weights file."""
+    return len(shape) >= 2 and math.prod(shape) >= 1024
 
 
 class WeightsFile:
@@ -67,7 +68,7 @@ def externalize(model: onnx.ModelProto, weights: WeightsFile) -> None:
     replace_initializers(
         model,
         (
-            weights.tensor(tensor.name, numpy_helper.to_array(tensor)) if is_large(tensor) else tensor
+            weights.tensor(tensor.name, numpy_helper.to_array(tensor)) if is_large(tensor.dims) else tensor
             for tensor in model.graph.initializer
         ),
     )

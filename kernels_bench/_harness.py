@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -70,9 +69,13 @@ def serve_rounds(ready: dict[str, Any], one_round: Callable[[], dict[str, Any]])
 
 
 def peak_rss_mb() -> float:
-    """Return this process's peak resident memory in MB (10**6 bytes)."""
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(kibibytes * 1024 / 1e6, 1)
+    """Return this process's peak resident memory in MB (10**6 bytes).
+
+    From VmHWM: getrusage's ru_maxrss starts at what the parent held when it forked.
+    """
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    kibibytes = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return round(int(kibibytes) * 1024 / 1e6, 1)
 
 
 def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, float]:

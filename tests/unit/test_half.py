@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from paritas.errors import ExportError
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
-from paritas.export.weights_file import WeightsFile, externalize
+from paritas.export.weights_file import WeightsFile
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 KINDS = pytest.mark.parametrize("kind", ["bert", "mpnet"])
@@ -29,9 +29,8 @@ Weights = dict[str, NDArray[np.float32]]
 def convert(checkpoint: Path, directory: Path) -> Path:
     """Write the FP32 graph of a checkpoint, and both FP16 graphs, as the exporter does."""
     directory.mkdir()
-    model = export_native(checkpoint)
     with WeightsFile(directory / "fp32.onnx.data") as file:
-        externalize(model, file)
+        model = export_native(checkpoint, file)
     with WeightsFile(directory / "fp16.onnx.data") as file:
         graphs = {
             "fp32": model,
@@ -245,9 +244,8 @@ def test_stored_weights_are_the_checkpoints_rounded(converted: dict[str, Path], 
 
 @KINDS
 def test_the_model_converted_is_left_as_it_was(tmp_path: Path, kind: str) -> None:
-    model = export_native(checkpoint_of(kind, tmp_path / "checkpoint"))
     with WeightsFile(tmp_path / "fp32.onnx.data") as file:
-        externalize(model, file)
+        model = export_native(checkpoint_of(kind, tmp_path / "checkpoint"), file)
     before = model.SerializeToString()
     with WeightsFile(tmp_path / "fp16.onnx.data") as file:
         half_weights(model, tmp_path, file)
@@ -259,9 +257,8 @@ def test_the_model_converted_is_left_as_it_was(tmp_path: Path, kind: str) -> Non
 def test_each_graph_alone_needs_nothing_of_the_other(tmp_path: Path, kind: str) -> None:
     write = write_tiny_bert if kind == "bert" else write_tiny_mpnet
     checkpoint = write(tmp_path / "checkpoint", max_position_embeddings=600)
-    model = export_native(checkpoint)
     with WeightsFile(tmp_path / "fp32.onnx.data") as file:
-        externalize(model, file)
+        model = export_native(checkpoint, file)
     for name, convert_one in (("half_weights", half_weights), ("half_compute", half_compute)):
         directory = tmp_path / name
         directory.mkdir()
