@@ -112,6 +112,7 @@ class Encoder:
                 f"{self.bundle.directory / graph}: its vectors have {self._session.dim} dimensions, "
                 f"the manifest says {self.contract.dim}"
             )
+        self._process = os.getpid()
         self._local = threading.local()
 
     @property
@@ -157,7 +158,7 @@ class Encoder:
         Raises:
             InputError: a text is not what the role takes (the message gives its place), unknown role.
             ShapeError: `out` does not fit.
-            BundleError: the encoder was closed.
+            BundleError: the encoder was closed, or loaded before this process was forked.
         """
         started = time.perf_counter()
         session = self._open_session()
@@ -217,6 +218,13 @@ class Encoder:
     def _open_session(self) -> Session:
         if self._session is None:
             raise BundleError(f"the encoder of {self.bundle.directory} was closed")
+        # A forked child has the session but none of its threads: a run would wait for them for ever, and
+        # so would freeing the session.
+        if self._process != os.getpid():
+            raise BundleError(
+                f"the encoder of {self.bundle.directory} was loaded before this process was forked; load it "
+                "in each process (a server: after the fork), or pickle it to spawned ones"
+            )
         return self._session
 
     def close(self) -> None:

@@ -197,6 +197,26 @@ def test_pickling_keeps_the_options(bundles: dict[str, Bundle]) -> None:
     assert (again.precision, again.token_budget) == ("fp16", 77)
 
 
+def test_a_forked_process_is_told_so_and_does_not_hang(bundles: dict[str, Bundle]) -> None:
+    script = """
+import os, sys
+from paritas import Encoder
+from paritas.errors import BundleError
+encoder = Encoder(sys.argv[1], threads=4)
+encoder.encode(["the river"] * 20, role="query")
+child = os.fork()
+if child == 0:
+    try:
+        encoder.encode(["the river"] * 20, role="query")
+    except BundleError as error:
+        os._exit(0 if "was forked; load it in each process" in str(error) else 2)
+    os._exit(3)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(bundles["tiny-bert"].directory)]
+    subprocess.run(command, check=True, timeout=60)
+
+
 def test_a_closed_encoder_says_so(bundles: dict[str, Bundle]) -> None:
     with Encoder(bundles["tiny-bert"].directory) as encoder:
         pass
