@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -276,13 +277,7 @@ def _chunks(texts: Iterable[Text], size: int) -> Iterator[list[Any]]:
         iterator = iter(texts)
     except TypeError:
         raise InputError(f"texts is {type(texts).__name__}; expected an iterable of strings") from None
-    chunk: list[Any] = []
-    for text in iterator:
-        chunk.append(text)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
+    while chunk := list(islice(iterator, size)):
         yield chunk
 
 

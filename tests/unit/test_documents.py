@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.documents import Document, chunks, read_documents
+from paritas.documents import Document, read_documents
 from paritas.errors import InputError
 
 
@@ -216,11 +216,3 @@ def test_a_document_becomes_a_pair_or_one_text() -> None:
     assert titled.as_text(pair=False) == "Ferries They leave."
     assert plain.as_text(pair=True) == ("", "They leave.")
     assert plain.as_text(pair=False) == "They leave."
-
-
-@pytest.mark.parametrize(("count", "sizes"), [(0, []), (1, [1]), (3, [3]), (4, [3, 1]), (6, [3, 3])])
-def test_chunks_hold_every_document_in_order(count: int, sizes: list[int]) -> None:
-    documents = [Document(str(number), "", "") for number in range(count)]
-    found = list(chunks(documents, 3))
-    assert [len(chunk) for chunk in found] == sizes
-    assert [document for chunk in found for document in chunk] == documents

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from msgspec import Struct
 from tqdm import tqdm
 
 from paritas.cli.options import is_terminal
-from paritas.documents import Document, chunks
+from paritas.documents import Document
 from paritas.engine.encoder import Encoder, EncodeStats
 from paritas.engine.index import ScalarType, VectorIndex
 from paritas.errors import InputError
@@ -30,8 +31,9 @@ def build_index(
     pair = encoder.contract.roles[role].pair
     built = VectorIndex(encoder, dtype=dtype)
     total: EncodeStats | None = None
+    iterator = iter(documents)
     with tqdm(unit=" texts", disable=not is_terminal()) as bar:
-        for chunk in chunks(documents, _CHUNK):
+        while chunk := list(islice(iterator, _CHUNK)):
             vectors = encoder.encode([document.as_text(pair=pair) for document in chunk], role=role)
             built.add(
                 [document.id for document in chunk],
