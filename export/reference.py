@@ -48,8 +48,8 @@ def reference_numpy(
         bias = relative_position_bias(parameters["relative_attention_bias"], network.max_length)
     for index in range(network.layers):
         hidden = _Layer(network, parameters, f"layer.{index}", bias)(hidden, spans)
-    texts = [hidden[span] for span in spans]
-    pooled = [states[0] if contract.pooling == "cls" else states.mean(axis=0) for states in texts]
+    outputs = [hidden[span] for span in spans]
+    pooled = [states[0] if contract.pooling == "cls" else states.mean(axis=0) for states in outputs]
     vectors = np.stack(pooled)
     if contract.normalize:
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
