@@ -34,7 +34,8 @@ demo: $(VENV)/.user
 	$(BIN)/paritas demo
 
 # The second command of the README: PyTorch computes the vectors anew, from the checkpoint.
-proof: $(VENV)/.dev demo
+proof: $(VENV)/.dev
+	$(BIN)/paritas export all-MiniLM-L6-v2 --precision fp32,fp16
 	$(BIN)/paritas verify all-MiniLM-L6-v2 --reference package
 
 test: $(VENV)/.dev

@@ -124,8 +124,7 @@ def search(
     for query, hits in zip(queries, answers, strict=True):
         click.echo(f"{query}")
         for hit in hits:
-            # A plain text has no title to show, and its id is only a line number.
-            shown = f"{hit.title}: {hit.text}" if hit.title else hit.text
+            shown = hit.text if hit.title in ("", hit.id) else f"{hit.title}: {hit.text}"
             line = " ".join(shown.split())
             click.echo(f"  {hit.score:.3f}  {hit.id}  {line[:90]}{'...' if len(line) > 90 else ''}")
 
