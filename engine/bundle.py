@@ -34,6 +34,8 @@ class Contract(Struct, frozen=True, forbid_unknown_fields=True):
     pooling: Pooling
     normalize: bool
     roles: dict[str, Role]
+    settings: dict[str, str] = {}
+    """What of the checkpoint's configuration changes the vectors and shows in no tensor's shape."""
 
 
 class Source(Struct, frozen=True, forbid_unknown_fields=True):
@@ -134,7 +136,7 @@ class Bundle:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of what determines the vectors: weights, tokenizer, pooling, normalisation, roles.
+        """A digest of what determines the vectors: weights, tokenizer and contract.
 
         Bundles of one model agree in it whatever their precision, front-end or age.
         """
@@ -161,9 +163,14 @@ class Bundle:
             raise BundleError(
                 f"{self.directory}: no precision {precision!r}, it has {', '.join(found)}; type: "
                 f"paritas export {self.manifest.model} --precision {','.join([*found, precision])} "
-                f"--out {self.directory}"
+                f"--source {self._source()} --frontend {self.manifest.frontend} --out {self.directory}"
             )
         return found[precision]
+
+    def _source(self) -> str:
+        """The --source that gives the same checkpoint again."""
+        source = self.manifest.source
+        return source.kind if source.kind in ("hub", "package") else f"DIR (its {source.location})"
 
     def verify(self, names: list[str] | None = None) -> None:
         """Check files against their digests.

@@ -9,10 +9,13 @@ time and after any crash, finds one whole index.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -32,8 +35,10 @@ from paritas.registry import Precision
 INDEX = "index.json"
 FORMAT = 1
 
+_GENERATIONS = ("vectors-*.usearch", "texts-*.sqlite", "texts-*.sqlite-journal", f"{INDEX}.*")
+
 Metric = Literal["ip", "cos", "l2sq"]
-ScalarType = Literal["f32", "f16", "bf16", "i8"]
+ScalarType = Literal["f32", "f16", "bf16"]
 
 
 class IndexInfo(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,7 +214,9 @@ class VectorIndex:
         try:
             self._vectors.add(np.array(keys, np.uint64), vectors, threads=available_cpus())
         except BaseException:
-            self._texts.remove(keys)  # a text without its vector would never be found
+            # Neither a text without its vector nor, worse, a vector without its text may stay.
+            self._vectors.remove(np.array(keys, np.uint64))
+            self._texts.remove(keys)
             raise
 
     def remove(self, ids: Sequence[str]) -> None:
@@ -326,13 +333,15 @@ class VectorIndex:
         created = not directory.exists()
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            self._write(directory, info)
+            with _locked(directory):
+                try:
+                    self._write(directory, info)
+                finally:
+                    _remove_generations(directory, keep=_current_generation(directory))
         except (OSError, RuntimeError, sqlite3.Error) as error:
-            _remove_generations(directory, keep=_current_generation(directory))
             if created:
                 _remove_if_empty(directory)
             raise VectorIndexError(f"{directory}: the index cannot be written: {error}") from error
-        _remove_generations(directory, keep=info.generation)
 
     def _write(self, directory: Path, info: IndexInfo) -> None:
         vectors, texts = info.files
@@ -371,7 +380,7 @@ def check_target(directory: Path) -> None:
     Raises:
         VectorIndexError: a file, a directory of other files, or no permission to write there.
     """
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / INDEX).exists():
+    if directory.is_dir() and not (directory / INDEX).exists() and not _holds_only_generations(directory):
         raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
     path = directory.absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
@@ -418,6 +427,22 @@ def _load_vectors(path: Path, info: IndexInfo, *, mmap: bool) -> Any:
     return vectors
 
 
+def _holds_only_generations(directory: Path) -> bool:
+    """Say whether a directory is empty but for what a save, under way or crashed, has written so far."""
+    return all(any(fnmatch(path.name, own) for own in _GENERATIONS) for path in directory.iterdir())
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Let one process at a time save to a directory: each removes the generations that are not its own."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _current_generation(directory: Path) -> str:
     try:
         return _read_info(directory).generation
@@ -427,7 +452,7 @@ def _current_generation(directory: Path) -> str:
 
 def _remove_generations(directory: Path, *, keep: str) -> None:
     """Remove the files of every generation but one: the one replaced, and what crashed saves left."""
-    for pattern in ("vectors-*.usearch", "texts-*.sqlite", "texts-*.sqlite-journal", f"{INDEX}.*"):
+    for pattern in _GENERATIONS:
         for path in directory.glob(pattern):
             if not keep or f"-{keep}." not in path.name:
                 path.unlink(missing_ok=True)

@@ -71,6 +71,8 @@ class TextStore:
                     self._db.executemany("INSERT INTO documents VALUES (?, ?, ?, ?)", rows)
             except sqlite3.IntegrityError as error:
                 raise InputError(f"{self._first_known(ids)}; ids must differ, remove() it first") from error
+            except UnicodeEncodeError as error:
+                raise InputError(f"half a surrogate pair, which is no character: {error}") from error
             except sqlite3.Error as error:
                 raise VectorIndexError(f"the texts cannot be kept: {error}") from error
             self._next_key = keys.stop

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -33,10 +33,9 @@ from paritas.engine.bundle import (
     Variant,
     digest,
 )
-from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
-from paritas.export.certify import certify, save_reference, versions
+from paritas.export.certify import certify_graphs, save_reference, versions
 from paritas.export.checkpoint import read_json
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
@@ -44,7 +43,7 @@ from paritas.export.networks import read_network
 from paritas.export.optimum import export_optimum
 from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
-from paritas.export.sources import CONFIG, POOLING, Checkpoint, open_checkpoint
+from paritas.export.sources import CONFIG, MODULES, POOLING, Checkpoint, open_checkpoint
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 
@@ -127,6 +126,7 @@ class _Build:
             pooling=model.pooling,
             normalize=model.normalize,
             roles=model.roles,
+            settings=_settings(read_json(checkpoint.directory / CONFIG)),
         )
 
     def write(self) -> None:
@@ -142,14 +142,14 @@ class _Build:
         self.manifest(pending)
         certificates = {}
         for precision in self.precisions:
-            with Encoder(self.directory, precision=precision) as encoder:
-                certificates[precision] = certify(
-                    encoder,
-                    chosen,
-                    reference,
-                    bound=self.model.bound(precision),
-                    reference_name=reference_name,
-                )
+            certificates[precision] = certify_graphs(
+                Bundle(self.directory),
+                precision,
+                chosen,
+                reference,
+                bound=self.model.bound(precision),
+                reference_name=reference_name,
+            )
             self.report(f"certified: {precision}")
         self.manifest(certificates)
 
@@ -205,6 +205,12 @@ class _Build:
         return FileEntry(sha256=digest(path), size_bytes=path.stat().st_size)
 
 
+def _settings(config: dict[str, Any]) -> dict[str, str]:
+    """What of config.json changes the vectors of given weights and shows in no tensor's shape."""
+    keys = ("num_attention_heads", "n_heads", "layer_norm_eps", "hidden_act", "activation")
+    return {key: str(config[key]) for key in keys if key in config}
+
+
 def _pending(bound: Bound) -> Certificate:
     figures = Figures(probes=0, max_abs_diff=0.0, min_cosine=0.0, mean_cosine=0.0, worst_probe=0)
     return Certificate("pending", bound, figures, {}, "", {}, "")
@@ -238,17 +244,40 @@ def _check_contract(name: str, model: Model, checkpoint: Checkpoint, frontend: F
 
 
 def _check_pooling(name: str, model: Model, directory: Path) -> None:
-    """sentence-transformers checkpoints state their pooling; the registry must not contradict it."""
-    if not (directory / POOLING).exists():
-        return
-    stated = read_json(directory / POOLING)
-    modes = {key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True}
-    expected = {"cls": "cls_token", "mean": "mean_tokens"}[model.pooling]
-    if modes and modes != {expected}:
-        raise ExportError(
-            f"{directory / POOLING}: the checkpoint pools by {', '.join(sorted(modes))}, the registry's "
-            f"entry of {name} says {model.pooling!r}"
-        )
+    """sentence-transformers checkpoints say what follows the network; the registry must not contradict it."""
+    if (directory / POOLING).exists():
+        modes = _pooling_modes(read_json(directory / POOLING))
+        if modes and modes != {model.pooling}:
+            raise ExportError(
+                f"{directory / POOLING}: the checkpoint pools by {', '.join(sorted(modes))}, the registry's "
+                f"entry of {name} says {model.pooling!r}"
+            )
+    if (directory / MODULES).exists():
+        further = _further_modules(directory / MODULES)
+        if further:
+            raise ExportError(
+                f"{directory / MODULES}: the checkpoint goes on with {', '.join(further)} after pooling, "
+                "which is not exported"
+            )
+
+
+def _pooling_modes(stated: dict[str, Any]) -> set[str]:
+    """Read both forms: flags such as pooling_mode_mean_tokens, and from release 5 on one name or several."""
+    named = stated.get("pooling_mode")
+    if named is not None:
+        return {named} if isinstance(named, str) else set(named)
+    flags = {key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True}
+    short = {"cls_token": "cls", "mean_tokens": "mean"}
+    return {short.get(flag, flag) for flag in flags if f"pooling_mode_{flag}" in stated}
+
+
+def _further_modules(path: Path) -> list[str]:
+    try:
+        modules = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
+    except (OSError, msgspec.DecodeError) as error:
+        raise ExportError(f"{path}: cannot be read: {error}") from error
+    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    return [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
 
 
 def _check_target(target: Path) -> None:
@@ -300,4 +329,4 @@ def _replace(work: Path, target: Path) -> None:
     except BaseException:  # a signal between the two renames must not cost the former bundle either
         former.rename(target)
         raise
-    shutil.rmtree(former)
+    shutil.rmtree(former, ignore_errors=True)  # the new bundle is in place whatever becomes of it

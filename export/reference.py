@@ -181,8 +181,13 @@ def _load_torch(directory: Path) -> tuple[Any, Any]:
         raise MissingExtraError(
             "the PyTorch reference needs torch and transformers; type: pip install 'paritas[optimum]'"
         ) from error
-    model = AutoModel.from_pretrained(directory, local_files_only=True).eval().float()
-    return model, AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    try:
+        # Code that comes with a checkpoint is never run.
+        options = {"local_files_only": True, "trust_remote_code": False}
+        model = AutoModel.from_pretrained(directory, **options).eval().float()
+        return model, AutoTokenizer.from_pretrained(directory, **options)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SourceError(f"{directory}: transformers cannot load it: {error}") from error
 
 
 def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) -> NDArray[np.float32]:

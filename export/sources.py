@@ -30,9 +30,10 @@ from paritas.registry import HubSource, Model, PackageSource, Registry
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
 POOLING = "1_Pooling/config.json"
+MODULES = "modules.json"
 
-# Not needed to export; the first is checked against the registry, the others serve the PyTorch reference.
-_OPTIONAL = (POOLING, "tokenizer_config.json", "special_tokens_map.json")
+# Not needed to export; two are checked against the registry, the others serve the PyTorch reference.
+_OPTIONAL = (POOLING, MODULES, "tokenizer_config.json", "special_tokens_map.json")
 
 _TRIES = 3
 

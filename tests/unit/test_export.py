@@ -654,7 +654,7 @@ def test_a_pooling_that_contradicts_the_checkpoints_own_is_refused(
     }
     (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(stated), encoding="utf-8")
     with pytest.raises(
-        ExportError, match=r"the checkpoint pools by mean_tokens, the registry's entry of mine says 'cls'"
+        ExportError, match=r"the checkpoint pools by mean, the registry's entry of mine says 'cls'"
     ):
         export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=entry(tmp_path))
     registry = entry(tmp_path, pooling="mean")
@@ -677,3 +677,69 @@ def test_pairs_need_a_second_token_type(tmp_path: Path, tiny_registry: Registry)
         SourceError, match=r"tokenizer\.json gives token type 1, and the weights have 1 of them"
     ):
         export_model("tiny-bert", source=str(checkpoint), out=tmp_path / "out", registry=tiny_registry)
+
+
+@pytest.mark.parametrize(
+    ("file", "stated", "fault"),
+    [
+        ("1_Pooling/config.json", {"pooling_mode_cls_token": True, "include_prompt": True}, None),
+        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": True}, None),
+        ("1_Pooling/config.json", {"pooling_mode": "mean"}, "pools by mean"),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "pools by cls, mean"),
+        ("modules.json", [{"type": "a.Transformer"}, {"type": "b.Pooling"}, {"type": "c.Normalize"}], None),
+        (
+            "modules.json",
+            [{"type": "a.Transformer"}, {"type": "b.Pooling"}, {"type": "c.Dense"}],
+            "with Dense",
+        ),
+        ("modules.json", {"not": "a list"}, "cannot be read"),
+    ],
+)
+def test_what_follows_the_network_must_be_what_is_exported(
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    tiny_registry: Registry,
+    file: str,
+    stated: object,
+    fault: str | None,
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    shutil.copytree(checkpoints["tiny-bert"], checkpoint)
+    (checkpoint / file).parent.mkdir(exist_ok=True)
+    (checkpoint / file).write_text(json.dumps(stated), encoding="utf-8")
+
+    def export() -> Bundle:
+        return export_model("tiny-bert", source=str(checkpoint), out=tmp_path / "out", registry=tiny_registry)
+
+    if fault is None:
+        export().verify()
+    else:
+        with pytest.raises(ExportError, match=fault):
+            export()
+
+
+def test_the_graph_for_accelerators_is_certified_too(
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    tiny_registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    convert = exporter.half_compute
+
+    def wrong(model: onnx.ModelProto, directory: Path, weights: WeightsFile) -> onnx.ModelProto:
+        result = convert(model, directory, weights)
+        for node in result.graph.node:
+            if node.op_type == "Softmax":
+                node.op_type = "Identity"
+                del node.attribute[:]
+        return result
+
+    monkeypatch.setattr(exporter, "half_compute", wrong)
+    with pytest.raises(ParityError, match="tiny-bert fp16: smallest cosine"):
+        export_model(
+            "tiny-bert",
+            source=str(checkpoints["tiny-bert"]),
+            precisions=("fp16",),
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )

@@ -66,7 +66,7 @@ def test_a_vector_is_its_own_nearest_in_every_metric(bert: Encoder, metric, best
     assert hits[0].score > hits[1].score
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
 @pytest.mark.parametrize("mmap", [True, False])
 def test_a_saved_index_answers_the_same(bert: Encoder, tmp_path: Path, dtype, mmap: bool) -> None:
     queries = unit_vectors(5, seed=2)
@@ -343,3 +343,43 @@ def test_an_index_json_that_points_elsewhere_is_refused(bert: Encoder, tmp_path:
     path.write_text(path.read_text().replace('"generation": "', '"generation": "../'))
     with pytest.raises(VectorIndexError, match="is no generation"):
         VectorIndex.load(directory)
+
+
+def test_savers_to_one_directory_take_turns(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    indexes = [filled(bert, count) for count in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: index.save(directory), indexes * 3))
+    assert len(list(directory.iterdir())) == 3
+    with VectorIndex.load(directory) as loaded:
+        assert 1 <= len(loaded) <= 8
+
+
+def test_an_interrupted_add_leaves_neither_text_nor_vector(bert: Encoder) -> None:
+    class Interrupted:
+        def __init__(self, vectors) -> None:
+            self.vectors = vectors
+
+        def add(self, keys, vectors, **options) -> None:
+            self.vectors.add(keys[:2], vectors[:2], **options)
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name: str):
+            return getattr(self.vectors, name)
+
+        def __len__(self) -> int:
+            return len(self.vectors)
+
+    index = filled(bert, 5)
+    whole, index._vectors = index._vectors, Interrupted(index._vectors)
+    with pytest.raises(KeyboardInterrupt):
+        index.add(["a", "b", "c"], unit_vectors(3, seed=4))
+    index._vectors = whole
+    assert len(index) == 5
+    assert "a" not in index
+    assert len(index.search(unit_vectors(3, seed=4), 10)[0]) == 5
+
+
+def test_half_a_character_is_no_id(bert: Encoder) -> None:
+    with filled(bert, 3) as index, pytest.raises(InputError, match="half a surrogate pair"):
+        index.add(["\ud83d"], unit_vectors(1))

@@ -136,14 +136,14 @@ def find_or_export(settings: Settings, model: str, precision: Precision) -> str:
     if model not in registry:
         return str(settings.find(model))
     bundle = exported(model)
-    if bundle is not None and precision in bundle.manifest.precisions:
+    if bundle is not None:
+        bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
         return str(bundle.directory)
-    kept = list(bundle.manifest.precisions) if bundle is not None else []
     from paritas.export import export_model
 
-    note(f"{model} was not exported in {precision} yet; doing that first")
+    note(f"{model} was not exported yet; doing that first")
     try:
-        made = export_model(model, precisions=[*kept, precision], registry=registry, report=note)
+        made = export_model(model, precisions=[precision], registry=registry, report=note)
     except ParitasError as error:
         raise BundleError(f"{error} (while exporting {model}; see: paritas export --help)") from error
     return str(made.directory)

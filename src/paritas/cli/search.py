@@ -42,7 +42,7 @@ encode_with = click.option(
 @click.option("--role", default="passage", show_default=True, help="The documents' role.")
 @click.option(
     "--dtype",
-    type=click.Choice(["f32", "f16", "bf16", "i8"]),
+    type=click.Choice(["f32", "f16", "bf16"]),
     default="f32",
     show_default=True,
     help="How the index stores vectors.",
@@ -72,7 +72,7 @@ def index(
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import check_target
 
-    if input_ != "-" and not Path(input_).is_file():
+    if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
         raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(out))
     started = time.perf_counter()
