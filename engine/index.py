@@ -9,12 +9,10 @@ time and after any crash, finds one whole index.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sqlite3
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +24,7 @@ import usearch.index
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from paritas import files
 from paritas.engine.cpus import available_cpus
 from paritas.engine.encoder import Encoder
 from paritas.engine.texts import TextStore
@@ -333,7 +332,8 @@ class VectorIndex:
         created = not directory.exists()
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            with _locked(directory):
+            # Each save removes the generations that are not its own, so one process at a time saves here.
+            with files.locked(directory):
                 try:
                     self._write(directory, info)
                 finally:
@@ -348,14 +348,11 @@ class VectorIndex:
         self._vectors.save(directory / vectors)
         self._texts.save(directory / texts)
         for name in info.files:
-            _sync(directory / name)
+            files.sync(directory / name)
         sizes = {name: (directory / name).stat().st_size for name in info.files}
         info = msgspec.structs.replace(info, sizes_bytes=sizes)
-        partial = directory / f"{INDEX}.{info.generation}"
-        partial.write_bytes(msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n")
-        _sync(partial)
-        partial.replace(directory / INDEX)
-        _sync(directory)
+        content = msgspec.json.format(msgspec.json.encode(info), indent=1) + b"\n"
+        files.replace(directory / INDEX, content, partial=directory / f"{INDEX}.{info.generation}")
 
     def close(self) -> None:
         """Release memory and files."""
@@ -432,17 +429,6 @@ def _holds_only_generations(directory: Path) -> bool:
     return all(any(fnmatch(path.name, own) for own in _GENERATIONS) for path in directory.iterdir())
 
 
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Let one process at a time save to a directory: each removes the generations that are not its own."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _current_generation(directory: Path) -> str:
     try:
         return _read_info(directory).generation
@@ -461,11 +447,3 @@ def _remove_generations(directory: Path, *, keep: str) -> None:
 def _remove_if_empty(directory: Path) -> None:
     if directory.is_dir() and not any(directory.iterdir()):
         directory.rmdir()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

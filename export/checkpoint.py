@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from paritas.errors import MissingExtraError, SourceError
 
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.json"
+POOLING = "1_Pooling/config.json"
+MODULES = "modules.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PYTORCH = "pytorch_model.bin"

@@ -36,14 +36,14 @@ from paritas.engine.bundle import (
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
 from paritas.export.certify import certify_graphs, save_reference, versions
-from paritas.export.checkpoint import read_json
+from paritas.export.checkpoint import CONFIG, MODULES, POOLING, read_json
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
 from paritas.export.networks import read_network
 from paritas.export.optimum import export_optimum
 from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
-from paritas.export.sources import CONFIG, MODULES, POOLING, Checkpoint, open_checkpoint
+from paritas.export.sources import Checkpoint, open_checkpoint
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 

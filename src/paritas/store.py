@@ -2,7 +2,7 @@
 
 $PARITAS_HOME, or the user's data folder
 ├── bundles/<model id>/     what `paritas export` writes unless told otherwise
-└── pins.json               digests recorded by first exports, see export/sources.py
+└── pins.json               digests recorded by first exports, see export/pins.py
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, RegistryError
 from paritas.export import export_model
 from paritas.registry import Model, Registry, Role
+from tests.unit.files import change_byte
 from tests.unit.tiny import write_tiny_bert
 
 FP32 = ["tokenizer.json", "model.fp32.onnx", "model.fp32.onnx.data"]
@@ -30,12 +31,6 @@ LOADED = [("fp32", name) for name in FP32] + [("fp16", name) for name in FP16]
 def copy(bundles: dict[str, Bundle], tmp_path: Path) -> Path:
     """A bundle in both precisions that the test may break."""
     return shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "bert.bundle")
-
-
-def change_byte(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
 
 
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -1,0 +1,88 @@
+"""Whether a checkpoint is the one that is meant: digests of the registry, or of the first export.
+
+Where the registry knows no digests, the first export of a revision records what it saw in the store's
+pins.json and later ones must match, as ssh does with host keys.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import msgspec
+
+from paritas import files, store
+from paritas.errors import SourceError
+from paritas.export.checkpoint import CONFIG, TOKENIZER
+from paritas.registry import Model
+
+_Pins = dict[str, dict[str, str]]
+
+
+def check_registry(name: str, model: Model, digests: dict[str, str], directory: Path) -> None:
+    """Compare with what the registry says of this model.
+
+    Args:
+        name: the model's registry id.
+        model: its registry entry.
+        digests: sha256 by file name, of what lies in `directory`.
+        directory: the checkpoint's.
+
+    Raises:
+        SourceError: a digest differs, or the weights are in another file than the registry knows.
+    """
+    for file, expected in model.digests.items():
+        if file in digests and digests[file] != expected:
+            raise SourceError(
+                f"{directory / file}: sha256 {digests[file]}, the registry expects {expected} for {name}; "
+                "fetch it again, or give a checkpoint of your own an entry of its own (--registry)"
+            )
+    # Where the registry knows the weights, another file of them has no digest and is no match.
+    known = model.digests.keys() - {CONFIG, TOKENIZER}
+    unknown = digests.keys() - {CONFIG, TOKENIZER} - known
+    if known and unknown:
+        raise SourceError(
+            f"{directory}: the registry knows the weights of {name} by {', '.join(sorted(known))}; "
+            f"found {', '.join(sorted(unknown))}"
+        )
+
+
+def check_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
+    """Compare with what the first export of this revision saw, or record it if this is the first.
+
+    Raises:
+        SourceError: a digest differs, or the record cannot be read or written.
+    """
+    path = store.home() / "pins.json"
+    key = f"{name}@{revision}"
+    pins = _read(path)
+    if key not in pins:
+        pins = _record(path, key, digests)
+    for file, expected in pins[key].items():
+        if digests.get(file) != expected:
+            raise SourceError(
+                f"{directory / file}: sha256 {digests.get(file)}, the first export of {key} recorded "
+                f"{expected}; fetch it again, or remove the entry from {path} if the change is meant"
+            )
+
+
+def _read(path: Path) -> _Pins:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Pins) if path.exists() else {}
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error
+
+
+def _record(path: Path, key: str, digests: dict[str, str]) -> _Pins:
+    """Add an entry, unless another export was there first; return all there are."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(path.parent):
+            pins = _read(path)
+            if key not in pins:
+                pins[key] = digests
+                content = json.dumps(pins, indent=2, sort_keys=True) + "\n"
+                files.replace(path, content.encode(), partial=path.with_suffix(".partial"))
+            return pins
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written: {error}") from error

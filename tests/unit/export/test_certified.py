@@ -1,0 +1,132 @@
+"""A graph that is wrong anywhere makes no bundle."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from paritas.errors import ParityError
+from paritas.export import export_model, exporter
+from paritas.export.weights_file import WeightsFile
+from paritas.registry import (
+    Registry,
+)
+from tests.unit.export.entries import BOTH, entry
+from tests.unit.export.faults import ONE_WEIGHT, Fault, let_native_be_wrong, with_attribute, with_constant
+from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
+
+
+def test_vectors_outside_the_bound_make_no_bundle(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    registry = entry(tmp_path, bounds="{fp32: {max_abs_diff: 0}}")
+    out = tmp_path / "new" / "out"
+    with pytest.raises(
+        ParityError,
+        match=r"^mine fp32: largest difference \S+ > 0 over 23 probes \(worst: #\d+, role query, '.*\)$",
+    ):
+        export_model("mine", source=str(checkpoints["tiny-bert"]), out=out, registry=registry)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_one_precision_outside_its_bound_takes_the_other_with_it(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    registry = entry(tmp_path, bounds="{fp16: {min_cosine: 1, max_abs_diff: 0}}")
+    out = tmp_path / "new" / "out"
+    with pytest.raises(
+        ParityError,
+        match=r"^mine fp16: largest difference \S+ > 0 and smallest cosine \S+ < 1 over 23 probes",
+    ):
+        export_model(
+            "mine", source=str(checkpoints["tiny-bert"]), precisions=BOTH, out=out, registry=registry
+        )
+    assert list(out.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        pytest.param("tiny-bert", ONE_WEIGHT, id="bert: one weight"),
+        pytest.param("tiny-mpnet", ONE_WEIGHT, id="mpnet: one weight"),
+        pytest.param("tiny-bert", with_attribute("Gelu", approximate="tanh"), id="bert: gelu by tanh"),
+        pytest.param("tiny-bert", with_attribute("LayerNormalization", epsilon=1e-5), id="bert: epsilon"),
+        pytest.param("tiny-mpnet", with_attribute("LayerNormalization", epsilon=1e-12), id="mpnet: epsilon"),
+        pytest.param(
+            "tiny-bert",
+            with_constant("position_embeddings", lambda table: np.roll(table, 1, axis=0)),
+            id="bert: positions from 1",
+        ),
+        pytest.param(
+            "tiny-mpnet",
+            with_constant("position_embeddings", lambda table: np.roll(table, 1, axis=0)),
+            id="mpnet: positions from 1",
+        ),
+        pytest.param(
+            "tiny-bert",
+            with_constant("token_type_embeddings", lambda table: table[[0, 0]]),
+            id="bert: one token type",
+        ),
+        pytest.param(
+            "tiny-bert",
+            with_constant("layer.0.query.weight", lambda weight: weight * np.sqrt(8)),
+            id="bert: scores not scaled",
+        ),
+        pytest.param(
+            "tiny-mpnet",
+            with_constant("relative_bias.by_distance", lambda table: table[:, ::-1]),
+            id="mpnet: distances the other way",
+        ),
+        pytest.param(
+            "tiny-mpnet", with_constant("layer.1.value.bias", np.zeros_like), id="mpnet: a bias left out"
+        ),
+    ],
+)
+def test_a_graph_with_a_fault_is_found_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_registry: Registry, name: str, fault: Fault
+) -> None:
+    write = write_tiny_bert if name == "tiny-bert" else write_tiny_mpnet
+    checkpoint = write(tmp_path / "checkpoint")
+    # Embeddings as small as trained ones, where an epsilon counts.
+    weights = load_file(checkpoint / "model.safetensors")
+    for key in weights:
+        if key.endswith("_embeddings.weight"):
+            weights[key] *= np.float32(0.05)
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "new" / "out"
+    export_model(name, source=str(checkpoint), out=out, registry=tiny_registry)
+    shutil.rmtree(out)
+    let_native_be_wrong(monkeypatch, fault)
+    with pytest.raises(ParityError, match=f"^{name} fp32: largest difference .* > 1e-05 over"):
+        export_model(name, source=str(checkpoint), out=out, registry=tiny_registry)
+    assert list(out.parent.iterdir()) == []
+
+
+def test_the_graph_for_accelerators_is_certified_too(
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    tiny_registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    convert = exporter.half_compute
+
+    def wrong(model: onnx.ModelProto, directory: Path, weights: WeightsFile) -> onnx.ModelProto:
+        result = convert(model, directory, weights)
+        for node in result.graph.node:
+            if node.op_type == "Softmax":
+                node.op_type = "Identity"
+                del node.attribute[:]
+        return result
+
+    monkeypatch.setattr(exporter, "half_compute", wrong)
+    with pytest.raises(ParityError, match="tiny-bert fp16: smallest cosine"):
+        export_model(
+            "tiny-bert",
+            source=str(checkpoints["tiny-bert"]),
+            precisions=("fp16",),
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
