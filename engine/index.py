@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -98,7 +98,15 @@ class VectorIndex:
             connectivity: neighbours a node; the HNSW paper's M (Malkov and Yashunin, arXiv:1603.09320).
             expansion_add: candidates while adding; the paper's efConstruction.
             expansion_search: candidates while searching; the paper's ef.
+
+        Raises:
+            InputError: an unknown dtype or metric, or a number out of its range.
         """
+        _check_choice("dtype", dtype, ScalarType)
+        _check_choice("metric", metric, Metric)
+        _check_least("connectivity", connectivity, 2)
+        _check_least("expansion_add", expansion_add, 1)
+        _check_least("expansion_search", expansion_search, 1)
         self.info = IndexInfo(
             format=FORMAT,
             model=encoder.bundle.manifest.model,
@@ -122,7 +130,7 @@ class VectorIndex:
             expansion_search=expansion_search,
         )
         self._texts = TextStore()
-        self._read_only = False
+        self._read_only = self._closed = False
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, mmap: bool = True) -> VectorIndex:
@@ -137,22 +145,31 @@ class VectorIndex:
             VectorIndexError: no index there, or a damaged one.
         """
         directory = Path(path)
-        info = _read_info(directory)
-        # A save by another process may remove this generation between the two reads: look again.
-        if not all((directory / name).exists() for name in info.files):
+        while True:
             info = _read_info(directory)
+            try:
+                return cls._open(directory, info, mmap=mmap)
+            except VectorIndexError:
+                # A save by another process removes the former generation, perhaps just now: look again.
+                if _read_info(directory).generation == info.generation:
+                    raise
+
+    @classmethod
+    def _open(cls, directory: Path, info: IndexInfo, *, mmap: bool) -> VectorIndex:
         _check_sizes(directory, info)
         index = cls.__new__(cls)
         index.info = info
         index._vectors = _load_vectors(directory / info.files[0], info, mmap=mmap)
         index._texts = TextStore(directory / info.files[1], read_only=mmap)
-        index._read_only = mmap
+        index._read_only, index._closed = mmap, False
         return index
 
     def __len__(self) -> int:
+        self._check_open()
         return len(self._vectors)
 
     def __contains__(self, name: object) -> bool:
+        self._check_open()
         try:
             return bool(self._texts.keys([str(name)]))
         except InputError:
@@ -207,8 +224,9 @@ class VectorIndex:
             wrong = next((value for value in values if not isinstance(value, str)), None)
             if wrong is not None:
                 raise InputError(f"{name} {wrong!r} is {type(wrong).__name__}; expected a string")
-        if not ids:
+        if not len(ids):
             return
+        ids, titles, texts = ([str(value) for value in values] for values in (ids, titles, texts))  # np.str_
         keys = self._texts.add(ids, titles, texts)
         try:
             self._vectors.add(np.array(keys, np.uint64), vectors, threads=available_cpus())
@@ -272,6 +290,7 @@ class VectorIndex:
 
     def sample(self, count: int, *, seed: int = 0) -> NDArray[np.float32]:
         """Return some of the stored vectors, float32, (count, dim), or all where there are fewer."""
+        self._check_open()
         keys = np.array(self._vectors.keys[: len(self)], np.uint64)
         chosen = np.random.default_rng(seed).permutation(keys)[:count]
         if not len(chosen):
@@ -281,6 +300,7 @@ class VectorIndex:
     def _nearest(
         self, vectors: NDArray[np.float32], k: int, *, exact: bool
     ) -> list[tuple[list[int], list[float]]]:
+        self._check_open()
         vectors = self._checked(vectors)
         if k < 1:
             raise InputError(f"k is {k}; expected 1 or more")
@@ -315,7 +335,12 @@ class VectorIndex:
             raise InputError(f"vector {row} holds NaN or infinite values")
         return np.ascontiguousarray(found)
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise VectorIndexError("the index was closed")
+
     def _check_writeable(self) -> None:
+        self._check_open()
         if self._read_only:
             raise VectorIndexError("the index was opened read-only; open it with load(path, mmap=False)")
 
@@ -326,6 +351,7 @@ class VectorIndex:
             VectorIndexError: as `check_target`; or it cannot be written (a full disk), and what was
                 written is removed.
         """
+        self._check_open()
         directory = Path(path)
         check_target(directory)
         info = msgspec.structs.replace(self.info, count=len(self), generation=uuid.uuid4().hex[:12])
@@ -336,8 +362,10 @@ class VectorIndex:
             with files.locked(directory):
                 try:
                     self._write(directory, info)
-                finally:
-                    _remove_generations(directory, keep=_current_generation(directory))
+                except BaseException:
+                    _remove_unpublished(directory, info.generation)
+                    raise
+                _remove_generations(directory, keep=info.generation)
         except (OSError, RuntimeError, sqlite3.Error) as error:
             if created:
                 _remove_if_empty(directory)
@@ -356,6 +384,7 @@ class VectorIndex:
 
     def close(self) -> None:
         """Release memory and files."""
+        self._closed = True
         self._vectors.reset()
         self._texts.close()
 
@@ -429,18 +458,34 @@ def _holds_only_generations(directory: Path) -> bool:
     return all(any(fnmatch(path.name, own) for own in _GENERATIONS) for path in directory.iterdir())
 
 
-def _current_generation(directory: Path) -> str:
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise InputError(f"unknown {name} {value!r}; expected one of {', '.join(get_args(choices))}")
+
+
+def _check_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise InputError(f"{name} is {value}; expected {least} or more")
+
+
+def _remove_unpublished(directory: Path, generation: str) -> None:
+    """Remove what a failed save wrote, unless it failed after index.json named it, or that cannot be told."""
     try:
-        return _read_info(directory).generation
-    except VectorIndexError:
-        return ""
+        published = (directory / INDEX).read_bytes()
+    except FileNotFoundError:
+        published = b""
+    except OSError:
+        return
+    if generation.encode() not in published:
+        for path in directory.glob(f"*{generation}*"):
+            path.unlink(missing_ok=True)
 
 
 def _remove_generations(directory: Path, *, keep: str) -> None:
     """Remove the files of every generation but one: the one replaced, and what crashed saves left."""
     for pattern in _GENERATIONS:
         for path in directory.glob(pattern):
-            if not keep or f"-{keep}." not in path.name:
+            if f"-{keep}." not in path.name:
                 path.unlink(missing_ok=True)
 
 

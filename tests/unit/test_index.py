@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from paritas.engine import index as index_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.index import INDEX, VectorIndex
+from paritas.engine.index import INDEX, IndexInfo, VectorIndex
 from paritas.errors import InputError, ShapeError, VectorIndexError
 
 
@@ -252,7 +256,7 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         elif point == "texts":
             module.TextStore.save = die
         elif point == "sync":
-            module._sync = die
+            module.files.sync = die
         else:
             Path.replace = die
         index.save(sys.argv[2])
@@ -301,6 +305,122 @@ def test_a_full_disk_leaves_the_old_index_or_nothing(
         assert len(VectorIndex.load(directory)) == 5
     else:
         assert not directory.exists()
+
+
+SAVE_AND_FAIL = """
+import errno, json, os, sys
+from pathlib import Path
+import numpy as np
+from paritas import Encoder, VectorIndex, files
+from paritas.errors import VectorIndexError
+
+directory, fault = Path(sys.argv[2]), sys.argv[3]
+index = VectorIndex(Encoder(sys.argv[1]))
+index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
+if fault == "newer":
+    info = json.loads((directory / "index.json").read_text())
+    (directory / "index.json").write_text(json.dumps(info | {"format": 2}))
+if fault == "published":
+    sync = files.sync
+    def fail(path):
+        if path == directory:  # the last step, when index.json names the new generation already
+            raise OSError(errno.EIO, "no")
+        sync(path)
+    files.sync = fail
+else:
+    def fail(*args, **kwargs):
+        if fault == "unreadable":
+            read = Path.read_bytes
+            Path.read_bytes = lambda path: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many"))
+        raise OSError(errno.ENOSPC, "full")
+    files.replace = fail
+try:
+    index.save(directory)
+except VectorIndexError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("fault", "kept"), [("full", 5), ("newer", 5), ("unreadable", 5), ("published", 9)])
+def test_a_save_that_fails_removes_no_generation_but_its_own(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, fault: str, kept: int
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    arguments = [str(bundles["tiny-bert"].directory), str(directory), fault]
+    run = subprocess.run(
+        [sys.executable, "-c", SAVE_AND_FAIL, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "the index cannot be written" in run.stdout
+    if fault == "newer":
+        info = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        (directory / INDEX).write_text(json.dumps(info | {"format": 1}), encoding="utf-8")
+    with VectorIndex.load(directory) as index:
+        assert len(index) == kept
+    if fault in ("full", "newer"):
+        assert len(list(directory.iterdir())) == 3, "nothing half-written stays"
+
+
+def test_a_load_looks_again_where_a_save_came_between(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    check, saves = index_module._check_sizes, [filled(bert, 6), filled(bert, 7)]
+
+    def saved_just_before(path: Path, info: IndexInfo) -> None:
+        if saves:
+            saves.pop(0).save(directory)
+        check(path, info)
+
+    monkeypatch.setattr(index_module, "_check_sizes", saved_just_before)
+    with VectorIndex.load(directory) as index:
+        assert len(index) == 7
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "i8"}, "unknown dtype 'i8'; expected one of f32, f16, bf16"),
+        ({"dtype": "zz"}, "unknown dtype 'zz'"),
+        ({"metric": "hamming"}, "unknown metric 'hamming'; expected one of ip, cos, l2sq"),
+        ({"connectivity": -1}, "connectivity is -1; expected 2 or more"),
+        ({"expansion_add": 0}, "expansion_add is 0; expected 1 or more"),
+        ({"expansion_search": 0}, "expansion_search is 0; expected 1 or more"),
+    ],
+)
+def test_options_that_could_not_be_loaded_again_are_refused(
+    bert: Encoder, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        VectorIndex(bert, **options)
+
+
+def test_a_closed_index_says_so(bert: Encoder, tmp_path: Path) -> None:
+    index = filled(bert, 3)
+    index.close()
+    uses: list[Callable[[], object]] = [
+        lambda: index.search(unit_vectors(1), 1),
+        lambda: len(index),
+        lambda: "doc-0" in index,
+        lambda: index.add(["a"], unit_vectors(1)),
+        lambda: index.remove(["doc-0"]),
+        lambda: index.sample(1),
+        lambda: index.save(tmp_path / "index"),
+    ]
+    for use in uses:
+        with pytest.raises(VectorIndexError, match="the index was closed"):
+            use()
+    index.close()
+
+
+def test_ids_and_texts_may_be_numpys(bert: Encoder) -> None:
+    with VectorIndex(bert) as index:
+        vectors = unit_vectors(2)
+        index.add(np.array(["a", "b"]), vectors, texts=np.array(["first", "second"]))
+        hit = index.search(vectors[1:], 1)[0][0]
+        assert (hit.id, hit.text) == ("b", "second")
+        assert type(hit.id) is str
 
 
 def test_a_foreign_directory_is_not_written_into(bert: Encoder, tmp_path: Path) -> None:
