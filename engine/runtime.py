@@ -6,10 +6,14 @@ and the last one installed silently wins.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +78,10 @@ PROVIDERS = {
     "qnn": "QNNExecutionProvider",
 }
 
+_NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+# FP32 on CUDA is TF32 unless told otherwise: factors of 10 bits, which no FP32 certificate allows.
+_PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+
 
 def provider_name(provider: str) -> str:
     """Return onnxruntime's name of a provider that can run here.
@@ -89,7 +97,7 @@ def provider_name(provider: str) -> str:
         raise ProviderError(f"unknown provider {provider!r}{did_you_mean(provider, PROVIDERS)}")
     available = onnxruntime.get_available_providers()
     if name not in available:
-        extra = "gpu" if name in ("CUDAExecutionProvider", "TensorrtExecutionProvider") else None
+        extra = "gpu" if name in _NVIDIA else None
         mend = (
             "type: pip uninstall -y onnxruntime && pip install 'paritas[gpu]'"
             if extra
@@ -100,6 +108,21 @@ def provider_name(provider: str) -> str:
             f"{onnxruntime.__version__}, which has {', '.join(available)}; {mend}"
         )
     return name
+
+
+_sessions: WeakSet[Session] = WeakSet()
+
+
+def _keep_in_child() -> None:
+    """Let no forked child free its parent's sessions: it would wait for ever for threads it does not have.
+
+    A reference that nobody gives back outlives even the interpreter's exit.
+    """
+    for session in list(_sessions):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))
+
+
+os.register_at_fork(after_in_child=_keep_in_child)
 
 
 class Session:
@@ -118,12 +141,16 @@ class Session:
             BundleError: onnxruntime cannot load the graph.
         """
         name = provider_name(provider)
+        if name in _NVIDIA:
+            # The gpu extra's CUDA and cuDNN lie in site-packages, where the loader does not look by itself.
+            with contextlib.redirect_stdout(sys.stderr):
+                onnxruntime.preload_dlls()
         fallback = [] if name == PROVIDERS["cpu"] else [PROVIDERS["cpu"]]
         try:
             self._session = onnxruntime.InferenceSession(
                 str(graph),
                 _options(threads),
-                providers=[name, *fallback],
+                providers=[(name, _PROVIDER_OPTIONS.get(name, {})), *fallback],
                 # On CPU the fused SkipLayerNormalization is about ten times slower than the Add and the
                 # LayerNormalization it replaces: 1.13x tokens/s without it at 32 texts of 16 tokens.
                 disabled_optimizers=["SkipLayerNormFusion"] if name == PROVIDERS["cpu"] else None,
@@ -136,6 +163,7 @@ class Session:
                 f"provider {provider!r} ({name}) is installed but does not start here; check the driver "
                 "and that its libraries can be found (onnxruntime's message is above)"
             )
+        _sessions.add(self)
         self.input_names = frozenset(value.name for value in self._session.get_inputs())
         self.output_name: str = self._session.get_outputs()[0].name
         self.dim: int | str | None = self._session.get_outputs()[0].shape[-1]

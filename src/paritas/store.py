@@ -12,7 +12,7 @@ from pathlib import Path
 
 import platformdirs
 
-from paritas.errors import BundleError
+from paritas.errors import BundleError, RegistryError, did_you_mean
 from paritas.registry import load_registry
 
 ENVIRONMENT_VARIABLE = "PARITAS_HOME"
@@ -40,11 +40,13 @@ def find(model: str | os.PathLike[str]) -> Path:
     """
     name = os.fspath(model)
     looks_like_path = os.sep in name or (os.altsep or os.sep) in name or name in (".", "..")
-    if not looks_like_path and (bundle_path(name) / "manifest.json").exists():
-        return bundle_path(name)
+    if not looks_like_path:
+        if (bundle_path(name) / "manifest.json").exists():
+            return bundle_path(name)
+        if name in load_registry():
+            raise BundleError(f"{name} was not exported yet; type: paritas export {name}")
     if Path(name).is_dir():
         return Path(name)
     if looks_like_path:
         raise BundleError(f"{name}: no such bundle directory")
-    load_registry()[name]  # an unknown id ends here, with the nearest name
-    raise BundleError(f"{name} was not exported yet; type: paritas export {name}")
+    raise RegistryError(f"unknown model {name!r}{did_you_mean(name, load_registry())}")

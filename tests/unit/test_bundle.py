@@ -309,3 +309,16 @@ def test_find_offers_the_nearest_name_for_an_unknown_id() -> None:
 def test_find_says_what_to_type_for_an_id_that_was_not_exported() -> None:
     with pytest.raises(BundleError, match="not exported yet; type: paritas export all-MiniLM-L6-v2"):
         store.find("all-MiniLM-L6-v2")
+
+
+def test_a_folder_of_the_same_name_does_not_hide_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as a clone of the hub's repository in the working directory."""
+    (tmp_path / "all-MiniLM-L6-v2").mkdir()
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="not exported yet"):
+        store.find("all-MiniLM-L6-v2")
+    assert store.find("./all-MiniLM-L6-v2") == Path("all-MiniLM-L6-v2")
+    assert store.find("mine") == Path("mine")
