@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -105,9 +106,14 @@ def environment() -> dict[str, Any]:
     }
 
 
+def cpu_slug(cpu: str) -> str:
+    """Return a CPU's name as a part of a file's: "Intel(R) Xeon(R) Processor @ 2.50GHz" is "intel-xeon"."""
+    return "-".join(re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", cpu).lower().split())
+
+
 def save(name: str, result: dict[str, Any]) -> Path:
-    """Write a result where the README's figures are read from; return its path."""
+    """Write a result, a file for each kind of CPU, where the README looks for it; return its path."""
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / f"{name}-{cpu_slug(result['cpu'])}.json"
     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return path
