@@ -64,19 +64,19 @@ class Encoder:
 
     def __init__(
         self,
-        model: str | os.PathLike[str],
+        model: str | os.PathLike[str] | Bundle,
         *,
         precision: Precision = "fp32",
         provider: str = "cpu",
         threads: int | None = None,
         token_budget: int | None = None,
         max_padding: float | None = None,
-        _graph: str | None = None,
     ) -> None:
         """Load a bundle, its files checked against their digests.
 
         Args:
-            model: a registry id whose bundle was exported, or a bundle directory.
+            model: a registry id whose bundle was exported, a bundle directory, or a bundle already opened,
+                whose files are not checked a second time if its `verify` was called.
             precision: "fp32" or "fp16".
             provider: "cpu", "cuda" or another by name; run there or raise, never fall back.
             threads: threads inside one batch; the CPUs this process may use where None.
@@ -96,16 +96,15 @@ class Encoder:
             "threads": threads,
             "token_budget": token_budget,
             "max_padding": max_padding,
-            "_graph": _graph,
         }
-        self.bundle = Bundle(store.find(model))
+        self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
         self.precision: Precision = precision
         self.token_budget = token_budget if token_budget is not None else (512 if on_cpu else 16_384)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(precision)
-        # Certificates try the graph for accelerators on the CPU.
-        graph = _graph or (variant.cpu_graph if on_cpu else variant.graph)
-        self.bundle.verify([TOKENIZER, graph, *variant.files])
+        graph = variant.cpu_graph if on_cpu else variant.graph
+        names = [TOKENIZER, graph, *variant.files]
+        self.bundle.verify([name for name in names if name not in self.bundle.verified])
         self.contract: Contract = self.bundle.manifest.contract
         self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
         self._session: Session | None = Session(
@@ -272,10 +271,10 @@ def _check_options(
 
 
 def _chunks(texts: Iterable[Text], size: int) -> Iterator[list[Any]]:
-    if isinstance(texts, (str, bytes)):
-        raise InputError("texts is a single string; expected several, as in encode([text], role=...)")
     if isinstance(texts, np.ndarray):
         texts = texts.tolist()
+    if isinstance(texts, (str, bytes)):
+        raise InputError("texts is a single string; expected several, as in encode([text], role=...)")
     try:
         iterator = iter(texts)
     except TypeError:

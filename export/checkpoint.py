@@ -18,6 +18,7 @@ from paritas.errors import MissingExtraError, SourceError
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
+TOKENIZER_CONFIG = "tokenizer_config.json"
 POOLING = "1_Pooling/config.json"
 MODULES = "modules.json"
 SAFETENSORS = "model.safetensors"

@@ -6,10 +6,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,7 +25,6 @@ from paritas.engine.bundle import (
     TOKENIZER,
     Bundle,
     Certificate,
-    Contract,
     Figures,
     FileEntry,
     Manifest,
@@ -33,27 +32,29 @@ from paritas.engine.bundle import (
     Variant,
     digest,
 )
+from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
-from paritas.export.certify import certify_graphs, save_reference, versions
-from paritas.export.checkpoint import CONFIG, MODULES, POOLING, read_json
+from paritas.export.certify import certify, save_reference, versions, worse
+from paritas.export.contract import Frontend, contract_of
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
-from paritas.export.networks import read_network
 from paritas.export.optimum import export_optimum
+from paritas.export.pins import record_pins
 from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
+from paritas.export.rounding import rounded
 from paritas.export.sources import Checkpoint, open_checkpoint
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
-
-Frontend = Literal["native", "optimum"]
 
 _FILES: dict[Precision, tuple[str, str, str]] = {
     # graph, graph for CPUs, weights
     "fp32": ("model.fp32.onnx", "model.fp32.onnx", "model.fp32.onnx.data"),
     "fp16": ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.onnx.data"),
 }
+# What stands in for an accelerator while FP16 is certified; it does not stay in the bundle.
+_ROUNDED = "model.fp16.rounded.onnx"
 
 
 def export_model(
@@ -95,11 +96,12 @@ def export_model(
     _check_target(target)
     with open_checkpoint(name, model, source) as checkpoint, _workplace(target) as work:
         report(f"{name}: {checkpoint.kind} {checkpoint.location} {checkpoint.revision or ''}".rstrip())
-        _check_contract(name, model, checkpoint, frontend)
         try:
             _Build(name, model, checkpoint, frontend, precisions, work, report).write()
         except BundleError as error:
             raise ExportError(f"{name}: the exported graph does not run: {error}") from error
+        if checkpoint.kind != "directory":
+            record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
         _replace(work, target)
     return Bundle(target)
 
@@ -120,38 +122,31 @@ class _Build:
         self.name, self.model, self.checkpoint, self.frontend = name, model, checkpoint, frontend
         self.precisions = [precision for precision in PRECISIONS if precision in precisions]
         self.directory, self.report = directory, report
-        self.contract = Contract(
-            network=model.network,
-            dim=model.dim,
-            pooling=model.pooling,
-            normalize=model.normalize,
-            roles=model.roles,
-            settings=_settings(read_json(checkpoint.directory / CONFIG)),
-        )
+        self.entries: dict[str, FileEntry] = {}
+        self.contract = contract_of(name, model, checkpoint.directory, frontend)
 
     def write(self) -> None:
         shutil.copyfile(self.checkpoint.directory / TOKENIZER, self.directory / TOKENIZER)
-        self.report(f"graph: {self.frontend} front-end")
-        self.graphs()
         chosen = probes(self.model.roles)
+        self.report(f"graph: {self.frontend} front-end")
         self.report(f"reference: {len(chosen)} probes through the checkpoint")
-        reference, reference_name = self.reference(chosen)
-        save_reference(self.directory, chosen, reference)
-        # The engine only loads what a manifest vouches for, so one is written before the certificates.
-        pending = {precision: _pending(self.model.bound(precision)) for precision in self.precisions}
-        self.manifest(pending)
-        certificates = {}
-        for precision in self.precisions:
-            certificates[precision] = certify_graphs(
-                Bundle(self.directory),
-                precision,
-                chosen,
-                reference,
-                bound=self.model.bound(precision),
-                reference_name=reference_name,
+        with ThreadPoolExecutor(1) as pool:
+            # Digests, and much of the reference, are work for one core: 3 s less of 18 side by side.
+            tokenizer = Tokenizer(self.directory / TOKENIZER, self.contract.roles)
+            judging = pool.submit(
+                reference_numpy, self.checkpoint.directory, self.contract, tokenizer, chosen
             )
+            self.graphs()
+            for precision in self.precisions:
+                self.entry(_FILES[precision][2])
+        reference, reference_name = self.reference(chosen, judging)
+        save_reference(self.directory, chosen, reference)
+        certificates: dict[Precision, Certificate] = {}
+        for precision in self.precisions:
+            certificates[precision] = self.certify(precision, chosen, reference, reference_name)
             self.report(f"certified: {precision}")
-        self.manifest(certificates)
+        (self.directory / _ROUNDED).unlink(missing_ok=True)
+        self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
 
     def graphs(self) -> None:
         export = export_native if self.frontend == "native" else export_optimum
@@ -163,25 +158,51 @@ class _Build:
             graph16, cpu_graph16, weights16 = _FILES["fp16"]
             with WeightsFile(self.directory / weights16) as file:
                 _save(half_weights(model, self.directory, file), self.directory / cpu_graph16)
-                _save(half_compute(model, self.directory, file), self.directory / graph16)
+                half = half_compute(model, self.directory, file)
+            _save(half, self.directory / graph16)
+            _save(rounded(half), self.directory / _ROUNDED)
         if "fp32" not in self.precisions:
             (self.directory / graph).unlink()
             (self.directory / weights).unlink()
 
-    def reference(self, chosen: list[Probe]) -> tuple[NDArray[np.float32], str]:
-        if self.frontend == "native":
-            tokenizer = Tokenizer(self.directory / TOKENIZER, self.contract.roles)
-            vectors = reference_numpy(self.checkpoint.directory, self.contract, tokenizer, chosen)
-            return vectors, "NumPy float64"
-        return reference_torch(self.checkpoint.directory, self.contract, chosen), "PyTorch float32"
+    def reference(
+        self, chosen: list[Probe], judging: Future[NDArray[np.float32]]
+    ) -> tuple[NDArray[np.float32], str]:
+        try:
+            return judging.result(), "NumPy float64"
+        except ExportError:  # a network, or an option of one, that is not implemented here
+            # Not beside the optimum front-end, which patches transformers while it traces.
+            return reference_torch(self.checkpoint.directory, self.contract, chosen), "PyTorch float32"
 
-    def manifest(self, certificates: dict[Precision, Certificate]) -> None:
-        variants: dict[Precision, Variant] = {}
+    def certify(
+        self,
+        precision: Precision,
+        chosen: list[Probe],
+        reference: NDArray[np.float32],
+        reference_name: str,
+    ) -> Certificate:
+        """Run each graph of a precision, what accelerators make of theirs too; the worse one counts."""
+        bound = self.model.bound(precision)
+        found = []
+        for cpu_graph in [None, _ROUNDED] if precision == "fp16" else [None]:
+            # The engine loads only what a manifest vouches for, so each run has one of its own.
+            self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
+            bundle = Bundle(self.directory)
+            bundle.verified.update(bundle.manifest.files)  # whose digests were taken a moment ago
+            with Encoder(bundle, precision=precision) as encoder:
+                found.append(certify(encoder, chosen, reference, bound=bound, reference_name=reference_name))
+        return worse(*found)
+
+    def variant(
+        self, precision: Precision, certificate: Certificate, cpu_graph: str | None = None
+    ) -> Variant:
+        graph, own_cpu_graph, weights = _FILES[precision]
+        return Variant(graph, cpu_graph or own_cpu_graph, [weights], certificate)
+
+    def manifest(self, variants: dict[Precision, Variant]) -> None:
         names = [TOKENIZER, PROBES, REFERENCE]
-        for precision, certificate in certificates.items():
-            graph, cpu_graph, weights = _FILES[precision]
-            variants[precision] = Variant(graph, cpu_graph, [weights], certificate)
-            names += dict.fromkeys([graph, cpu_graph, weights])
+        for variant in variants.values():
+            names += dict.fromkeys([variant.graph, variant.cpu_graph, *variant.files])
         manifest = Manifest(
             format=FORMAT,
             model=self.name,
@@ -201,14 +222,10 @@ class _Build:
         (self.directory / MANIFEST).write_bytes(data + b"\n")
 
     def entry(self, name: str) -> FileEntry:
-        path = self.directory / name
-        return FileEntry(sha256=digest(path), size_bytes=path.stat().st_size)
-
-
-def _settings(config: dict[str, Any]) -> dict[str, str]:
-    """What of config.json changes the vectors of given weights and shows in no tensor's shape."""
-    keys = ("num_attention_heads", "n_heads", "layer_norm_eps", "hidden_act", "activation")
-    return {key: str(config[key]) for key in keys if key in config}
+        if name not in self.entries:  # several manifests are written over the same files
+            path = self.directory / name
+            self.entries[name] = FileEntry(sha256=digest(path), size_bytes=path.stat().st_size)
+        return self.entries[name]
 
 
 def _pending(bound: Bound) -> Certificate:
@@ -218,66 +235,6 @@ def _pending(bound: Bound) -> Certificate:
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
     path.write_bytes(model.SerializeToString())
-
-
-def _check_contract(name: str, model: Model, checkpoint: Checkpoint, frontend: Frontend) -> None:
-    """Refuse a registry entry that does not fit the checkpoint."""
-    config = read_json(checkpoint.directory / CONFIG)
-    for key, expected in (("model_type", model.network), ("hidden_size", model.dim)):
-        # Networks that are not exported natively may name their width otherwise; the graph's is checked.
-        if config.get(key, expected) != expected:
-            raise ExportError(
-                f"{checkpoint.directory / CONFIG}: {key} is {config.get(key)!r}, the registry's entry of "
-                f"{name} says {expected!r}"
-            )
-    _check_pooling(name, model, checkpoint.directory)
-    if frontend == "native":
-        longest = read_network(config, str(checkpoint.directory / CONFIG)).max_length
-    else:
-        longest = int(config.get("max_position_embeddings", 1 << 30))
-    for role, rule in model.roles.items():
-        if rule.max_length > longest:
-            raise ExportError(
-                f"{name}: roles.{role}.max_length is {rule.max_length}; the checkpoint's position table "
-                f"serves {longest} tokens"
-            )
-
-
-def _check_pooling(name: str, model: Model, directory: Path) -> None:
-    """sentence-transformers checkpoints say what follows the network; the registry must not contradict it."""
-    if (directory / POOLING).exists():
-        modes = _pooling_modes(read_json(directory / POOLING))
-        if modes and modes != {model.pooling}:
-            raise ExportError(
-                f"{directory / POOLING}: the checkpoint pools by {', '.join(sorted(modes))}, the registry's "
-                f"entry of {name} says {model.pooling!r}"
-            )
-    if (directory / MODULES).exists():
-        further = _further_modules(directory / MODULES)
-        if further:
-            raise ExportError(
-                f"{directory / MODULES}: the checkpoint goes on with {', '.join(further)} after pooling, "
-                "which is not exported"
-            )
-
-
-def _pooling_modes(stated: dict[str, Any]) -> set[str]:
-    """Read both forms: flags such as pooling_mode_mean_tokens, and from release 5 on one name or several."""
-    named = stated.get("pooling_mode")
-    if named is not None:
-        return {named} if isinstance(named, str) else set(named)
-    flags = {key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True}
-    short = {"cls_token": "cls", "mean_tokens": "mean"}
-    return {short.get(flag, flag) for flag in flags if f"pooling_mode_{flag}" in stated}
-
-
-def _further_modules(path: Path) -> list[str]:
-    try:
-        modules = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ExportError(f"{path}: cannot be read: {error}") from error
-    kinds = [str(module.get("type", "")).rpartition(".")[2] for module in modules]
-    return [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
 
 
 def _check_target(target: Path) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, numpy_helper
 
 from paritas.errors import ExportError
+from paritas.export.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
 from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -36,7 +37,7 @@ def half_weights(model: onnx.ModelProto, directory: Path, weights: WeightsFile) 
     Raises:
         ExportError: a matrix holds a value beyond FP16's range.
     """
-    result = _copy(model)
+    result = copy_model(model)
     stored = _stored_half(result)
     casts = []
     initializers = []
@@ -45,18 +46,18 @@ def half_weights(model: onnx.ModelProto, directory: Path, weights: WeightsFile) 
             initializers.append(_moved(tensor, directory, weights))
             continue
         reference = weights.tensor(tensor.name, _to_half(tensor, directory))
-        casts.append(_cast(tensor.name, f"{tensor.name}.fp32", TensorProto.FLOAT))
+        casts.append(cast_node(tensor.name, f"{tensor.name}.fp32", TensorProto.FLOAT))
         initializers.append(reference)
     replace_initializers(result, initializers)
     for node in result.graph.node:
-        _rename_inputs(node, {name: f"{name}.fp32" for name in stored})
-    _set_nodes(result, casts + list(result.graph.node))
+        rename_inputs(node, {name: f"{name}.fp32" for name in stored})
+    set_nodes(result, casts + list(result.graph.node))
     return result
 
 
 def half_compute(model: onnx.ModelProto, directory: Path, weights: WeightsFile) -> onnx.ModelProto:
     """Return the model computing in FP16 where that is safe; arguments and errors as `half_weights`."""
-    return _HalfCompute(_copy(model), directory, weights).convert()
+    return _HalfCompute(copy_model(model), directory, weights).convert()
 
 
 class _HalfCompute:
@@ -66,7 +67,7 @@ class _HalfCompute:
         self.model, self.directory, self.weights = model, directory, weights
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.stored = _stored_half(model)
-        self.floats = _float_tensors(model)
+        self.floats = tensors_of_type(model, TensorProto.FLOAT)
         self.is_half: set[str] = set()
         self.nodes: list[onnx.NodeProto] = []
         self.casts: dict[tuple[str, int], str] = {}
@@ -79,7 +80,7 @@ class _HalfCompute:
         for output in self.model.graph.output:
             if output.name in self.is_half:
                 self._widen_output(output.name)
-        _set_nodes(self.model, self.nodes)
+        set_nodes(self.model, self.nodes)
         used = {name for node in self.nodes for name in node.input}
         kept = [
             _moved(tensor, self.directory, self.weights)
@@ -132,7 +133,7 @@ class _HalfCompute:
             if name in self.constants:
                 self._half_constant(name, target)
             else:
-                self.nodes.append(_cast(name, target, wanted))
+                self.nodes.append(cast_node(name, target, wanted))
             self.casts[name, wanted] = target
         return self.casts[name, wanted]
 
@@ -149,11 +150,11 @@ class _HalfCompute:
         """Let the graph's output keep its name and be FP32."""
         inner = f"{name}.fp16"
         for node in self.nodes:
-            _rename_inputs(node, {name: inner})
+            rename_inputs(node, {name: inner})
             for position, output in enumerate(node.output):
                 if output == name:
                     node.output[position] = inner
-        self.nodes.append(_cast(inner, name, TensorProto.FLOAT))
+        self.nodes.append(cast_node(inner, name, TensorProto.FLOAT))
 
 
 def _stored_half(model: onnx.ModelProto) -> set[str]:
@@ -173,14 +174,6 @@ def _axis(node: onnx.NodeProto) -> int:
     return next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 0)
 
 
-def _float_tensors(model: onnx.ModelProto) -> set[str]:
-    """Names of all FP32 tensors, found by shape inference (the large ones hold no data at this point)."""
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
-    names = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
-    return names | {t.name for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-
-
 def _to_half(tensor: onnx.TensorProto, directory: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.float16]]:
     value = read_tensor(tensor, directory)
     largest = float(np.abs(value).max(initial=0.0))
@@ -196,26 +189,3 @@ def _moved(tensor: onnx.TensorProto, directory: Path, weights: WeightsFile) -> o
     if tensor.data_location != TensorProto.EXTERNAL:
         return tensor
     return weights.tensor(tensor.name, read_tensor(tensor, directory))
-
-
-def _cast(source: str, target: str, to: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=to)
-
-
-def _rename_inputs(node: onnx.NodeProto, names: dict[str, str]) -> None:
-    for position, name in enumerate(node.input):
-        if name in names:
-            node.input[position] = names[name]
-
-
-def _set_nodes(model: onnx.ModelProto, nodes: list[onnx.NodeProto]) -> None:
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(kept)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Copy a model whose large tensors lie outside: a few hundred kilobytes."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy

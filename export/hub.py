@@ -14,12 +14,13 @@ from paritas.export.checkpoint import (
     SAFETENSORS,
     SAFETENSORS_INDEX,
     TOKENIZER,
+    TOKENIZER_CONFIG,
     shards,
 )
 from paritas.registry import HubSource
 
-# Not needed to export; two are checked against the registry, the others serve the PyTorch reference.
-_OPTIONAL = (POOLING, MODULES, "tokenizer_config.json", "special_tokens_map.json")
+# Not needed to export; three are checked against what is, the other serves the PyTorch reference.
+_OPTIONAL = (POOLING, MODULES, TOKENIZER_CONFIG, "special_tokens_map.json")
 
 _TRIES = 3
 

@@ -162,8 +162,9 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
         token_types=size("type_vocab_size") if bert else 0,
         buckets=0 if bert else _BUCKETS,
         norm_eps=float(eps),
-        # transformers' MPNetEmbeddings counts from 1 whatever pad_token_id the configuration names.
-        pad_token_id=int(config.get("pad_token_id") or 0) if bert else 1,
+        # transformers' MPNetEmbeddings counts from 1 whatever pad_token_id the configuration names, and
+        # BERT's positions do not depend on it.
+        pad_token_id=0 if bert else 1,
     )
     if network.dim % network.heads:
         raise SourceError(f"{place}: hidden_size {network.dim} is no multiple of {network.heads} heads")

@@ -13,8 +13,9 @@ import msgspec
 
 from paritas import files, store
 from paritas.errors import SourceError
-from paritas.export.checkpoint import CONFIG, TOKENIZER
 from paritas.registry import Model
+
+_WEIGHTS = (".safetensors", ".bin")
 
 _Pins = dict[str, dict[str, str]]
 
@@ -38,8 +39,8 @@ def check_registry(name: str, model: Model, digests: dict[str, str], directory: 
                 "fetch it again, or give a checkpoint of your own an entry of its own (--registry)"
             )
     # Where the registry knows the weights, another file of them has no digest and is no match.
-    known = model.digests.keys() - {CONFIG, TOKENIZER}
-    unknown = digests.keys() - {CONFIG, TOKENIZER} - known
+    known = {file for file in model.digests if file.endswith(_WEIGHTS)}
+    unknown = {file for file in digests if file.endswith(_WEIGHTS)} - known
     if known and unknown:
         raise SourceError(
             f"{directory}: the registry knows the weights of {name} by {', '.join(sorted(known))}; "
@@ -48,17 +49,40 @@ def check_registry(name: str, model: Model, digests: dict[str, str], directory: 
 
 
 def check_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
-    """Compare with what the first export of this revision saw, or record it if this is the first.
+    """Compare with what the first export of this revision recorded, if there was one.
 
     Raises:
-        SourceError: a digest differs, or the record cannot be read or written.
+        SourceError: a digest differs, or the record cannot be read.
+    """
+    path = store.home() / "pins.json"
+    _compare(_read(path), path, f"{name}@{revision}", digests, directory)
+
+
+def record_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
+    """Record what an export saw, if it is the first of this revision.
+
+    For an export that succeeded: what cannot be certified must not be held against its repair.
+
+    Raises:
+        SourceError: another export, at the same moment, recorded something else; or it cannot be written.
     """
     path = store.home() / "pins.json"
     key = f"{name}@{revision}"
-    pins = _read(path)
-    if key not in pins:
-        pins = _record(path, key, digests)
-    for file, expected in pins[key].items():
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.locked(path.parent):
+            pins = _read(path)
+            if key not in pins:
+                pins[key] = digests
+                content = json.dumps(pins, indent=2, sort_keys=True) + "\n"
+                files.replace(path, content.encode(), partial=path.with_suffix(".partial"))
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written: {error}") from error
+    _compare(pins, path, key, digests, directory)
+
+
+def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directory: Path) -> None:
+    for file, expected in pins.get(key, {}).items():
         if digests.get(file) != expected:
             raise SourceError(
                 f"{directory / file}: sha256 {digests.get(file)}, the first export of {key} recorded "
@@ -71,18 +95,3 @@ def _read(path: Path) -> _Pins:
         return msgspec.json.decode(path.read_bytes(), type=_Pins) if path.exists() else {}
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error
-
-
-def _record(path: Path, key: str, digests: dict[str, str]) -> _Pins:
-    """Add an entry, unless another export was there first; return all there are."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.locked(path.parent):
-            pins = _read(path)
-            if key not in pins:
-                pins[key] = digests
-                content = json.dumps(pins, indent=2, sort_keys=True) + "\n"
-                files.replace(path, content.encode(), partial=path.with_suffix(".partial"))
-            return pins
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""The texts a certificate is made with: all lengths, and the scripts and oddities that break encoders."""
+"""The texts of a certificate: short to past max_length, and the scripts and oddities that break encoders."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ def probes(roles: Mapping[str, Role]) -> list[Probe]:
         if role in seen:
             continue
         seen.append(role)
-        texts = [*_SHORT, *(_words(count) for count in (13, 14, 15, 29, 30, 31, 100))]
+        counts = (13, 14, 15, 29, 30, 31, 50, role.max_length // 2)
+        texts = [*_SHORT, *(_words(count) for count in counts)]
         texts.append(_words(role.max_length + 50))
         found += [Probe(name, text) for text in texts]
         if role.pair:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.bundle import Contract
 from paritas.engine.tokenizer import Tokenizer, Tokens, check_texts
-from paritas.errors import MissingExtraError, SourceError
+from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
 from paritas.export.probes import Probe
 
@@ -143,22 +143,24 @@ def _gelu(x: Array) -> Array:
 
 
 def _erf(x: Array) -> Array:
-    """The error function to 1e-14, which NumPy lacks: cubic Hermite interpolation of math.erf."""
+    """The error function to 1e-15, which NumPy lacks: a Taylor series around the nearest of many points."""
     values, slopes, step = _erf_table()
-    place = np.minimum(np.abs(x) / step, len(values) - 1.001)
-    index = place.astype(np.int64)
-    t = place - index
-    left, right = values[index], values[index + 1]
-    rise, fall = slopes[index] * step, slopes[index + 1] * step
-    smooth = t * t * (3 - 2 * t)
-    bend = t * (1 - t) * ((1 - t) * rise - t * fall)
-    return np.asarray(np.copysign(left + (right - left) * smooth + bend, x))
+    near = np.minimum(np.abs(x), _ERF_END)
+    index = np.rint(near / step).astype(np.intp)
+    point = index * step
+    t = near - point
+    # erf'' = -2 x erf', and so on.
+    series = t * (1 - t * (point - t * (2 * point * point - 1) / 3))
+    return np.asarray(np.copysign(values[index] + slopes[index] * series, x))
+
+
+_ERF_END = 6.0  # erf(6) is 1 to the last bit of float64
 
 
 @cache
 def _erf_table() -> tuple[Array, Array, float]:
     step = 1.0 / 2048
-    grid = np.arange(0, 6 + step, step)  # erf(6) is 1 to the last bit of float64
+    grid = np.arange(0, _ERF_END + step, step)
     values = np.array([math.erf(x) for x in grid])
     return values, 2 / math.sqrt(math.pi) * np.exp(-(grid**2)), step
 
@@ -168,6 +170,8 @@ def reference_torch(directory: Path, contract: Contract, probes: Sequence[Probe]
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
+        SourceError: transformers cannot load the checkpoint, or its weights do not fit its configuration.
+        ExportError: PyTorch cannot run one of the probes.
     """
     model, tokenizer = _load_torch(directory)
     return np.stack([_torch_vector(model, tokenizer, contract, probe) for probe in probes])
@@ -184,10 +188,29 @@ def _load_torch(directory: Path) -> tuple[Any, Any]:
     try:
         # Code that comes with a checkpoint is never run.
         options = {"local_files_only": True, "trust_remote_code": False}
-        model = AutoModel.from_pretrained(directory, **options).eval().float()
-        return model, AutoTokenizer.from_pretrained(directory, **options)
+        model, info = AutoModel.from_pretrained(directory, output_loading_info=True, **options)
+        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"{directory}: transformers cannot load it: {error}") from error
+    _check_loaded(model, info, directory)
+    return model.eval().float(), tokenizer
+
+
+def _check_loaded(model: Any, info: dict[str, Any], directory: Path) -> None:
+    """Refuse what transformers only warns of: it makes up missing weights and ignores those left over.
+
+    A pooler may be missing, as no vector here comes from it; heads of other tasks may be left over.
+    """
+    own = {name.partition(".")[0] for name in model.state_dict()}
+    prefix = f"{model.base_model_prefix}."
+    left_over = {name: name.removeprefix(prefix).partition(".")[0] for name in info["unexpected_keys"]}
+    faults = [f"missing {name!r}" for name in info["missing_keys"] if "pooler" not in name]
+    faults += [f"unexpected {name!r}" for name, part in left_over.items() if part in own]
+    if faults:
+        more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise SourceError(
+            f"{directory}: the weights do not fit config.json: {'; '.join(sorted(faults)[:8])}{more}"
+        )
 
 
 def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) -> NDArray[np.float32]:
@@ -200,7 +223,14 @@ def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) 
     parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
     inputs = tokenizer(*parts, truncation=True, max_length=role.max_length, return_tensors="pt")
     with torch.inference_mode():
-        hidden = model(**inputs).last_hidden_state
+        try:
+            hidden = model(**inputs).last_hidden_state
+        except (IndexError, RuntimeError) as error:
+            # Too few positions, or a tokenizer of another model.
+            raise ExportError(
+                f"PyTorch cannot run {inputs['input_ids'].shape[1]} tokens of role {probe.role}: {error}; "
+                "does the tokenizer belong to the weights, and does max_length fit their positions?"
+            ) from error
         if contract.pooling == "cls":
             vector = hidden[:, 0]
         else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from paritas.engine.encoder import Encoder
-from paritas.errors import ExportError
+from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
 from paritas.export.certify import compare
 from paritas.export.probes import Probe
@@ -77,3 +80,89 @@ def test_the_native_front_end_says_what_it_knows(
     with pytest.raises(ExportError, match=r"'distilbert'; the native front-end knows bert, mpnet; try --fro"):
         export_model("tiny-distilbert", source=str(checkpoint), out=tmp_path / "bundle", registry=registry)
     assert list(tmp_path.iterdir()) == []
+
+
+def drop(checkpoint: Path, *names: str) -> Path:
+    weights = load_file(checkpoint / "model.safetensors")
+    for name in names:
+        del weights[name]
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    return checkpoint
+
+
+def test_weights_that_transformers_would_make_up_are_missed(
+    checkpoint: Path, registry: Registry, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    drop(broken, "transformer.layer.1.ffn.lin1.bias", "embeddings.LayerNorm.weight")
+    with pytest.raises(
+        SourceError,
+        match=r"missing 'embeddings\.LayerNorm\.weight'; missing 'transformer\.layer\.1\.ffn\.lin1",
+    ):
+        export_model(
+            "tiny-distilbert",
+            source=str(broken),
+            frontend="optimum",
+            out=tmp_path / "bundle",
+            registry=registry,
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_layers_that_transformers_would_ignore_are_refused(
+    checkpoint: Path, registry: Registry, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
+    (broken / "config.json").write_text(json.dumps(config | {"n_layers": 1}), encoding="utf-8")
+    with pytest.raises(SourceError, match=r"unexpected 'transformer\.layer\.1\."):
+        export_model(
+            "tiny-distilbert",
+            source=str(broken),
+            frontend="optimum",
+            out=tmp_path / "bundle",
+            registry=registry,
+        )
+
+
+def test_a_bert_by_optimum_is_held_against_numpy_and_its_weights_checked(
+    tiny_registry: Registry, checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    options = {"frontend": "optimum", "out": tmp_path / "bundle", "registry": tiny_registry}
+    bundle = export_model("tiny-bert", source=str(checkpoints["tiny-bert"]), **options)
+    assert bundle.variant("fp32").certificate.reference == "NumPy float64"
+    broken = drop(
+        shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint"),
+        "encoder.layer.1.output.LayerNorm.bias",
+    )
+    with pytest.raises(SourceError, match=r"missing 'encoder\.layer\.1\.output\.LayerNorm\.bias'"):
+        export_model("tiny-bert", source=str(broken), **options)
+
+
+def test_too_few_positions_for_pytorch_are_an_export_error(
+    checkpoint: Path, registry: Registry, tmp_path: Path
+) -> None:
+    """The configuration's word for its positions is not always the table's: RoBERTa starts at 2."""
+    from transformers import RobertaConfig, RobertaModel
+
+    broken = shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    config = RobertaConfig(
+        vocab_size=128,
+        max_position_embeddings=40,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+    )
+    RobertaModel(config, add_pooling_layer=False).save_pretrained(broken)
+    path = tmp_path / "registry.yaml"
+    text = REGISTRY.replace("network: distilbert", "network: roberta").replace("32}", "40}")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ExportError, match=r"PyTorch cannot run 40 tokens of role query: "):
+        export_model(
+            "tiny-distilbert",
+            source=str(broken),
+            frontend="optimum",
+            out=tmp_path / "bundle",
+            registry=load_registry(path),
+        )

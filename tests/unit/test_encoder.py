@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import pytest
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, InputError, ProviderError, ShapeError
+from tests.unit.files import change_byte
 
 TEXTS = ["the river", "night train to the north", "a", "", "water", "light of the city", "the river"] * 5
 
@@ -106,6 +108,7 @@ def test_a_read_only_out_is_refused(mpnet: Encoder) -> None:
     ("texts", "message"),
     [
         ("one string", "single string"),
+        (np.array("one string"), "single string"),
         (b"bytes", "single string"),
         (["fine", None], "text 1 is NoneType None; expected a string"),
         (["fine", 7], "text 1 is int 7"),
@@ -217,6 +220,29 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     subprocess.run(command, check=True, timeout=60)
 
 
+@pytest.mark.parametrize("end", ["sys.exit(0)", "encoder.close(); sys.exit(0)", "del encoder; gc.collect()"])
+def test_a_forked_process_ends_without_waiting_for_the_threads_it_has_not(
+    bundles: dict[str, Bundle], end: str
+) -> None:
+    """As a server's worker ends, whose parent had loaded the encoder before it forked."""
+    script = f"""
+import gc, os, sys
+from paritas import Encoder
+encoder = Encoder(sys.argv[1], threads=4)
+encoder.encode(["the river"] * 20, role="query")
+child = os.fork()
+if child == 0:
+    {end}
+    sys.exit(0)
+code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+encoder.encode(["the river"], role="query")
+encoder.close()
+sys.exit(code)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script, str(bundles["tiny-bert"].directory)]
+    subprocess.run(command, check=True, timeout=60)
+
+
 def test_a_closed_encoder_says_so(bundles: dict[str, Bundle]) -> None:
     with Encoder(bundles["tiny-bert"].directory) as encoder:
         pass
@@ -284,3 +310,19 @@ def test_a_bundle_is_all_it_takes(bundles: dict[str, Bundle], tmp_path: Path, be
     copy = shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "elsewhere")
     with Encoder(copy) as moved:
         assert np.array_equal(moved.encode(TEXTS, role="query"), bert.encode(TEXTS, role="query"))
+
+
+def test_an_opened_bundle_is_checked_once_and_again_when_asked(
+    bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    bundle = Bundle(shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "bundle"))
+    change_byte(bundle.directory / "model.fp32.onnx.data")
+    with pytest.raises(BundleError, match="changed since the export"):
+        Encoder(bundle)
+    bundle = Bundle(shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "other"))
+    bundle.verify()
+    with Encoder(bundle) as encoder:
+        assert encoder.bundle is bundle
+    change_byte(bundle.directory / "tokenizer.json")
+    with pytest.raises(BundleError, match="changed since the export"):
+        bundle.verify()

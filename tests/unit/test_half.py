@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from paritas.errors import ExportError
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
+from paritas.export.rounding import rounded
 from paritas.export.weights_file import WeightsFile
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
@@ -37,6 +38,7 @@ def convert(checkpoint: Path, directory: Path) -> Path:
             "half_weights": half_weights(model, directory, file),
             "half_compute": half_compute(model, directory, file),
         }
+    graphs["rounded"] = rounded(graphs["half_compute"])
     for name, graph in graphs.items():
         (directory / f"{name}.onnx").write_bytes(graph.SerializeToString())
     return directory

@@ -171,18 +171,21 @@ def _size_mb(bundle: Bundle) -> float:
     metavar="hub|package|DIR",
     help="Compare with PyTorch's vectors of this checkpoint, not with those in the bundle.",
 )
+@click.option("--provider", default="cpu", show_default=True, help="Where to run: cpu, cuda, ...")
 @as_json
 @click.pass_obj
-def verify(settings: Settings, bundle: str, reference: str | None, as_json: bool) -> None:
+def verify(settings: Settings, bundle: str, reference: str | None, provider: str, as_json: bool) -> None:
     """Prove a BUNDLE again: every file against its digest, every precision against the reference vectors.
 
     A bundle carries its probes and their reference vectors, so this needs neither checkpoint nor network.
-    With --reference, PyTorch computes them anew (extra: optimum).
+    With --reference, PyTorch computes them anew (extra: optimum). With --provider, the graphs of that
+    provider are run on it.
 
     \b
     paritas verify all-MiniLM-L6-v2
     paritas verify all-MiniLM-L6-v2 --reference package
     paritas verify ./simlm.bundle --reference ./checkpoint
+    paritas verify all-MiniLM-L6-v2 --provider cuda
     """
     from paritas.export.certify import load_reference
     from paritas.export.certify import verify as certify_again
@@ -198,7 +201,7 @@ def verify(settings: Settings, bundle: str, reference: str | None, as_json: bool
             note(f"{len(probes)} probes through PyTorch")
             vectors = reference_torch(directory, opened.manifest.contract, probes)
     try:
-        certificates = certify_again(opened, vectors)
+        certificates = certify_again(opened, vectors, provider=provider)
     except ParitasError as error:
         if as_json:
             print_json({"bundle": str(opened.directory), "verified": False, "error": str(error)})

@@ -20,6 +20,7 @@ models:
     network: {network}
     dim: {dim}
     pooling: {pooling}
+    normalize: {normalize}
     roles:
       query: {{max_length: {max_length}}}
     bounds: {bounds}
@@ -28,7 +29,15 @@ models:
 
 def entry(directory: Path, name: str = "mine", **facts: Any) -> Registry:
     """A registry with one more model."""
-    values = {"network": "bert", "dim": 16, "pooling": "cls", "max_length": 12, "bounds": "{}", **facts}
+    values = {
+        "network": "bert",
+        "dim": 16,
+        "pooling": "cls",
+        "normalize": "true",
+        "max_length": 12,
+        "bounds": "{}",
+        **facts,
+    }
     path = directory / "entry.yaml"
     path.write_text(ENTRY.format(name=name, **values), encoding="utf-8")
     return load_registry(path)

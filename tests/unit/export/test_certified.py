@@ -10,12 +10,11 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from paritas.engine.bundle import Bundle
 from paritas.errors import ParityError
 from paritas.export import export_model, exporter
 from paritas.export.weights_file import WeightsFile
-from paritas.registry import (
-    Registry,
-)
+from paritas.registry import Registry
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.export.faults import ONE_WEIGHT, Fault, let_native_be_wrong, with_attribute, with_constant
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
@@ -26,7 +25,7 @@ def test_vectors_outside_the_bound_make_no_bundle(tmp_path: Path, checkpoints: d
     out = tmp_path / "new" / "out"
     with pytest.raises(
         ParityError,
-        match=r"^mine fp32: largest difference \S+ > 0 over 23 probes \(worst: #\d+, role query, '.*\)$",
+        match=r"^mine fp32: largest difference \S+ > 0 over 24 probes \(worst: #\d+, role query, '.*\)$",
     ):
         export_model("mine", source=str(checkpoints["tiny-bert"]), out=out, registry=registry)
     assert list(out.parent.iterdir()) == []
@@ -39,7 +38,7 @@ def test_one_precision_outside_its_bound_takes_the_other_with_it(
     out = tmp_path / "new" / "out"
     with pytest.raises(
         ParityError,
-        match=r"^mine fp16: largest difference \S+ > 0 and smallest cosine \S+ < 1 over 23 probes",
+        match=r"^mine fp16: largest difference \S+ > 0 and smallest cosine \S+ < 1 over 24 probes",
     ):
         export_model(
             "mine", source=str(checkpoints["tiny-bert"]), precisions=BOTH, out=out, registry=registry
@@ -83,6 +82,8 @@ def test_one_precision_outside_its_bound_takes_the_other_with_it(
         pytest.param(
             "tiny-mpnet", with_constant("layer.1.value.bias", np.zeros_like), id="mpnet: a bias left out"
         ),
+        pytest.param("tiny-bert", with_constant("mask.lowest", np.zeros_like), id="bert: padding attended"),
+        pytest.param("tiny-mpnet", with_constant("mask.lowest", np.zeros_like), id="mpnet: padding attended"),
     ],
 )
 def test_a_graph_with_a_fault_is_found_out(
@@ -130,3 +131,19 @@ def test_the_graph_for_accelerators_is_certified_too(
             out=tmp_path / "out",
             registry=tiny_registry,
         )
+
+
+def test_products_beyond_fp16_are_found_out_without_an_accelerator(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry
+) -> None:
+    """Each weight fits FP16, and so would every sum in FP32; what lies between does not."""
+    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
+    weights = load_file(checkpoint / "model.safetensors")
+    dense = weights["encoder.layer.0.output.dense.weight"]
+    dense *= np.float32(60_000) / np.abs(dense).max()
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "out"
+    export_model("tiny-bert", source=str(checkpoint), out=out, registry=tiny_registry)
+    with pytest.raises(ParityError, match="tiny-bert fp16: smallest cosine"):
+        export_model("tiny-bert", source=str(checkpoint), precisions=BOTH, out=out, registry=tiny_registry)
+    assert list(Bundle(out).manifest.precisions) == ["fp32"]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, RegistryError, SourceError
 from paritas.export import export_model
+from paritas.export.contract import contract_of
 from paritas.registry import (
     Registry,
 )
@@ -127,6 +130,7 @@ def test_pairs_need_a_second_token_type(tmp_path: Path, tiny_registry: Registry)
             [{"type": "a.Transformer"}, {"type": "b.Pooling"}, {"type": "c.Dense"}],
             "with Dense",
         ),
+        ("modules.json", [{"type": "a.Transformer"}, {"type": "b.Pooling"}], "does not end in Normalize"),
         ("modules.json", {"not": "a list"}, "cannot be read"),
     ],
 )
@@ -151,3 +155,58 @@ def test_what_follows_the_network_must_be_what_is_exported(
     else:
         with pytest.raises(ExportError, match=fault):
             export()
+
+
+def test_vectors_that_the_checkpoint_leaves_as_they_are_stay_so(
+    tmp_path: Path, checkpoints: dict[str, Path]
+) -> None:
+    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
+    modules = [{"type": "a.Transformer"}, {"type": "b.Pooling"}]
+    (checkpoint / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    registry = entry(tmp_path, normalize="false")
+    bundle = export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=registry)
+    with Encoder(bundle.directory) as encoder:
+        assert np.linalg.norm(encoder.encode(["the ferry"], role="query")) > 1.1
+    modules.append({"type": "c.Normalize"})
+    (checkpoint / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    with pytest.raises(
+        ExportError, match=r"ends in Normalize, the registry's entry of mine says normalize: f"
+    ):
+        export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=registry)
+
+
+def test_the_fingerprint_counts_the_layers(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
+    """The same weights, but fewer of their layers used, are another model."""
+    first = contract_of("mine", entry(tmp_path)["mine"], checkpoints["tiny-bert"], "native")
+    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
+    config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
+    config["num_hidden_layers"] = 1
+    (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert contract_of("mine", entry(tmp_path)["mine"], checkpoint, "native") != first
+
+
+@pytest.mark.parametrize(
+    ("stated", "fault"),
+    [
+        ({"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}, None),
+        ({"model_max_length": 512}, None),
+        ({"do_lower_case": False}, "do_lower_case is False, but tokenizer.json has lowercase: True"),
+        ({"strip_accents": False}, "strip_accents is False, but tokenizer.json has strip_accents: None"),
+        (
+            {"tokenize_chinese_chars": False},
+            "tokenize_chinese_chars is False, but tokenizer.json has handle_chinese_chars: True",
+        ),
+    ],
+)
+def test_two_words_for_the_tokenizer_must_agree(
+    tmp_path: Path, checkpoints: dict[str, Path], stated: dict[str, object], fault: str | None
+) -> None:
+    """transformers would follow tokenizer_config.json, and its vectors would be of other tokens."""
+    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
+    (checkpoint / "tokenizer_config.json").write_text(json.dumps(stated), encoding="utf-8")
+    model = entry(tmp_path)["mine"]
+    if fault is None:
+        contract_of("mine", model, checkpoint, "native")
+    else:
+        with pytest.raises(ExportError, match=re.escape(fault)):
+            contract_of("mine", model, checkpoint, "native")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -16,12 +17,14 @@ from onnx import TensorProto
 
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.errors import ParityError
 from paritas.export import export_model
 from paritas.registry import (
     Registry,
 )
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.files import contents, sha256
+from tests.unit.sources.checkpoints import install
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 
@@ -251,7 +254,21 @@ def test_every_step_is_reported(
     assert steps == [
         "tiny-bert: directory tiny-bert",
         "graph: native front-end",
-        "reference: 53 probes through the checkpoint",
+        "reference: 55 probes through the checkpoint",
         "certified: fp32",
         "certified: fp16",
     ]
+
+
+def test_only_a_certified_export_records_pins(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tiny_bert(tmp_path / "site" / "tiny_package")
+    install(tmp_path / "site", "tiny-package", {}, monkeypatch)
+    source = "sources: {package: {distributions: [tiny-package], path: tiny_package}}"
+    for bound, certified in (("{fp32: {max_abs_diff: 0}}", False), ("{}", True)):
+        registry = entry(tmp_path, bounds=f"{bound}\n    {source}")
+        with contextlib.suppress(ParityError):
+            export_model("mine", registry=registry)
+        assert (home / "pins.json").exists() is certified
+        assert (home / "bundles" / "mine").exists() is certified

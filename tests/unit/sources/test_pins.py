@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import SourceError
-from paritas.export.pins import check_pins
+from paritas.export.pins import record_pins
+from paritas.export.sources import open_checkpoint
 from paritas.registry import Model, PackageSource
 from tests.unit.files import digests_of
-from tests.unit.sources.checkpoints import install, model_of, opened, refusal
+from tests.unit.sources.checkpoints import NAME, install, model_of, opened, refusal
 from tests.unit.tiny import write_tiny_bert
 
 
@@ -24,13 +25,19 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
     return model_of(package=PackageSource(["paritas-test"], "paritas_test"))
 
 
+def exported(model: Model, name: str = NAME) -> None:
+    """Do with the source what a successful export does."""
+    with open_checkpoint(name, model, "package") as found:
+        record_pins(name, found.revision, found.digests, found.directory)
+
+
 def test_pins_record_the_first_export_and_hold_the_next_to_it(
     packaged: Model, tmp_path: Path, home: Path
 ) -> None:
     tiny = tmp_path / "site" / "paritas_test"
     first = digests_of(tiny)
-    opened(packaged, "package")
-    opened(packaged, "package", "another")
+    exported(packaged)
+    exported(packaged, "another")
     pins = {"tiny@1.0": first, "another@1.0": first}
     assert json.loads((home / "pins.json").read_text()) == pins
     assert [path.name for path in home.iterdir()] == ["pins.json"]
@@ -55,7 +62,17 @@ def test_damaged_pins_are_refused_and_kept(packaged: Model, home: Path, text: st
 
 def test_pins_that_cannot_be_written_are_a_source_error(packaged: Model, home: Path) -> None:
     home.write_text("a file where the folder should be")
-    assert "pins.json" in refusal(packaged, "package")
+    with pytest.raises(SourceError, match=r"pins\.json: cannot be written"):
+        exported(packaged)
+
+
+def test_what_was_not_exported_is_not_held_against_its_repair(
+    packaged: Model, tmp_path: Path, home: Path
+) -> None:
+    opened(packaged, "package")
+    assert not home.exists()
+    write_tiny_bert(tmp_path / "site" / "paritas_test", seed=1)
+    exported(packaged)
 
 
 def test_directories_record_no_pins(tiny: Path, home: Path) -> None:
@@ -69,7 +86,7 @@ def test_first_exports_at_the_same_moment_lose_no_pin(home: Path, tmp_path: Path
     names = [f"model-{number}" for number in range(200)]
     with ThreadPoolExecutor(16) as pool:
         for name in names:
-            pool.submit(check_pins, name, "1.0", {"config.json": name}, tmp_path)
+            pool.submit(record_pins, name, "1.0", {"config.json": name}, tmp_path)
     pins = json.loads((home / "pins.json").read_text(encoding="utf-8"))
     assert pins == {f"{name}@1.0": {"config.json": name} for name in names}
     assert [path.name for path in home.iterdir()] == ["pins.json"]
@@ -80,7 +97,7 @@ def test_two_first_exports_of_one_revision_record_one_and_refuse_the_other(
 ) -> None:
     def export(content: str) -> str | None:
         try:
-            check_pins("tiny", "1.0", {"config.json": content}, tmp_path)
+            record_pins("tiny", "1.0", {"config.json": content}, tmp_path)
         except SourceError:
             return None
         return content
