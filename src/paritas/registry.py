@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -102,8 +102,11 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
-    models: dict[_ModelId, Model]
+    models: dict[_ModelId, Any]
+    """By id; each becomes a `Model` by itself, so that an error can name it."""
 
+
+_T = TypeVar("_T")
 
 _STRUCTS = (_File, Model, Role, Sources, HubSource, PackageSource, Bound)
 
@@ -160,16 +163,32 @@ def _builtin_path() -> Path:
 @cache
 def _parse_text(text: str, place: str) -> dict[str, Model]:
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)  # noqa: S506 - a safe loader
     except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a plain ValueError
         raise RegistryError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
+    models = {}
+    for name, entry in _convert(document, _File, place).models.items():
+        models[name] = _convert(entry, Model, f"{place}: {name}")
+        _check(models[name], f"{place}: {name}")
+    return models
+
+
+def _convert(value: object, type_: type[_T], place: str) -> _T:
     try:
-        models = msgspec.convert(document, _File).models
+        return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
         raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}") from error
-    for name, model in models.items():
-        _check(model, f"{place}: {name}")
-    return models
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, but a key given twice is an error and not silently the last one."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]  # as written: a merge (<<) may overlap with them
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"{twice!r} is given twice{node.start_mark}")
+        return super().construct_mapping(node, deep=deep)
 
 
 def _parse(path: Path) -> dict[str, Model]:

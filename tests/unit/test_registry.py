@@ -153,22 +153,22 @@ def test_one_registry_does_not_change_another(tmp_path: Path) -> None:
         ("modles: {}", "unknown field `modles`", "models"),
         (
             mine(put=("pooling", "poolling")),
-            "unknown field `poolling` - at `$.models[...]`",
+            ": mine: Object contains unknown field `poolling`",
             "pooling",
         ),
         (
             mine(put=("max_length", "max_lenght")),
-            "unknown field `max_lenght` - at `$.models[...].roles[...]`",
+            "unknown field `max_lenght` - at `$.roles[...]`",
             "max_length",
         ),
         (
             mine("sources: {hub: {repo: a/b, revison: x}}"),
-            "unknown field `revison` - at `$.models[...].sources.hub`",
+            "unknown field `revison` - at `$.sources.hub`",
             "revision",
         ),
         (
             mine("bounds: {fp32: {max_abs_dif: 1.0}}"),
-            "unknown field `max_abs_dif` - at `$.models[...].bounds[...]`",
+            "unknown field `max_abs_dif` - at `$.bounds[...]`",
             "max_abs_diff",
         ),
     ],
@@ -187,12 +187,12 @@ def test_an_unknown_key_is_refused_with_its_place_and_the_nearest_name(
         ("", "Expected `object`, got `null`"),
         ("models: [a]", "Expected `object`, got `array` - at `$.models`"),
         ("models: {1: {}}", "Expected `str`, got `int` - at `key` in `$.models`"),
-        (mine(put=("16", "'16'")), "got `str` - at `$.models[...].dim`"),
-        (mine(put=("16", "0")), "`int` >= 1 - at `$.models[...].dim`"),
-        (mine(put=("cls", "max")), "'max' - at `$.models[...].pooling`"),
-        (mine(put=("8", "3")), "`int` >= 4 - at `$.models[...].roles[...].max_length`"),
-        (mine(put=("{query: {max_length: 8}}", "{}")), "length >= 1 - at `$.models[...].roles`"),
-        (mine("digests: {model.safetensors: abc}"), "at `$.models[...].digests[...]`"),
+        (mine(put=("16", "'16'")), ": mine: Expected `int`, got `str` - at `$.dim`"),
+        (mine(put=("16", "0")), "`int` >= 1 - at `$.dim`"),
+        (mine(put=("cls", "max")), "'max' - at `$.pooling`"),
+        (mine(put=("8", "3")), "`int` >= 4 - at `$.roles[...].max_length`"),
+        (mine(put=("{query: {max_length: 8}}", "{}")), "length >= 1 - at `$.roles`"),
+        (mine("digests: {model.safetensors: abc}"), "at `$.digests[...]`"),
         (mine("bounds: {int8: {max_abs_diff: 1.0}}"), "'int8'"),
         ("models: {mine: {network: bert, dim: 16, pooling: cls}}", "missing required field `roles`"),
     ],
@@ -273,3 +273,19 @@ def test_records_are_frozen() -> None:
 
 def test_registry_errors_are_paritas_errors() -> None:
     assert issubclass(RegistryError, ParitasError)
+
+
+def test_an_id_given_twice_is_refused(tmp_path: Path) -> None:
+    text = mine() + "\n"
+    twice = text.replace("models: {mine: ", "models: {mine: {}, mine: ")
+    assert "'mine' is given twice" in refused(tmp_path, twice)
+
+
+def test_a_merge_may_be_overridden(tmp_path: Path) -> None:
+    text = (
+        "models:\n"
+        "  first: &first {network: bert, dim: 16, pooling: cls, roles: {query: {max_length: 8}}}\n"
+        "  second: {<<: *first, dim: 32}\n"
+    )
+    registry = load_registry(write(tmp_path, text))
+    assert (registry["first"].dim, registry["second"].dim) == (16, 32)

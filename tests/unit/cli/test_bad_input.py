@@ -110,6 +110,10 @@ BAD_INPUT = {
         "verify bert.bundle --reference mpnet.checkpoint",
         "mpnet.checkpoint/config.json: sha256 ",
     ),
+    "verify on hardware that is not there": (
+        "verify bert.bundle --provider cuda",
+        "provider 'cuda' (CUDAExecutionProvider) is not in the installed onnxruntime",
+    ),
     "export an unknown model": (
         "{tiny} export tiny-brt --source bert.checkpoint",
         "unknown model 'tiny-brt'; did you mean 'tiny-bert'?",
@@ -142,7 +146,7 @@ BAD_INPUT = {
     ),
     "registry with an unknown key": (
         "--registry odd.yaml models",
-        "odd.yaml: Object contains unknown field `netwrok` - at `$.models[...]`; did you mean 'network'?",
+        "odd.yaml: tiny-bert: Object contains unknown field `netwrok`; did you mean 'network'?",
     ),
     "registry that is no YAML": ("--registry torn.yaml models", "torn.yaml: not YAML: "),
     "no such registry": ("--registry none.yaml models", "none.yaml: cannot be read: "),
