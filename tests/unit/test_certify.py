@@ -88,7 +88,7 @@ def probes_of(bundle: Bundle) -> list[Probe]:
 def test_a_certificate_holds_the_figures_of_each_role(bert: Encoder, bundles: dict[str, Bundle]) -> None:
     chosen, reference = load_reference(bundles["tiny-bert"])
     bound = Bound(max_abs_diff=1e-5, min_cosine=0.9999)
-    certificate = certify(bert, chosen, reference, bound=bound, reference_name="a test's")
+    certificate = certify(bert.bundle, "fp32", chosen, reference, bound=bound, reference_name="a test's")
     assert (certificate.reference, certificate.bound) == ("a test's", bound)
     assert list(certificate.by_role) == ["query", "passage"]
     parts = certificate.by_role.values()
@@ -96,6 +96,27 @@ def test_a_certificate_holds_the_figures_of_each_role(bert: Encoder, bundles: di
     assert max(part.max_abs_diff for part in parts) == certificate.figures.max_abs_diff
     for role, part in certificate.by_role.items():
         assert chosen[part.worst_probe].role == role
+
+
+def test_what_padding_does_counts_in_both_figures(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A padded vector may be the further one by its angle and not by its largest component."""
+    chosen, reference = load_reference(bundles["tiny-bert"])
+    exact = reference.copy()
+    exact[:, 0] += 0.1
+    padded = reference.copy()
+    padded[:, :] = -padded * 0.01
+
+    def encode(encoder: Encoder, probes: list[Probe]) -> NDArray[np.float32]:
+        return (padded if encoder.max_padding else exact)[[chosen.index(probe) for probe in probes]]
+
+    monkeypatch.setattr("paritas.export.certify.encode_probes", encode)
+    loose = Bound(max_abs_diff=10)
+    certificate = certify(bundles["tiny-bert"], "fp32", chosen, reference, bound=loose, reference_name="")
+    assert certificate.figures.min_cosine == pytest.approx(-1)
+    assert certificate.figures.probes == len(chosen)
+    assert sum(part.probes for part in certificate.by_role.values()) == len(chosen)
 
 
 @NAMES
@@ -119,7 +140,7 @@ def test_a_difference_beyond_the_bound_names_the_worst_probe(
         match=r"^tiny-bert fp32: largest difference 0\.\d+ > 1e-05 over 55 probes "
         rf"\(worst: #{worst}, role query, 'Why is the sky blue\?'\)$",
     ):
-        certify(bert, chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
+        certify(bert.bundle, "fp32", chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
 
 
 def test_a_cosine_below_the_bound_is_refused(bert: Encoder, bundles: dict[str, Bundle]) -> None:
@@ -127,14 +148,14 @@ def test_a_cosine_below_the_bound_is_refused(bert: Encoder, bundles: dict[str, B
     reference = reference.copy()
     reference[7] = -reference[7]
     with pytest.raises(ParityError, match=r"fp32: smallest cosine -1\.000000 < 0\.9999 over .*worst: #7,"):
-        certify(bert, chosen, reference, bound=Bound(min_cosine=0.9999), reference_name="")
+        certify(bert.bundle, "fp32", chosen, reference, bound=Bound(min_cosine=0.9999), reference_name="")
 
 
 def test_every_broken_bound_is_named(bert: Encoder, bundles: dict[str, Bundle]) -> None:
     chosen, reference = load_reference(bundles["tiny-bert"])
     bound = Bound(max_abs_diff=0.1, min_cosine=0.9)
     with pytest.raises(ParityError, match=r"largest difference \S+ > 0\.1 and smallest cosine \S+ < 0\.9 "):
-        certify(bert, chosen, -reference, bound=bound, reference_name="")
+        certify(bert.bundle, "fp32", chosen, -reference, bound=bound, reference_name="")
 
 
 def test_a_reference_that_is_not_finite_passes_no_bound(bert: Encoder, bundles: dict[str, Bundle]) -> None:
@@ -143,17 +164,18 @@ def test_a_reference_that_is_not_finite_passes_no_bound(bert: Encoder, bundles: 
     reference[3] = np.nan
     for bound in (Bound(max_abs_diff=1e9), Bound(min_cosine=-0.999)):
         with pytest.raises(ParityError, match=r"worst: #3, "):
-            certify(bert, chosen, reference, bound=bound, reference_name="")
+            certify(bert.bundle, "fp32", chosen, reference, bound=bound, reference_name="")
 
 
 def test_a_figure_on_the_bound_is_inside(bert: Encoder, bundles: dict[str, Bundle]) -> None:
     chosen, reference = load_reference(bundles["tiny-bert"])
-    figures = compare(encode_probes(bert, chosen), reference)
+    loose = Bound(max_abs_diff=1)
+    figures = certify(bert.bundle, "fp32", chosen, reference, bound=loose, reference_name="").figures
     bound = Bound(max_abs_diff=figures.max_abs_diff, min_cosine=figures.min_cosine)
-    assert certify(bert, chosen, reference, bound=bound, reference_name="").figures == figures
+    assert certify(bert.bundle, "fp32", chosen, reference, bound=bound, reference_name="").figures == figures
     tighter = Bound(max_abs_diff=math.nextafter(figures.max_abs_diff, 0))
     with pytest.raises(ParityError, match="largest difference"):
-        certify(bert, chosen, reference, bound=tighter, reference_name="")
+        certify(bert.bundle, "fp32", chosen, reference, bound=tighter, reference_name="")
 
 
 def test_what_is_shown_of_a_probe_is_short(bert: Encoder, bundles: dict[str, Bundle]) -> None:
@@ -162,7 +184,7 @@ def test_what_is_shown_of_a_probe_is_short(bert: Encoder, bundles: dict[str, Bun
     reference = reference.copy()
     reference[longest] += 1
     with pytest.raises(ParityError) as caught:
-        certify(bert, chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
+        certify(bert.bundle, "fp32", chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
     assert len(str(caught.value)) < 200
 
 
@@ -321,7 +343,6 @@ def test_probes_reach_every_length_that_matters(name: str, bundles: dict[str, Bu
 def test_the_reference_is_pytorchs(
     name: str, bundles: dict[str, Bundle], checkpoints: dict[str, Path]
 ) -> None:
-    pytest.importorskip("transformers")
     contract = bundles[name].manifest.contract
     chosen, stored = load_reference(bundles[name])
     tokenizer = Tokenizer(bundles[name].directory / "tokenizer.json", contract.roles)
@@ -338,7 +359,6 @@ def test_the_reference_is_pytorchs(
 def test_the_reference_pools_as_pytorch_does(
     name: str, pooling: str, normalize: bool, bundles: dict[str, Bundle], checkpoints: dict[str, Path]
 ) -> None:
-    pytest.importorskip("transformers")
     contract = msgspec.structs.replace(bundles[name].manifest.contract, pooling=pooling, normalize=normalize)
     tokenizer = Tokenizer(bundles[name].directory / "tokenizer.json", contract.roles)
     chosen = [Probe("query", "Why is the sky blue?"), Probe("passage", "The ferry leaves the island.")]
@@ -351,7 +371,6 @@ def test_the_reference_pools_as_pytorch_does(
 def test_a_pair_with_an_empty_text_is_a_pair_to_pytorch_too(
     bundles: dict[str, Bundle], checkpoints: dict[str, Path]
 ) -> None:
-    pytest.importorskip("transformers")
     bundle = bundles["tiny-bert"]
     tokenizer = Tokenizer(bundle.directory / "tokenizer.json", bundle.manifest.contract.roles)
     chosen = [Probe("passage", ""), Probe("passage", ("ferry", ""))]

@@ -34,14 +34,13 @@ import hashlib, json, sys
 from pathlib import Path
 import msgspec
 from paritas.errors import ParitasError
-from paritas.export.pins import record_pins
-from paritas.export.sources import open_checkpoint
+from paritas.export.sources import open_checkpoint, pin
 from paritas.registry import Model
 
 name, model, source = json.loads(sys.argv[1])
 try:
     with open_checkpoint(name, msgspec.convert(model, Model), source) as checkpoint:
-        record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)  # as an export does
+        pin(name, checkpoint)  # as an export does
         answer = msgspec.to_builtins({
             "kind": checkpoint.kind,
             "location": checkpoint.location,

@@ -10,7 +10,7 @@ import pytest
 
 from paritas.errors import SourceError
 from paritas.export.pins import record_pins
-from paritas.export.sources import open_checkpoint
+from paritas.export.sources import open_checkpoint, pin
 from paritas.registry import Model, PackageSource
 from tests.unit.files import digests_of
 from tests.unit.sources.checkpoints import NAME, install, model_of, opened, refusal
@@ -28,7 +28,7 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
 def exported(model: Model, name: str = NAME) -> None:
     """Do with the source what a successful export does."""
     with open_checkpoint(name, model, "package") as found:
-        record_pins(name, found.revision, found.digests, found.directory)
+        pin(name, found)
 
 
 def test_pins_record_the_first_export_and_hold_the_next_to_it(
@@ -76,9 +76,10 @@ def test_what_was_not_exported_is_not_held_against_its_repair(
 
 
 def test_directories_record_no_pins(tiny: Path, home: Path) -> None:
-    opened(model_of(), str(tiny))
-    write_tiny_bert(tiny, seed=1)
-    opened(model_of(), str(tiny))
+    for seed in (0, 1):
+        write_tiny_bert(tiny, seed=seed)
+        with open_checkpoint(NAME, model_of(), str(tiny)) as found:
+            pin(NAME, found)
     assert not home.exists()
 
 
