@@ -34,8 +34,8 @@ models:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store that is this test's own; no registry of the user's."""
-    directory = tmp_path_factory.mktemp("home")
+    """A store that is this test's own, not made yet; no registry of the user's."""
+    directory = tmp_path_factory.mktemp("user") / "home"
     monkeypatch.setenv("PARITAS_HOME", str(directory))
     monkeypatch.delenv("PARITAS_REGISTRY", raising=False)
     return directory

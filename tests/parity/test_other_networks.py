@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
@@ -54,17 +55,21 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return load_registry(path)
 
 
-def test_a_network_optimum_knows_becomes_a_bundle(
-    checkpoint: Path, registry: Registry, tmp_path: Path
-) -> None:
-    bundle = export_model(
+def export(checkpoint: Path, registry: Registry, out: Path) -> Bundle:
+    return export_model(
         "tiny-distilbert",
         source=str(checkpoint),
         precisions=("fp32", "fp16"),
         frontend="optimum",
-        out=tmp_path / "bundle",
+        out=out,
         registry=registry,
     )
+
+
+def test_a_network_optimum_knows_becomes_a_bundle(
+    checkpoint: Path, registry: Registry, tmp_path: Path
+) -> None:
+    bundle = export(checkpoint, registry, tmp_path / "bundle")
     chosen = texts(32)
     contract = bundle.manifest.contract
     reference = reference_torch(checkpoint, contract, [Probe("query", text) for text in chosen])
@@ -99,13 +104,7 @@ def test_weights_that_transformers_would_make_up_are_missed(
         SourceError,
         match=r"missing 'embeddings\.LayerNorm\.weight'; missing 'transformer\.layer\.1\.ffn\.lin1",
     ):
-        export_model(
-            "tiny-distilbert",
-            source=str(broken),
-            frontend="optimum",
-            out=tmp_path / "bundle",
-            registry=registry,
-        )
+        export(broken, registry, tmp_path / "bundle")
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
@@ -116,13 +115,7 @@ def test_layers_that_transformers_would_ignore_are_refused(
     config = json.loads((broken / "config.json").read_text(encoding="utf-8"))
     (broken / "config.json").write_text(json.dumps(config | {"n_layers": 1}), encoding="utf-8")
     with pytest.raises(SourceError, match=r"unexpected 'transformer\.layer\.1\."):
-        export_model(
-            "tiny-distilbert",
-            source=str(broken),
-            frontend="optimum",
-            out=tmp_path / "bundle",
-            registry=registry,
-        )
+        export(broken, registry, tmp_path / "bundle")
 
 
 def test_a_bert_by_optimum_is_held_against_numpy_and_its_weights_checked(
@@ -159,10 +152,4 @@ def test_too_few_positions_for_pytorch_are_an_export_error(
     text = REGISTRY.replace("network: distilbert", "network: roberta").replace("32}", "40}")
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ExportError, match=r"PyTorch cannot run 40 tokens of role query: "):
-        export_model(
-            "tiny-distilbert",
-            source=str(broken),
-            frontend="optimum",
-            out=tmp_path / "bundle",
-            registry=load_registry(path),
-        )
+        export(broken, load_registry(path), tmp_path / "bundle")

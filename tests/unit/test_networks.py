@@ -341,7 +341,8 @@ def test_weights_in_shards_are_those_in_one_file(tmp_path: Path, checkpoints: di
 
 
 def test_weights_in_a_pickle_are_those_in_safetensors(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     directory = edited(checkpoints["tiny-bert"], tmp_path, lambda _: None)
     weights = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
@@ -360,7 +361,7 @@ def table() -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("length", [1, 2, 16, 40, 512])
 def test_the_position_bias_is_that_of_transformers(table: NDArray[np.float32], length: int) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers import MPNetConfig
     from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
@@ -377,7 +378,7 @@ def test_the_position_bias_is_that_of_transformers(table: NDArray[np.float32], l
 
 
 def test_every_distance_has_the_bucket_of_transformers() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
     from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 
     length = 3000

@@ -80,7 +80,6 @@ def test_an_interrupted_export_leaves_nothing(
     ],
 )
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, width: int, limit: int) -> None:
-    pytest.importorskip("resource", reason="needs limits on file sizes")
     checkpoint = write_tiny_bert(tmp_path / "checkpoint", hidden_size=width, intermediate_size=4 * width)
     entry(tmp_path, dim=width)
     code = (

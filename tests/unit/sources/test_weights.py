@@ -125,7 +125,9 @@ class _Trap:
 
 
 def pickled_by_torch(value: object, path: Path) -> None:
-    pytest.importorskip("torch").save(value, path)
+    import torch
+
+    torch.save(value, path)
 
 
 def pickled_plainly(value: object, path: Path) -> None:
@@ -133,7 +135,8 @@ def pickled_plainly(value: object, path: Path) -> None:
 
 
 def test_pickle_reads_as_the_safetensors(tiny: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     whole = load_file(tiny / "model.safetensors")
     torch.save({name: torch.from_numpy(value) for name, value in whole.items()}, tiny / "pytorch_model.bin")
     (tiny / "model.safetensors").unlink()
@@ -152,7 +155,6 @@ def test_pickle_reads_as_the_safetensors(tiny: Path) -> None:
 def test_malicious_pickle_is_refused_and_does_nothing(
     tiny: Path, tmp_path: Path, write: Callable[[object, Path], None]
 ) -> None:
-    pytest.importorskip("torch")
     (tiny / "model.safetensors").unlink()
     write({"embeddings.word_embeddings.weight": _Trap(tmp_path / "sprung")}, tiny / "pytorch_model.bin")
     with pytest.raises(SourceError, match=r"pytorch_model\.bin: torch refused it"):
@@ -174,7 +176,8 @@ def test_pickle_without_torch_names_what_to_install(tiny: Path, monkeypatch: pyt
 
 
 def test_a_pickle_of_more_than_tensors_is_refused(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     torch.save({"epoch": 3, "state_dict": {"w": torch.ones(2)}}, tmp_path / "pytorch_model.bin")
     with pytest.raises(SourceError, match="expected a state dict of tensors"):
         open_weights(tmp_path)

@@ -1,0 +1,230 @@
+"""The index on disk: whole files, whatever happens while they are written, and damage that is named."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from paritas.engine import index as index_module
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.engine.index import INDEX, IndexInfo, VectorIndex
+from paritas.errors import VectorIndexError
+from tests.unit.vectors import filled, unit_vectors
+
+
+def test_saving_again_leaves_one_generation(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    reader = VectorIndex.load(directory)
+    filled(bert, 9).save(directory)
+    assert len(list(directory.iterdir())) == 3
+    assert len(VectorIndex.load(directory)) == 9
+    # Who opened the former generation keeps reading it.
+    assert len(reader.search(unit_vectors(1), 10)[0]) == 5
+
+
+@pytest.mark.parametrize("dies_at", ["vectors", "texts", "sync", "replace"])
+def test_a_crash_while_saving_leaves_the_old_index_whole(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, dies_at: str
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    script = textwrap.dedent(
+        """
+        import os, sys
+        from pathlib import Path
+        import numpy as np
+        import paritas.engine.index as module
+        from paritas import Encoder, VectorIndex
+
+        def die(*args, **kwargs):
+            os._exit(9)
+
+        index = VectorIndex(Encoder(sys.argv[1]))
+        index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
+        point = sys.argv[3]
+        if point == "vectors":
+            index._vectors.save, save = die, index._vectors.save
+        elif point == "texts":
+            module.TextStore.save = die
+        elif point == "sync":
+            module.files.sync = die
+        else:
+            Path.replace = die
+        index.save(sys.argv[2])
+        """
+    )
+    arguments = [str(bundles["tiny-bert"].directory), str(directory), dies_at]
+    run = subprocess.run([sys.executable, "-c", script, *arguments], check=False)
+    assert run.returncode == 9
+    with VectorIndex.load(directory) as index:
+        assert len(index) == 5
+        assert index.search(unit_vectors(5), 1)[4][0].id == "doc-4"
+    filled(bert, 7).save(directory)
+    assert len(list(directory.iterdir())) == 3, "what the crash left is cleared away"
+
+
+@pytest.mark.parametrize("existing", [True, False])
+def test_a_full_disk_leaves_the_old_index_or_nothing(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, existing: bool
+) -> None:
+    directory = tmp_path / "index"
+    if existing:
+        filled(bert, 5).save(directory)
+    script = textwrap.dedent(
+        """
+        import resource, sys
+        import numpy as np
+        from paritas import Encoder, VectorIndex
+        from paritas.errors import VectorIndexError
+
+        index = VectorIndex(Encoder(sys.argv[1]))
+        index.add([str(i) for i in range(4000)], np.random.rand(4000, 16).astype(np.float32))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        try:
+            index.save(sys.argv[2])
+        except VectorIndexError as error:
+            print(error)
+        """
+    )
+    arguments = [str(bundles["tiny-bert"].directory), str(directory)]
+    run = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "the index cannot be written" in run.stdout
+    if existing:
+        assert len(list(directory.iterdir())) == 3
+        assert len(VectorIndex.load(directory)) == 5
+    else:
+        assert not directory.exists()
+
+
+SAVE_AND_FAIL = """
+import errno, json, os, sys
+from pathlib import Path
+import numpy as np
+from paritas import Encoder, VectorIndex, files
+from paritas.errors import VectorIndexError
+
+directory, fault = Path(sys.argv[2]), sys.argv[3]
+index = VectorIndex(Encoder(sys.argv[1]))
+index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
+if fault == "newer":
+    info = json.loads((directory / "index.json").read_text())
+    (directory / "index.json").write_text(json.dumps(info | {"format": 2}))
+if fault == "published":
+    sync = files.sync
+    def fail(path):
+        if path == directory:  # the last step, when index.json names the new generation already
+            raise OSError(errno.EIO, "no")
+        sync(path)
+    files.sync = fail
+else:
+    def fail(*args, **kwargs):
+        if fault == "unreadable":
+            read = Path.read_bytes
+            Path.read_bytes = lambda path: (_ for _ in ()).throw(OSError(errno.EMFILE, "too many"))
+        raise OSError(errno.ENOSPC, "full")
+    files.replace = fail
+try:
+    index.save(directory)
+except VectorIndexError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("fault", "kept"), [("full", 5), ("newer", 5), ("unreadable", 5), ("published", 9)])
+def test_a_save_that_fails_removes_no_generation_but_its_own(
+    bundles: dict[str, Bundle], bert: Encoder, tmp_path: Path, fault: str, kept: int
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    arguments = [str(bundles["tiny-bert"].directory), str(directory), fault]
+    run = subprocess.run(
+        [sys.executable, "-c", SAVE_AND_FAIL, *arguments], capture_output=True, text=True, check=True
+    )
+    assert "the index cannot be written" in run.stdout
+    if fault == "newer":
+        info = json.loads((directory / INDEX).read_text(encoding="utf-8"))
+        (directory / INDEX).write_text(json.dumps(info | {"format": 1}), encoding="utf-8")
+    with VectorIndex.load(directory) as index:
+        assert len(index) == kept
+    if fault in ("full", "newer"):
+        assert len(list(directory.iterdir())) == 3, "nothing half-written stays"
+
+
+def test_a_load_looks_again_where_a_save_came_between(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 5).save(directory)
+    check, saves = index_module._check_sizes, [filled(bert, 6), filled(bert, 7)]
+
+    def saved_just_before(path: Path, info: IndexInfo) -> None:
+        if saves:
+            saves.pop(0).save(directory)
+        check(path, info)
+
+    monkeypatch.setattr(index_module, "_check_sizes", saved_just_before)
+    with VectorIndex.load(directory) as index:
+        assert len(index) == 7
+
+
+def test_a_foreign_directory_is_not_written_into(bert: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with filled(bert, 3) as index, pytest.raises(VectorIndexError, match="holds other files and no index"):
+        index.save(tmp_path)
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_damage_is_named(bert: Encoder, tmp_path: Path) -> None:
+    with pytest.raises(VectorIndexError, match="no index there"):
+        VectorIndex.load(tmp_path / "nowhere")
+    directory = tmp_path / "index"
+    filled(bert, 50).save(directory)
+    vectors = next(directory.glob("vectors-*"))
+    whole = vectors.read_bytes()
+    vectors.write_bytes(whole[:-10])
+    with pytest.raises(VectorIndexError, match=rf"{vectors.name}: .* bytes, expected"):
+        VectorIndex.load(directory)
+    vectors.write_bytes(b"\0" * len(whole))
+    with pytest.raises(VectorIndexError, match=vectors.name):
+        VectorIndex.load(directory)
+    vectors.unlink()
+    with pytest.raises(VectorIndexError, match=f"{vectors.name}: missing"):
+        VectorIndex.load(directory)
+    vectors.write_bytes(whole)
+    texts = next(directory.glob("texts-*"))
+    texts.write_bytes(b"x" * texts.stat().st_size)
+    with pytest.raises(VectorIndexError, match=texts.name):
+        VectorIndex.load(directory)
+    (directory / INDEX).write_text("{")
+    with pytest.raises(VectorIndexError, match=INDEX):
+        VectorIndex.load(directory)
+
+
+def test_an_index_json_that_points_elsewhere_is_refused(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 3).save(directory)
+    path = directory / INDEX
+    path.write_text(path.read_text().replace('"generation": "', '"generation": "../'))
+    with pytest.raises(VectorIndexError, match="is no generation"):
+        VectorIndex.load(directory)
+
+
+def test_savers_to_one_directory_take_turns(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    indexes = [filled(bert, count) for count in range(1, 9)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda index: index.save(directory), indexes * 3))
+    assert len(list(directory.iterdir())) == 3
+    with VectorIndex.load(directory) as loaded:
+        assert 1 <= len(loaded) <= 8
