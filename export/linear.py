@@ -1,0 +1,94 @@
+"""The linear layers of an ONNX graph, whichever front-end wrote it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto
+
+from paritas.errors import ExportError
+from paritas.export.weights_file import is_large
+
+_QUANTIZED = {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "DynamicQuantizeMatMul",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+    "MatMulNBits",
+    "QAttention",
+    "QGemm",
+    "QLinearMatMul",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One layer x W + b: a MatMul with a constant matrix and, where there is one, the Add behind it."""
+
+    name: str
+    """The MatMul node's."""
+    source: str
+    """The tensor x, (..., inputs)."""
+    weight: str
+    """The constant W, float32, (inputs, outputs)."""
+    bias: str | None
+    """The constant b, float32, (outputs,)."""
+    adder: str | None
+    """The Add node's name."""
+    output: str
+    """The tensor x W + b."""
+
+
+def linear_layers(model: onnx.ModelProto) -> list[Linear]:
+    """Return the linear layers of an FP32 graph, in its order.
+
+    Raises:
+        ExportError: the graph has none, or is quantised already.
+    """
+    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
+    if quantized:
+        raise ExportError(
+            f"the graph is quantised already (it holds {', '.join(quantized)}); "
+            "INT8 starts from the FP32 checkpoint"
+        )
+    constants = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
+    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in model.graph.node:
+        for name in node.input:
+            readers[name].append(node)
+    exposed = {output.name for output in model.graph.output}
+    found = []
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[0] in constants or node.input[1] not in constants:
+            continue
+        matrix = constants[node.input[1]]
+        if len(matrix.dims) != 2 or not is_large(matrix.dims):
+            continue
+        product = node.output[0]
+        following = readers[product]
+        adder, bias = None, None
+        if len(following) == 1 and following[0].op_type == "Add" and product not in exposed:
+            other = [name for name in following[0].input if name != product]
+            if (
+                len(other) == 1
+                and other[0] in constants
+                and list(constants[other[0]].dims) == [matrix.dims[1]]
+            ):
+                adder, bias = following[0], other[0]
+        found.append(
+            Linear(
+                name=node.name,
+                source=node.input[0],
+                weight=node.input[1],
+                bias=bias,
+                adder=adder.name if adder is not None else None,
+                output=adder.output[0] if adder is not None else product,
+            )
+        )
+    if not found:
+        raise ExportError("the graph has no linear layer (a MatMul with a constant matrix) to quantise")
+    return found
