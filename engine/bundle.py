@@ -20,11 +20,12 @@ TOKENIZER = "tokenizer.json"
 PROBES = "probes.json"
 REFERENCE = "reference.npy"
 
-FORMAT = 1
+FORMAT = 2
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
 # thousandth where rounding tips a token (README, "What is proven").
-FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float"}
+# INT8 vectors are a thousandth of cosine away: near enough to rank alike, too far to mix unnoticed.
+FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float", "int8": "int8"}
 
 
 class Contract(Struct, frozen=True, forbid_unknown_fields=True):
@@ -63,8 +64,24 @@ class Figures(Struct, frozen=True, forbid_unknown_fields=True):
     probes: int
     max_abs_diff: float
     min_cosine: float
+    p1_cosine: float
+    """The 1st percentile."""
     mean_cosine: float
     worst_probe: int
+
+
+class Retrieval(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one precision costs a search over a judged collection."""
+
+    collection: str
+    documents: int
+    queries: int
+    ndcg_fp32: float
+    """nDCG@10 of FP32, in points of 100."""
+    ndcg: float
+    """nDCG@10 of this precision."""
+    recall: float
+    """Of FP32's ten nearest documents, the share that is among this precision's ten."""
 
 
 class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
@@ -74,9 +91,35 @@ class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
     bound: Bound
     figures: Figures
     by_role: dict[str, Figures]
+    by_length: dict[str, Figures]
+    """By tokens, as in "65-128"."""
     cpu: str
+    instructions: list[str]
+    """What of the CPU the result depends on; see `cpus.instructions`."""
     versions: dict[str, str]
     date: str
+    retrieval: Retrieval | None = None
+    """Where judgements were given."""
+
+
+class Quantization(Struct, frozen=True, forbid_unknown_fields=True):
+    """How an INT8 graph was made."""
+
+    calibration: str
+    """Where its texts are from."""
+    calibration_sha256: str
+    texts: int
+    tokens: int
+    truncated: int
+    held_out: Figures
+    """INT8 against FP32 on texts of the same origin that calibration did not see."""
+    layers: int
+    """Linear layers of the graph."""
+    kept_fp32: list[str]
+    """Those that stayed FP32."""
+    fp32_budget: float
+    """The share of the linear layers' weights that might have."""
+    overflow_columns: int
 
 
 class Variant(Struct, frozen=True, forbid_unknown_fields=True):
@@ -87,6 +130,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     """The graph for CPUs; the same file where one serves both."""
     files: list[str]
     certificate: Certificate
+    quantization: Quantization | None = None
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -209,10 +253,23 @@ def _check_format(path: Path, data: bytes) -> None:
     except ValueError as error:
         raise BundleError(f"{path}: not JSON: {error}; export the model again") from error
     found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, int) and found > FORMAT:
-        raise BundleError(
-            f"{path}: bundle format {found}, this paritas reads up to {FORMAT}; upgrade paritas"
-        )
+    if isinstance(found, int) and found != FORMAT:
+        mend = "upgrade paritas" if found > FORMAT else "export the model again"
+        raise BundleError(f"{path}: bundle format {found}, this paritas reads {FORMAT}; {mend}")
+
+
+def file_names(directory: Path) -> set[str]:
+    """Return the files of a bundle of any format, its manifest among them.
+
+    Raises:
+        BundleError: no bundle there.
+    """
+    path = directory / MANIFEST
+    try:
+        files = json.loads(path.read_bytes())["files"]
+        return {MANIFEST, *map(str, files)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{directory}: not a bundle: {MANIFEST}: {error!r}") from error
 
 
 def digest(path: Path) -> str:

@@ -1,12 +1,26 @@
-"""How many CPUs this process may really use."""
+"""The CPUs this process may use: how many, and what they can do."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")
+_CPUINFO = Path("/proc/cpuinfo")
+
+# NumPy asks the processor itself; under emulation /proc/cpuinfo may still be the host's.
+_NUMPY_NAMES = {
+    "AVX2": "avx2",
+    "AVX512F": "avx512f",
+    "AVX512VNNI": "avx512_vnni",
+    "ASIMD": "asimd",
+    "ASIMDDP": "asimddp",
+}
+_OTHER_NAMES = ("avx_vnni", "amx_int8", "i8mm")
+# Dot products of four bytes in one instruction, exact in 32 bits.
+_DOT_PRODUCTS = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
 
 
 def available_cpus(cgroup: Path = _CGROUP) -> int:
@@ -55,3 +69,43 @@ def _own_cgroups(cgroup: Path) -> list[Path]:
         own = root / path.lstrip("/")
         found += [own, *(parent for parent in own.parents if root in parent.parents)]
     return found
+
+
+def instructions() -> list[str]:
+    """Return the instruction sets that matter to the encoders' kernels, by Linux's names."""
+    # Private by its name, but what numpy.show_runtime() prints, and the same since NumPy 1.16.
+    from numpy._core._multiarray_umath import __cpu_features__ as features  # type: ignore[import-not-found]
+
+    found = [name for key, name in _NUMPY_NAMES.items() if features.get(key)]
+    flags = _flags()
+    if all(name in flags for name in found) and ("avx512f" in flags) == ("avx512f" in found):
+        found += [name for name in _OTHER_NAMES if name in flags]
+    return found
+
+
+def dot_product(available: list[str]) -> str | None:
+    """Return which of these instruction sets multiplies bytes fast and exactly; None where none does.
+
+    Without one, x86 adds products of unsigned and signed bytes in 16 bits, which saturate: onnxruntime is
+    told to shift the weights to unsigned bytes there, exact but slower.
+    """
+    return next((name for name in _DOT_PRODUCTS if name in available), None)
+
+
+def cpu_name() -> str:
+    """Return the CPU's name and the instruction sets that matter to its kernels."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({' '.join(instructions()) or platform.machine()})"
+
+
+def _flags() -> set[str]:
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import operator
 import os
 import threading
@@ -12,21 +13,24 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import asdict
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from paritas import store
-from paritas.engine.batching import Batch, plan
+from paritas.engine.batching import plan
 from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
-from paritas.engine.cpus import available_cpus
+from paritas.engine.cpus import available_cpus, dot_product, instructions
 from paritas.engine.pooling import pool
-from paritas.engine.runtime import Session
+from paritas.engine.runtime import Session, is_cpu
 from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import BundleError, InputError, ShapeError
 from paritas.registry import PRECISIONS, Precision
+
+_log = logging.getLogger("paritas")
 
 # Texts tokenised at a time: enough to keep every CPU of the tokenizer busy, few enough to hold.
 _TOKENIZE_CHUNK = 2048
@@ -59,6 +63,14 @@ class EncodeStats:
         return EncodeStats(*map(operator.add, dataclasses.astuple(self), dataclasses.astuple(other)))
 
 
+class LoadedContract(Contract, frozen=True, kw_only=True):
+    """What the vectors are, and in which precision and why this encoder makes them."""
+
+    precision: Precision
+    reason: str
+    """Why this precision: asked for, or chosen by "auto" because of the CPU."""
+
+
 class Encoder:
     """A loaded bundle. One encoder may be used by many threads at once, pickled and closed."""
 
@@ -66,7 +78,7 @@ class Encoder:
         self,
         model: str | os.PathLike[str] | Bundle,
         *,
-        precision: Precision = "fp32",
+        precision: Precision | Literal["auto"] = "fp32",
         provider: str = "cpu",
         threads: int | None = None,
         token_budget: int | None = None,
@@ -77,7 +89,8 @@ class Encoder:
         Args:
             model: a registry id whose bundle was exported, a bundle directory, or a bundle already opened,
                 whose files are not checked a second time if its `verify` was called.
-            precision: "fp32" or "fp16".
+            precision: "fp32", "fp16", "int8", or "auto": INT8 where the bundle has it and this CPU multiplies
+                bytes fast, else FP32. `contract.precision` and `contract.reason` say which and why.
             provider: "cpu", "cuda" or another by name; run there or raise, never fall back.
             threads: threads inside one batch; the CPUs this process may use where None.
             token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None.
@@ -86,10 +99,10 @@ class Encoder:
         Raises:
             RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
             ProviderError: the provider cannot run here.
-            InputError: an option out of its range.
+            InputError: an option out of its range, or INT8 on anything but a CPU.
         """
         _check_options(precision, threads, token_budget, max_padding)
-        on_cpu = provider in ("cpu", "CPUExecutionProvider")
+        on_cpu = is_cpu(provider)
         self._arguments: dict[str, Any] = {
             "precision": precision,
             "provider": provider,
@@ -98,14 +111,16 @@ class Encoder:
             "max_padding": max_padding,
         }
         self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
-        self.precision: Precision = precision
+        self.precision, reason = _choose(self.bundle, precision, on_cpu=on_cpu)
         self.token_budget = token_budget if token_budget is not None else (512 if on_cpu else 16_384)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
-        variant = self.bundle.variant(precision)
+        variant = self.bundle.variant(self.precision)
         graph = variant.cpu_graph if on_cpu else variant.graph
         names = [TOKENIZER, graph, *variant.files]
         self.bundle.verify([name for name in names if name not in self.bundle.verified])
-        self.contract: Contract = self.bundle.manifest.contract
+        self.contract = LoadedContract(
+            **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
+        )
         self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
         self._session: Session | None = Session(
             self.bundle.directory / graph, provider=provider, threads=threads or available_cpus()
@@ -168,12 +183,11 @@ class Encoder:
         tokens = self._tokenize(texts, role)
         tokenized = time.perf_counter()
         vectors = self._output(out, len(tokens.lengths))
-        starts = np.cumsum(tokens.lengths) - tokens.lengths
         run_s = pool_s = 0.0
         batches = padding = 0
         with tqdm(total=len(tokens.lengths), unit=" texts", disable=not progress) as bar:
             for batch in plan(tokens.lengths, token_budget=self.token_budget, max_padding=self.max_padding):
-                input_ids, mask, type_ids = _arrays(tokens, starts, batch)
+                input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
                 begun = time.perf_counter()
                 hidden = session.run(input_ids, mask, type_ids)
                 ran = time.perf_counter()
@@ -253,6 +267,49 @@ class Encoder:
         return f"Encoder({str(self.bundle.directory)!r}, precision={self.precision!r})"
 
 
+def _choose(bundle: Bundle, asked: Precision | Literal["auto"], *, on_cpu: bool) -> tuple[Precision, str]:
+    """Return the precision to load and why; log what somebody who is paged would want to know."""
+    has = bundle.manifest.precisions
+    fast = dot_product(instructions())
+    if asked == "auto":
+        chosen, reason = _automatic(bundle, fast, on_cpu=on_cpu)
+        _log.info("%s: precision %s: %s", bundle.manifest.model, chosen, reason)
+    else:
+        chosen, reason = asked, "asked for"
+    if chosen != "int8":
+        return chosen, reason
+    if not on_cpu:
+        raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
+    if "int8" in has and fast != (certified := dot_product(has["int8"].certificate.instructions)):
+        _log.warning(
+            "%s: the INT8 certificate was made with %s, this CPU has %s; its integers are the same, %s; "
+            "`paritas verify %s` repeats the certificate here",
+            bundle.manifest.model,
+            certified or "no byte dot product",
+            fast or "no byte dot product",
+            "computed by other instructions" if fast else "but slower to compute than FP32",
+            bundle.directory,
+        )
+    return chosen, reason
+
+
+def _automatic(bundle: Bundle, fast: str | None, *, on_cpu: bool) -> tuple[Precision, str]:
+    has = bundle.manifest.precisions
+    if "int8" not in has or not on_cpu:
+        why = "the bundle has no INT8" if on_cpu else "INT8 graphs are for CPUs"
+        return ("fp32" if "fp32" in has else next(iter(has))), why
+    figures = has["int8"].certificate.figures
+    proof = f"certified, mean cosine {figures.mean_cosine:.4f}, smallest {figures.min_cosine:.4f}"
+    if fast is not None:
+        return "int8", f"{fast} multiplies bytes fast; {proof}"
+    slow = (
+        f"without a byte dot product ({' '.join(instructions()) or 'no known instructions'}) INT8 is slower"
+    )
+    if "fp32" in has:
+        return "fp32", slow
+    return "int8", f"{slow}, but the bundle has no FP32; {proof}"
+
+
 def _load(model: str, arguments: dict[str, Any]) -> Encoder:
     return Encoder(Path(model), **arguments)
 
@@ -260,8 +317,8 @@ def _load(model: str, arguments: dict[str, Any]) -> Encoder:
 def _check_options(
     precision: str, threads: int | None, token_budget: int | None, max_padding: float | None
 ) -> None:
-    if precision not in PRECISIONS:
-        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}")
+    if precision not in (*PRECISIONS, "auto"):
+        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}, auto")
     if threads is not None and threads < 1:
         raise InputError(f"threads is {threads}; expected 1 or more, or None for the CPUs at hand")
     if token_budget is not None and token_budget < 1:
@@ -281,16 +338,3 @@ def _chunks(texts: Iterable[Text], size: int) -> Iterator[list[Any]]:
         raise InputError(f"texts is {type(texts).__name__}; expected an iterable of strings") from None
     while chunk := list(islice(iterator, size)):
         yield chunk
-
-
-def _arrays(
-    tokens: Tokens, starts: NDArray[np.int64], batch: Batch
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Lay a batch's tokens out as input_ids, attention_mask and token_type_ids, int64, (batch, seq)."""
-    columns = np.arange(batch.length)
-    mask = columns < tokens.lengths[batch.rows][:, None]
-    # Padding reads some other text's tokens; the mask takes them out again.
-    places = np.minimum(starts[batch.rows][:, None] + columns, len(tokens.input_ids) - 1)
-    input_ids = np.where(mask, tokens.input_ids[places], 0)
-    type_ids = np.where(mask, tokens.token_type_ids[places], 0)
-    return input_ids, mask.astype(np.int64), type_ids

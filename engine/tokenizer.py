@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ Text = str | tuple[str, str]
 """A text, or for a role with pairs (title, text)."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Tokens:
     """The tokens of many texts, end to end."""
 
@@ -40,6 +41,28 @@ class Tokens:
             np.concatenate([part.lengths for part in parts] or [empty]),
             np.concatenate([part.truncated for part in parts] or [empty.astype(bool)]),
         )
+
+    def arrays(
+        self, rows: NDArray[np.int64], length: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Lay some texts' tokens out as input_ids, attention_mask and token_type_ids, int64, (batch, length).
+
+        Args:
+            rows: the texts, (batch,).
+            length: of the longest of them, or more.
+        """
+        columns = np.arange(length)
+        mask = columns < self.lengths[rows][:, None]
+        starts = self._starts[rows][:, None]
+        # Padding reads some other text's tokens; the mask takes them out again.
+        places = np.minimum(starts + columns, len(self.input_ids) - 1)
+        input_ids = np.where(mask, self.input_ids[places], 0)
+        type_ids = np.where(mask, self.token_type_ids[places], 0)
+        return input_ids, mask.astype(np.int64), type_ids
+
+    @cached_property
+    def _starts(self) -> NDArray[np.int64]:
+        return np.cumsum(self.lengths) - self.lengths
 
 
 class Tokenizer:

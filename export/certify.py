@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import platform
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import __version__
-from paritas.engine.bundle import PROBES, REFERENCE, Bundle, Certificate, Figures
+from paritas.engine.bundle import PROBES, REFERENCE, TOKENIZER, Bundle, Certificate, Figures
+from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime import is_cpu
+from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
 from paritas.export.probes import Probe
 from paritas.registry import Bound, Precision
@@ -22,6 +26,10 @@ from paritas.registry import Bound, Precision
 # Probes of up to so many characters, a dozen tokens or so, are encoded once more in padded batches: enough to
 # show that the attention mask works, while to pad them to the longest ones' length would double the time.
 _PADDED_CHARACTERS = 60
+# Upper ends of the lengths, in tokens, by which the figures are told apart.
+_LENGTHS = (0, 16, 64, 128, 256, 512, 8192)
+# Texts an error names.
+_SHOWN = 3
 _PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 4096}
 
 
@@ -31,21 +39,28 @@ def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Fig
     Differences are in units of the reference vector's length, which is 1 where the model normalises. The
     worst probe is the one of the largest difference. A row that is not finite counts as infinitely far.
     """
+    difference, cosine = _distances(vectors, reference)
+    return Figures(
+        probes=len(cosine),
+        max_abs_diff=float(difference.max()),
+        min_cosine=float(cosine.min()),
+        p1_cosine=float(np.quantile(cosine, 0.01)),
+        mean_cosine=float(cosine.mean()),
+        worst_probe=int(difference.argmax()),
+    )
+
+
+def _distances(
+    vectors: NDArray[np.float32], reference: NDArray[np.float32]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return each row's largest difference, infinite where it is not finite, and its cosine."""
     ours, theirs = vectors.astype(np.float64), reference.astype(np.float64)
     with np.errstate(invalid="ignore"):  # infinities; they are dealt with below
         lengths = np.linalg.norm(theirs, axis=1)
         difference = np.abs(ours - theirs).max(axis=1) / np.maximum(lengths, 1e-30)
         products = np.linalg.norm(ours, axis=1) * lengths
         cosine = np.einsum("ij,ij->i", ours, theirs) / np.maximum(products, 1e-30)
-    difference = np.where(np.isfinite(difference), difference, np.inf)
-    cosine = np.where(np.isfinite(cosine), cosine, -1.0)
-    return Figures(
-        probes=len(ours),
-        max_abs_diff=float(difference.max()),
-        min_cosine=float(cosine.min()),
-        mean_cosine=float(cosine.mean()),
-        worst_probe=int(difference.argmax()),
-    )
+    return np.where(np.isfinite(difference), difference, np.inf), np.where(np.isfinite(cosine), cosine, -1.0)
 
 
 def certify(
@@ -79,14 +94,29 @@ def certify(
         )
 
     figures = figures_of(np.ones(len(rows), bool))
-    _check(figures, bound, precision, bundle.manifest.model, probes)
+    faults = _faults(figures, bound)
+    if faults:
+        order = np.argsort(-_distances(vectors, reference[rows])[0], kind="stable")
+        worst = list(dict.fromkeys(rows[order].tolist()))[:_SHOWN]
+        raise ParityError(
+            f"{bundle.manifest.model} {precision}: {' and '.join(faults)} over {figures.probes} probes; "
+            "worst: "
+            + "; ".join(f"#{row}, role {probes[row].role}, {repr(probes[row].text)[:60]}" for row in worst)
+        )
     roles = np.array([probes[row].role for row in rows])
+    lengths = _lengths(bundle, probes)[rows]
     return Certificate(
         reference=reference_name,
         bound=bound,
         figures=figures,
         by_role={role: figures_of(roles == role) for role in dict.fromkeys(roles.tolist())},
+        by_length={
+            f"{first + 1}-{last}": figures_of((lengths > first) & (lengths <= last))
+            for first, last in itertools.pairwise(_LENGTHS)
+            if ((lengths > first) & (lengths <= last)).any()
+        },
         cpu=cpu_name(),
+        instructions=instructions(),
         versions=versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
     )
@@ -111,18 +141,26 @@ def encode_probes(encoder: Encoder, probes: Sequence[Probe]) -> NDArray[np.float
     return vectors
 
 
-def _check(figures: Figures, bound: Bound, precision: Precision, model: str, probes: Sequence[Probe]) -> None:
+def _faults(figures: Figures, bound: Bound) -> list[str]:
     faults = []
     if bound.max_abs_diff is not None and not figures.max_abs_diff <= bound.max_abs_diff:
         faults.append(f"largest difference {figures.max_abs_diff:.3g} > {bound.max_abs_diff:g}")
     if bound.min_cosine is not None and not figures.min_cosine >= bound.min_cosine:
         faults.append(f"smallest cosine {figures.min_cosine:.6f} < {bound.min_cosine:g}")
-    if faults:
-        worst = probes[figures.worst_probe]
-        raise ParityError(
-            f"{model} {precision}: {' and '.join(faults)} over {figures.probes} probes "
-            f"(worst: #{figures.worst_probe}, role {worst.role}, {repr(worst.text)[:60]})"
-        )
+    if bound.mean_cosine is not None and not figures.mean_cosine >= bound.mean_cosine:
+        faults.append(f"mean cosine {figures.mean_cosine:.6f} < {bound.mean_cosine:g}")
+    return faults
+
+
+def _lengths(bundle: Bundle, probes: Sequence[Probe]) -> NDArray[np.int64]:
+    """Return each probe's tokens."""
+    roles = bundle.manifest.contract.roles
+    tokenizer = Tokenizer(bundle.directory / TOKENIZER, roles)
+    lengths = np.zeros(len(probes), np.int64)
+    for name, rule in roles.items():
+        rows = [row for row, probe in enumerate(probes) if probe.role == name]
+        lengths[rows] = tokenizer.encode(check_texts([probes[row].text for row in rows], rule), name).lengths
+    return lengths
 
 
 def save_reference(directory: Path, probes: Sequence[Probe], reference: NDArray[np.float32]) -> None:
@@ -150,14 +188,17 @@ def load_reference(bundle: Bundle) -> tuple[list[Probe], NDArray[np.float32]]:
 
 
 def verify(
-    bundle: Bundle, reference: NDArray[np.float32] | None = None, *, provider: str = "cpu"
+    bundle: Bundle,
+    reference: NDArray[np.float32] | None = None,
+    *,
+    provider: str = "cpu",
 ) -> dict[Precision, Certificate]:
     """Certify every precision of a bundle anew, on this machine, from the files as they are.
 
     Args:
         bundle: every file of it is checked against its digest first.
         reference: float32, (probes, dim), vectors to compare with instead of those the bundle carries.
-        provider: where to run; see `Encoder`.
+        provider: where to run; see `Encoder`. INT8 is for CPUs and left out elsewhere.
 
     Raises:
         BundleError: a file is missing or changed.
@@ -168,6 +209,8 @@ def verify(
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():
+        if precision == "int8" and not is_cpu(provider):
+            continue
         certificates[precision] = certify(
             bundle,
             precision,
@@ -192,18 +235,3 @@ def versions() -> dict[str, str]:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def cpu_name() -> str:
-    """Return the CPU's name and the widest instructions that matter to its kernels."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    named = {key.strip(): value.strip() for key, value in fields.items()}
-    flags = set(named.get("flags", named.get("Features", "")).split())
-    wide = [
-        flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimddp", "i8mm") if flag in flags
-    ]
-    return f"{named.get('model name', platform.machine())} ({' '.join(wide) or platform.machine()})"

@@ -28,18 +28,24 @@ from paritas.engine.bundle import (
     Figures,
     FileEntry,
     Manifest,
+    Quantization,
     Source,
     Variant,
     digest,
+    file_names,
 )
+from paritas.engine.cpus import instructions
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
+from paritas.export.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.certify import certify, save_reference, versions, worse
 from paritas.export.contract import Frontend, contract_of
 from paritas.export.half import half_compute, half_weights
+from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
 from paritas.export.optimum import export_optimum
 from paritas.export.probes import Probe, probes
+from paritas.export.quantize import quantize
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.rounding import rounded
 from paritas.export.sources import Checkpoint, open_checkpoint, pin
@@ -50,6 +56,7 @@ _FILES: dict[Precision, tuple[str, str, str]] = {
     # graph, graph for CPUs, weights
     "fp32": ("model.fp32.onnx", "model.fp32.onnx", "model.fp32.onnx.data"),
     "fp16": ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.onnx.data"),
+    "int8": ("model.int8.onnx", "model.int8.onnx", "model.int8.onnx.data"),
 }
 # What stands in for an accelerator while FP16 is certified; it does not stay in the bundle.
 _ROUNDED = "model.fp16.rounded.onnx"
@@ -61,6 +68,8 @@ def export_model(
     source: str | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     frontend: Frontend = "native",
+    calibration: str | os.PathLike[str] | None = None,
+    judgements: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
     report: Callable[[str], None] = lambda _step: None,
@@ -70,8 +79,12 @@ def export_model(
     Args:
         name: a registry id.
         source: "hub", "package" or a checkpoint directory; where None the package if installed, else the hub.
-        precisions: one or more of "fp32", "fp16".
+        precisions: one or more of "fp32", "fp16", "int8".
         frontend: "native" (BERT and MPNet, no torch) or "optimum" (any network optimum-onnx knows).
+        calibration: a file of texts like those to be encoded, one a line, for INT8; built-in ones take part
+            too, and alone where None. A few hundred lines are enough.
+        judgements: a collection in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv);
+            certificates then say what a precision costs a search over it.
         out: the bundle directory; the store's place for this model where None. A bundle that is already
             there is replaced once the new one is certified.
         registry: the models; the built-in ones and PARITAS_REGISTRY's where None.
@@ -81,6 +94,7 @@ def export_model(
         RegistryError: unknown model.
         SourceError: the checkpoint cannot be fetched, read or trusted.
         ExportError: it cannot be exported; ParityError: its vectors are not the checkpoint's.
+        InputError: the calibration file or the judgements cannot be read, or hold too little.
         MissingExtraError: an optional dependency is absent.
     """
     model = (registry if registry is not None else load_registry())[name]
@@ -88,14 +102,19 @@ def export_model(
         if precision not in PRECISIONS:
             raise ExportError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
     if not precisions:
-        raise ExportError("no precision given; expected fp32, fp16 or both")
+        raise ExportError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
+    if calibration is not None and "int8" not in precisions:
+        raise ExportError("calibration is for int8; add it to the precisions")
+    collection = read_judgements(Path(judgements)) if judgements is not None else None
+    if collection is not None and not ("fp32" in precisions and len(set(precisions)) > 1):
+        raise ExportError("judgements compare with FP32; ask for fp32 and another precision")
     # Resolved, so that a link's target is replaced and not the link, and "." has a name.
     target = (Path(out) if out is not None else store.bundle_path(name)).resolve()
     _check_target(target)
     with open_checkpoint(name, model, source) as checkpoint, _workplace(target) as work:
         report(f"{name}: {checkpoint.kind} {checkpoint.location} {checkpoint.revision or ''}".rstrip())
         try:
-            _Build(name, model, checkpoint, frontend, precisions, work, report).write()
+            _Build(name, model, checkpoint, frontend, precisions, calibration, work, report).write(collection)
         except BundleError as error:
             raise ExportError(f"{name}: the exported graph does not run: {error}") from error
         pin(name, checkpoint)
@@ -113,6 +132,7 @@ class _Build:
         checkpoint: Checkpoint,
         frontend: Frontend,
         precisions: Sequence[Precision],
+        calibration: str | os.PathLike[str] | None,
         directory: Path,
         report: Callable[[str], None],
     ) -> None:
@@ -121,17 +141,22 @@ class _Build:
         self.directory, self.report = directory, report
         self.entries: dict[str, FileEntry] = {}
         self.contract = contract_of(name, model, checkpoint.directory, frontend)
+        shutil.copyfile(checkpoint.directory / TOKENIZER, directory / TOKENIZER)
+        self.tokenizer = Tokenizer(directory / TOKENIZER, self.contract.roles)
+        self.calibration: Calibration | None = None
+        if "int8" in precisions:  # first of all: a file that will not do costs nobody a minute
+            file = os.fspath(calibration) if calibration is not None else None
+            self.calibration = open_calibration(file, self.tokenizer, self.contract.roles)
+        self.quantization: Quantization | None = None
 
-    def write(self) -> None:
-        shutil.copyfile(self.checkpoint.directory / TOKENIZER, self.directory / TOKENIZER)
-        chosen = probes(self.model.roles)
+    def write(self, judgements: Judgements | None = None) -> None:
+        chosen = probes(self.model.roles, built_in_texts("certificate") if self.calibration else ())
         self.report(f"graph: {self.frontend} front-end")
         self.report(f"reference: {len(chosen)} probes through the checkpoint")
         with ThreadPoolExecutor(1) as pool:
             # Digests, and much of the reference, are work for one core: 3 s less of 18 side by side.
-            tokenizer = Tokenizer(self.directory / TOKENIZER, self.contract.roles)
             judging = pool.submit(
-                reference_numpy, self.checkpoint.directory, self.contract, tokenizer, chosen
+                reference_numpy, self.checkpoint.directory, self.contract, self.tokenizer, chosen
             )
             self.graphs()
             for precision in self.precisions:
@@ -144,6 +169,11 @@ class _Build:
             self.report(f"certified: {precision}")
         (self.directory / _ROUNDED).unlink(missing_ok=True)
         self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
+        if judgements is not None:
+            self.report(f"judging: {len(judgements.documents)} documents, {len(judgements.queries)} queries")
+            for name, found in compare_retrieval(self.opened(), self.precisions, judgements).items():
+                certificates[name] = msgspec.structs.replace(certificates[name], retrieval=found)
+            self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
 
     def graphs(self) -> None:
         export = export_native if self.frontend == "native" else export_optimum
@@ -158,6 +188,18 @@ class _Build:
                 half = half_compute(model, self.directory, file)
             _save(half, self.directory / graph16)
             _save(rounded(half), self.directory / _ROUNDED)
+        if self.calibration is not None:
+            graph8, _, weights8 = _FILES["int8"]
+            self.quantization = quantize(
+                model,
+                self.directory / graph8,
+                fp32_graph=self.directory / graph,
+                weights=self.directory / weights8,
+                calibration=self.calibration,
+                contract=self.contract,
+                bound=self.model.bound("int8"),
+                report=self.report,
+            )
         if "fp32" not in self.precisions:
             (self.directory / graph).unlink()
             (self.directory / weights).unlink()
@@ -184,18 +226,25 @@ class _Build:
         for cpu_graph in [None, _ROUNDED] if precision == "fp16" else [None]:
             # The engine loads only what a manifest vouches for, so each run has one of its own.
             self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
-            bundle = Bundle(self.directory)
-            bundle.verified.update(bundle.manifest.files)  # whose digests were taken a moment ago
             found.append(
-                certify(bundle, precision, chosen, reference, bound=bound, reference_name=reference_name)
+                certify(
+                    self.opened(), precision, chosen, reference, bound=bound, reference_name=reference_name
+                )
             )
         return worse(*found)
+
+    def opened(self) -> Bundle:
+        """Return the bundle as its last manifest says; no digest is taken again."""
+        bundle = Bundle(self.directory)
+        bundle.verified.update(bundle.manifest.files)
+        return bundle
 
     def variant(
         self, precision: Precision, certificate: Certificate, cpu_graph: str | None = None
     ) -> Variant:
         graph, own_cpu_graph, weights = _FILES[precision]
-        return Variant(graph, cpu_graph or own_cpu_graph, [weights], certificate)
+        quantization = self.quantization if precision == "int8" else None
+        return Variant(graph, cpu_graph or own_cpu_graph, [weights], certificate, quantization)
 
     def manifest(self, variants: dict[Precision, Variant]) -> None:
         names = [TOKENIZER, PROBES, REFERENCE]
@@ -227,8 +276,8 @@ class _Build:
 
 
 def _pending(bound: Bound) -> Certificate:
-    figures = Figures(probes=0, max_abs_diff=0.0, min_cosine=0.0, mean_cosine=0.0, worst_probe=0)
-    return Certificate("pending", bound, figures, {}, "", {}, "")
+    figures = Figures(0, max_abs_diff=0.0, min_cosine=0.0, p1_cosine=0.0, mean_cosine=0.0, worst_probe=0)
+    return Certificate("pending", bound, figures, {}, {}, "", instructions(), {}, "")
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
@@ -242,7 +291,7 @@ def _check_target(target: Path) -> None:
     if not target.is_dir() or not any(target.iterdir()):
         return
     try:
-        known = {MANIFEST, *Bundle(target).manifest.files}
+        known = file_names(target)
     except BundleError as error:
         raise ExportError(
             f"{target}: holds other files and no bundle ({error}); remove it or choose another --out"

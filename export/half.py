@@ -43,7 +43,7 @@ def half_weights(model: onnx.ModelProto, directory: Path, weights: WeightsFile) 
     initializers = []
     for tensor in result.graph.initializer:
         if tensor.name not in stored:
-            initializers.append(_moved(tensor, directory, weights))
+            initializers.append(weights.moved(tensor, directory))
             continue
         reference = weights.tensor(tensor.name, _to_half(tensor, directory))
         casts.append(cast_node(tensor.name, f"{tensor.name}.fp32", TensorProto.FLOAT))
@@ -83,7 +83,7 @@ class _HalfCompute:
         set_nodes(self.model, self.nodes)
         used = {name for node in self.nodes for name in node.input}
         kept = [
-            _moved(tensor, self.directory, self.weights)
+            self.weights.moved(tensor, self.directory)
             for name, tensor in self.constants.items()
             if name in used
         ]
@@ -182,10 +182,3 @@ def _to_half(tensor: onnx.TensorProto, directory: Path) -> np.ndarray[tuple[int,
             f"{tensor.name} holds {largest:.6g}, beyond FP16's {_FLOAT16_MAX:g}; export --precision fp32"
         )
     return value.astype(np.float16)
-
-
-def _moved(tensor: onnx.TensorProto, directory: Path, weights: WeightsFile) -> onnx.TensorProto:
-    """Return a tensor that keeps its type; one in the FP32 weights file is copied into the FP16 one."""
-    if tensor.data_location != TensorProto.EXTERNAL:
-        return tensor
-    return weights.tensor(tensor.name, read_tensor(tensor, directory))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from paritas.engine.tokenizer import Text
@@ -41,8 +41,13 @@ class Probe:
     text: Text
 
 
-def probes(roles: Mapping[str, Role]) -> list[Probe]:
+def probes(roles: Mapping[str, Role], paragraphs: Sequence[str] = ()) -> list[Probe]:
     """Return probes for every role whose rule differs from an earlier one's.
+
+    Args:
+        roles: the model's.
+        paragraphs: ordinary texts to add. Rounding to 8 bits loses what no oddity shows: which of a thousand
+            ordinary texts is nearest.
 
     Texts of 15 to 17 and 31 to 33 words straddle the widths of SIMD kernels; the longest is cut.
     """
@@ -53,7 +58,7 @@ def probes(roles: Mapping[str, Role]) -> list[Probe]:
             continue
         seen.append(role)
         counts = (13, 14, 15, 29, 30, 31, 50, role.max_length // 2)
-        texts = [*_SHORT, *(_words(count) for count in counts)]
+        texts = [*_SHORT, *paragraphs, *(_words(count) for count in counts)]
         texts.append(_words(role.max_length + 50))
         found += [Probe(name, text) for text in texts]
         if role.pair:

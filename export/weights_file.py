@@ -62,6 +62,12 @@ class WeightsFile:
             reference.external_data.add(key=key, value=text)
         return reference
 
+    def moved(self, tensor: onnx.TensorProto, directory: Path) -> onnx.TensorProto:
+        """Return a tensor as it is; one in another weights file of the directory is copied into this one."""
+        if tensor.data_location != TensorProto.EXTERNAL:
+            return tensor
+        return self.tensor(tensor.name, read_tensor(tensor, directory))
+
 
 def externalize(model: onnx.ModelProto, weights: WeightsFile) -> None:
     """Move the large initializers of a model into the weights file, in place."""

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from paritas.engine.cpus import available_cpus
-from paritas.export.certify import cpu_name, versions
+from paritas.engine.cpus import available_cpus, cpu_name
+from paritas.export.certify import versions
 
 RESULTS = Path(__file__).resolve().parent / "results"
 

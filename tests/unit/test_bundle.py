@@ -123,11 +123,11 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
         (lambda m: m["contract"].update(dim="16"), r"Expected `int`, got `str` - at `\$\.contract\.dim`"),
         (lambda m: m["contract"].update(pooling="max"), r"Invalid enum value 'max'"),
         (lambda m: m["contract"]["roles"].update(query={}), "missing required field `max_length`"),
-        (lambda m: m["precisions"].update(int8={}), "Invalid enum value 'int8'"),
+        (lambda m: m["precisions"].update(int4={}), "Invalid enum value 'int4'"),
         (lambda m: m["files"].update({"tokenizer.json": 7}), r"Expected `object`, got `int` - at `\$\.files"),
         (lambda m: m.pop("source"), "missing required field `source`"),
         (lambda m: m.update(format="1"), r"Expected `int`, got `str` - at `\$\.format`"),
-        (lambda m: m.update(format=0), r"Expected `int` >= 1 - at `\$\.format`"),
+        (lambda m: m.update(format=1), "bundle format 1, this paritas reads 2"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused_with_the_place(
@@ -145,8 +145,8 @@ def test_a_manifest_that_is_no_object_is_refused(copy: Path) -> None:
 
 
 def test_a_bundle_of_a_newer_format_asks_for_a_newer_paritas_whatever_else_it_holds(copy: Path) -> None:
-    edit(copy, lambda manifest: manifest.update(format=2, invention=True))
-    with pytest.raises(BundleError, match="bundle format 2, this paritas reads up to 1; upgrade paritas"):
+    edit(copy, lambda manifest: manifest.update(format=3, invention=True))
+    with pytest.raises(BundleError, match="bundle format 3, this paritas reads 2; upgrade paritas"):
         Bundle(copy)
 
 

@@ -137,8 +137,8 @@ def test_a_difference_beyond_the_bound_names_the_worst_probe(
     reference[worst, 0] += 0.5
     with pytest.raises(
         ParityError,
-        match=r"^tiny-bert fp32: largest difference 0\.\d+ > 1e-05 over 55 probes "
-        rf"\(worst: #{worst}, role query, 'Why is the sky blue\?'\)$",
+        match=r"^tiny-bert fp32: largest difference 0\.\d+ > 1e-05 over 55 probes; "
+        rf"worst: #{worst}, role query, 'Why is the sky blue\?'; #\d+",
     ):
         certify(bert.bundle, "fp32", chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
 
@@ -185,7 +185,7 @@ def test_what_is_shown_of_a_probe_is_short(bert: Encoder, bundles: dict[str, Bun
     reference[longest] += 1
     with pytest.raises(ParityError) as caught:
         certify(bert.bundle, "fp32", chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 400
 
 
 # A bundle verified anew.

@@ -261,7 +261,7 @@ def test_fp16_is_fp32_to_three_digits(bundles: dict[str, Bundle], bert: Encoder)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"precision": "int8"}, "unknown precision 'int8'; expected one of fp32, fp16"),
+        ({"precision": "int4"}, "unknown precision 'int4'; expected one of fp32, fp16, int8, auto"),
         ({"threads": 0}, "threads is 0"),
         ({"token_budget": 0}, "token_budget is 0"),
         ({"max_padding": 1.0}, "max_padding is 1.0"),

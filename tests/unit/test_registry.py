@@ -193,7 +193,7 @@ def test_an_unknown_key_is_refused_with_its_place_and_the_nearest_name(
         (mine(put=("8", "3")), "`int` >= 4 - at `$.roles[...].max_length`"),
         (mine(put=("{query: {max_length: 8}}", "{}")), "length >= 1 - at `$.roles`"),
         (mine("digests: {model.safetensors: abc}"), "at `$.digests[...]`"),
-        (mine("bounds: {int8: {max_abs_diff: 1.0}}"), "'int8'"),
+        (mine("bounds: {int4: {max_abs_diff: 1.0}}"), "'int4'"),
         ("models: {mine: {network: bert, dim: 16, pooling: cls}}", "missing required field `roles`"),
     ],
 )
@@ -239,7 +239,7 @@ def test_a_default_title_is_refused_for_a_role_without_pairs(tmp_path: Path) -> 
 
 def test_a_bound_that_bounds_nothing_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, mine("bounds: {fp16: {}}"))
-    assert "mine: bounds.fp16: give max_abs_diff, min_cosine or both" in message
+    assert "mine: bounds.fp16: give max_abs_diff, min_cosine or mean_cosine" in message
 
 
 def test_an_unknown_model_is_answered_with_the_nearest_name() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from msgspec import Struct
+from msgspec.structs import replace
 
 from paritas.cli.options import (
     Settings,
@@ -15,7 +18,7 @@ from paritas.cli.options import (
     print_json,
     table,
 )
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle import Bundle, Quantization
 from paritas.errors import BundleError, InputError, ParitasError
 from paritas.registry import PRECISIONS, Model, Precision, Role
 
@@ -110,6 +113,16 @@ def _row(name: str, model: Model) -> _Row:
     show_default=True,
     help="native: BERT and MPNet, without torch. optimum: any network optimum-onnx knows.",
 )
+@click.option(
+    "--calibration",
+    metavar="FILE",
+    help="Texts like yours, one a line, for int8; a few hundred are enough. Built-in ones take part too.",
+)
+@click.option(
+    "--judgements",
+    metavar="DIR",
+    help="corpus.jsonl, queries.jsonl, qrels/test.tsv: certify what a precision costs a search over them.",
+)
 @click.option("--out", metavar="BUNDLE", help="The bundle's directory. Default: its place in the store.")
 @as_json
 @click.pass_obj
@@ -119,6 +132,8 @@ def export(
     source: str | None,
     precisions: str,
     frontend: str,
+    calibration: str | None,
+    judgements: str | None,
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -129,7 +144,8 @@ def export(
 
     \b
     paritas export all-MiniLM-L6-v2
-    paritas export all-mpnet-base-v2 --precision fp32,fp16
+    paritas export all-mpnet-base-v2 --precision fp32,int8
+    paritas export all-mpnet-base-v2 --precision int8 --calibration my_texts.txt
     paritas export simlm-base-msmarco-finetuned --source ./checkpoint --out ./simlm.bundle
     """
     from paritas.export import export_model
@@ -139,6 +155,8 @@ def export(
         source=source,
         precisions=_precisions(precisions),
         frontend="optimum" if frontend == "optimum" else "native",
+        calibration=calibration,
+        judgements=judgements,
         out=out,
         registry=settings.registry(),
         report=note,
@@ -147,7 +165,20 @@ def export(
         print_json({"bundle": str(bundle.directory), "manifest": bundle.manifest})
         return
     click.echo(certificate_table({p: v.certificate for p, v in bundle.manifest.precisions.items()}))
+    for variant in bundle.manifest.precisions.values():
+        if variant.quantization is not None:
+            click.echo(_quantized(variant.quantization))
     click.echo(f"bundle: {bundle.directory} ({_size_mb(bundle):.0f} MB)")
+
+
+def _quantized(made: Quantization) -> str:
+    kept = f"; FP32 kept: {', '.join(made.kept_fp32)}" if made.kept_fp32 else ""
+    cut = f", {made.truncated} of them cut to max_length" if made.truncated else ""
+    return (
+        f"int8: calibrated on {made.texts} texts ({made.calibration}{cut}), {made.tokens} tokens; "
+        f"mean cosine to FP32 on {made.held_out.probes} others {made.held_out.mean_cosine:.5f}, smallest "
+        f"{made.held_out.min_cosine:.5f}{kept}"
+    )
 
 
 def _precisions(text: str) -> list[Precision]:
@@ -172,9 +203,21 @@ def _size_mb(bundle: Bundle) -> float:
     help="Compare with PyTorch's vectors of this checkpoint, not with those in the bundle.",
 )
 @click.option("--provider", default="cpu", show_default=True, help="Where to run: cpu, cuda, ...")
+@click.option(
+    "--judgements",
+    metavar="DIR",
+    help="corpus.jsonl, queries.jsonl, qrels/test.tsv: also say what a precision costs a search over them.",
+)
 @as_json
 @click.pass_obj
-def verify(settings: Settings, bundle: str, reference: str | None, provider: str, as_json: bool) -> None:
+def verify(
+    settings: Settings,
+    bundle: str,
+    reference: str | None,
+    provider: str,
+    judgements: str | None,
+    as_json: bool,
+) -> None:
     """Prove a BUNDLE again: every file against its digest, every precision against the reference vectors.
 
     A bundle carries its probes and their reference vectors, so this needs neither checkpoint nor network.
@@ -186,11 +229,14 @@ def verify(settings: Settings, bundle: str, reference: str | None, provider: str
     paritas verify all-MiniLM-L6-v2 --reference package
     paritas verify ./simlm.bundle --reference ./checkpoint
     paritas verify all-MiniLM-L6-v2 --provider cuda
+    paritas verify all-MiniLM-L6-v2 --judgements ./scifact
     """
     from paritas.export.certify import load_reference
     from paritas.export.certify import verify as certify_again
+    from paritas.export.judgements import compare_retrieval, read_judgements
 
     opened = Bundle(settings.find(bundle))
+    collection = read_judgements(Path(judgements)) if judgements is not None else None
     vectors = None
     if reference is not None:
         from paritas.export.reference import reference_torch
@@ -202,6 +248,10 @@ def verify(settings: Settings, bundle: str, reference: str | None, provider: str
             vectors = reference_torch(directory, opened.manifest.contract, probes)
     try:
         certificates = certify_again(opened, vectors, provider=provider)
+        if collection is not None:
+            note(f"judging: {len(collection.documents)} documents, {len(collection.queries)} queries")
+            for precision, found in compare_retrieval(opened, list(certificates), collection).items():
+                certificates[precision] = replace(certificates[precision], retrieval=found)
     except ParitasError as error:
         if as_json:
             print_json({"bundle": str(opened.directory), "verified": False, "error": str(error)})

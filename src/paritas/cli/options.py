@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -54,7 +54,11 @@ def complete_model(
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 precision_option = click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="Which vectors."
+    "--precision",
+    type=click.Choice([*PRECISIONS, "auto"]),
+    default="fp32",
+    show_default=True,
+    help="Which vectors; auto: int8 where this CPU is fast at it, else fp32.",
 )
 top_k = click.option(
     "-k", type=click.IntRange(min=1), default=10, show_default=True, help="How many answers."
@@ -90,24 +94,55 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def certificate_table(certificates: dict[Any, Certificate]) -> str:
-    """Return certificates as a table, a row for each precision and role."""
+    """Return certificates as a table: a row for each precision and role, for INT8 also for each length."""
     rows: list[list[object]] = []
     for precision, certificate in certificates.items():
-        for role, figures in certificate.by_role.items():
+        parts = dict(certificate.by_role)
+        if precision == "int8":
+            parts |= {f"{tokens} tokens": figures for tokens, figures in certificate.by_length.items()}
+        for name, figures in parts.items():
             rows.append(
                 [
                     precision,
-                    role,
+                    name,
                     figures.probes,
                     f"{figures.max_abs_diff:.1e}",
                     f"{figures.min_cosine:.7f}",
+                    f"{figures.p1_cosine:.7f}",
                     f"{figures.mean_cosine:.7f}",
-                    _bound(certificate),
+                    _bound(certificate) if name in certificate.by_role else "",
                     certificate.reference,
                 ]
             )
-    header = ["precision", "role", "probes", "max diff", "min cosine", "mean cosine", "bound", "reference"]
-    return table(header, rows)
+    header = [
+        "precision",
+        "texts",
+        "probes",
+        "max diff",
+        "min cosine",
+        "1st percentile",
+        "mean cosine",
+        "bound",
+        "reference",
+    ]
+    lines = [table(header, rows)]
+    for precision, certificate in certificates.items():
+        if (found := certificate.retrieval) is not None:
+            lines.append(
+                f"{precision} on {found.collection} ({found.documents} documents, {found.queries} queries): "
+                f"nDCG@10 {found.ndcg:.2f}, FP32 {found.ndcg_fp32:.2f}; recall@10 {found.recall:.4f}"
+            )
+    return "\n".join([*lines, *_places(certificates)])
+
+
+def _places(certificates: dict[Any, Certificate]) -> list[str]:
+    """Where the certificates were made; one line if all were made in one place."""
+    return list(
+        dict.fromkeys(
+            f"on {certificate.cpu}, onnxruntime {certificate.versions['onnxruntime']}, {certificate.date}"
+            for certificate in certificates.values()
+        )
+    )
 
 
 def _bound(certificate: Certificate) -> str:
@@ -116,6 +151,8 @@ def _bound(certificate: Certificate) -> str:
         parts.append(f"diff <= {certificate.bound.max_abs_diff:g}")
     if certificate.bound.min_cosine is not None:
         parts.append(f"cosine >= {certificate.bound.min_cosine:g}")
+    if certificate.bound.mean_cosine is not None:
+        parts.append(f"mean >= {certificate.bound.mean_cosine:g}")
     return ", ".join(parts)
 
 
@@ -126,7 +163,7 @@ def exported(name: str) -> Bundle | None:
     return Bundle(store.bundle_path(name))
 
 
-def find_or_export(settings: Settings, model: str, precision: Precision) -> str:
+def find_or_export(settings: Settings, model: str, precision: Precision | Literal["auto"]) -> str:
     """Return MODEL's bundle directory; a registry id that was not exported yet is exported now.
 
     Raises:
@@ -137,13 +174,15 @@ def find_or_export(settings: Settings, model: str, precision: Precision) -> str:
         return str(settings.find(model))
     bundle = exported(model)
     if bundle is not None:
-        bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
+        if precision != "auto":
+            bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
         return str(bundle.directory)
     from paritas.export import export_model
 
     note(f"{model} was not exported yet; doing that first")
+    precisions: list[Precision] = ["fp32", "int8"] if precision == "auto" else [precision]
     try:
-        made = export_model(model, precisions=[precision], registry=registry, report=note)
+        made = export_model(model, precisions=precisions, registry=registry, report=note)
     except ParitasError as error:
         raise BundleError(f"{error} (while exporting {model}; see: paritas export --help)") from error
     return str(made.directory)

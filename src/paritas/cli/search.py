@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -53,7 +53,7 @@ def index(
     settings: Settings,
     input_: str,
     model: str,
-    precision: Precision,
+    precision: Precision | Literal["auto"],
     out: str,
     role: str,
     dtype: ScalarType,

@@ -42,7 +42,7 @@ BAD_INPUT = {
     "no bundle": ("index corpus.jsonl --model ./corpus.index --out new.index", "corpus.index: not a bundle"),
     "unknown precision": (
         "index corpus.jsonl {mpnet} --precision fp8 --out new.index",
-        "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'fp16'.",
+        "Invalid value for '--precision': 'fp8' is not one of 'fp32', 'fp16', 'int8', 'auto'.",
     ),
     "unknown role": (
         "index corpus.jsonl {mpnet} --role document --out new.index",
@@ -119,8 +119,8 @@ BAD_INPUT = {
         "unknown model 'tiny-brt'; did you mean 'tiny-bert'?",
     ),
     "export in an unknown precision": (
-        "{tiny} export tiny-bert --source bert.checkpoint --precision fp32,int8",
-        "--precision 'fp32,int8': expected one or more of fp32, fp16, comma between",
+        "{tiny} export tiny-bert --source bert.checkpoint --precision fp32,int4",
+        "--precision 'fp32,int4': expected one or more of fp32, fp16, int8, comma between",
     ),
     "export from nowhere": ("{tiny} export tiny-bert", "tiny-bert has no hub source; type: --source DIR"),
     "export from no directory": (

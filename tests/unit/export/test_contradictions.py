@@ -29,8 +29,8 @@ def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path, tiny_regi
 
 
 def test_an_unknown_precision_is_refused(tmp_path: Path, tiny_registry: Registry) -> None:
-    with pytest.raises(ExportError, match="unknown precision 'int8'; expected fp32, fp16"):
-        export_model("tiny-bert", precisions=["int8"], out=tmp_path / "out", registry=tiny_registry)
+    with pytest.raises(ExportError, match="unknown precision 'int4'; expected fp32, fp16, int8"):
+        export_model("tiny-bert", precisions=["int4"], out=tmp_path / "out", registry=tiny_registry)
     with pytest.raises(ExportError, match="no precision given"):
         export_model("tiny-bert", precisions=[], out=tmp_path / "out", registry=tiny_registry)
     assert list(tmp_path.iterdir()) == []

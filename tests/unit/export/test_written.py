@@ -65,7 +65,7 @@ def test_the_manifest_says_what_was_exported_and_how(
 ) -> None:
     for name, bundle in bundles.items():
         manifest, model = bundle.manifest, tiny_registry[name]
-        assert (manifest.format, manifest.model, manifest.frontend) == (1, name, "native")
+        assert (manifest.format, manifest.model, manifest.frontend) == (2, name, "native")
         assert manifest.contract.network == model.network
         assert manifest.contract.dim == model.dim
         assert manifest.contract.pooling == model.pooling

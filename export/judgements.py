@@ -1,0 +1,139 @@
+"""What a precision costs a search: nDCG@10 and recall@10 over a judged collection, against FP32."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.documents import Document, read_documents
+from paritas.engine.bundle import Bundle, Retrieval
+from paritas.engine.encoder import Encoder
+from paritas.errors import InputError
+from paritas.registry import PRECISIONS, Precision
+
+_K = 10
+# Queries scored at a time: a million documents' scores of so many are 2 GB in float32.
+_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Judgements:
+    """A collection in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
+
+    name: str
+    documents: list[Document]
+    queries: list[Document]
+    """Those with a judgement."""
+    judged: dict[str, dict[str, int]]
+    """By query and document, the gain; 0 where it is not listed."""
+
+
+def read_judgements(directory: Path) -> Judgements:
+    """Read a judged collection.
+
+    Raises:
+        InputError: a file is missing or malformed, or no query has a judgement.
+    """
+    judged = _read_qrels(directory / "qrels" / "test.tsv")
+    documents = list(read_documents(str(directory / "corpus.jsonl")))
+    queries = [q for q in read_documents(str(directory / "queries.jsonl")) if q.id in judged]
+    if not queries or not documents:
+        raise InputError(f"{directory}: no query of queries.jsonl is judged in qrels/test.tsv")
+    return Judgements(directory.name, documents, queries, judged)
+
+
+def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
+    judged: dict[str, dict[str, int]] = defaultdict(dict)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            query, document, gain = line.split("\t")
+            judged[query][document] = int(gain)
+        except ValueError:
+            raise InputError(
+                f"{path}:{number}: {line[:60]!r}; expected query, document and gain with tabs between"
+            ) from None
+    return dict(judged)
+
+
+def ndcg(gains: Sequence[int], possible: Sequence[int]) -> float:
+    """Return nDCG@10 of one ranking (Järvelin and Kekäläinen 2002, with linear gains, as trec_eval has it).
+
+    Args:
+        gains: of the documents found, best first.
+        possible: of all judged documents of the query.
+    """
+    discounts = 1 / np.log2(np.arange(2, _K + 2))
+    ideal = np.array(sorted(possible, reverse=True)[:_K], dtype=float)
+    best = float((ideal * discounts[: len(ideal)]).sum())
+    found = np.array(gains[:_K], dtype=float)
+    return float((found * discounts[: len(found)]).sum()) / best if best > 0 else 0.0
+
+
+def rank(encoder: Encoder, judgements: Judgements) -> NDArray[np.int64]:
+    """Return the places of each query's ten nearest documents, best first: (queries, 10)."""
+    roles = encoder.contract.roles
+    asking = "query" if "query" in roles else next(iter(roles))
+    stored = "passage" if "passage" in roles else next(iter(roles))
+    pair = roles[stored].pair
+    documents = encoder.encode([d.as_text(pair=pair) for d in judgements.documents], role=stored)
+    queries = encoder.encode([q.text for q in judgements.queries], role=asking)
+    parts = []
+    for start in range(0, len(queries), _CHUNK):
+        scores = queries[start : start + _CHUNK] @ documents.T
+        parts.append(np.argsort(-scores, axis=1, kind="stable")[:, :_K])
+    return np.concatenate(parts)
+
+
+def score(ranking: NDArray[np.int64], judgements: Judgements) -> float:
+    """Return the mean nDCG@10 in points of 100."""
+    names = [document.id for document in judgements.documents]
+    return 100 * float(
+        np.mean(
+            [
+                ndcg(
+                    [judgements.judged[query.id].get(names[place], 0) for place in row],
+                    list(judgements.judged[query.id].values()),
+                )
+                for query, row in zip(judgements.queries, ranking, strict=True)
+            ]
+        )
+    )
+
+
+def compare_retrieval(
+    bundle: Bundle, precisions: Sequence[Precision], judgements: Judgements
+) -> dict[Precision, Retrieval]:
+    """Return what each precision but FP32 loses against FP32 on a judged collection.
+
+    Raises:
+        BundleError: the bundle has no FP32.
+    """
+    rankings: dict[Precision, NDArray[np.int64]] = {}
+    for precision in PRECISIONS:
+        if precision == "fp32" or precision in precisions:
+            with Encoder(bundle, precision=precision) as encoder:
+                rankings[precision] = rank(encoder, judgements)
+    exact = rankings["fp32"]
+    return {
+        precision: Retrieval(
+            collection=judgements.name,
+            documents=len(judgements.documents),
+            queries=len(judgements.queries),
+            ndcg_fp32=score(exact, judgements),
+            ndcg=score(ranking, judgements),
+            recall=float(
+                np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(exact, ranking, strict=True)])
+            ),
+        )
+        for precision, ranking in rankings.items()
+        if precision != "fp32"
+    }

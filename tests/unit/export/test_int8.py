@@ -1,0 +1,350 @@
+"""INT8 bundles of a small model: what is in them, what they promise, and what cannot be quantised."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from paritas.engine import encoder as encoder_module
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.errors import BundleError, ExportError, InputError, ParityError
+from paritas.export import export_model, linear
+from paritas.export import quantize as quantize_module
+from paritas.export.calibration import built_in_texts
+from paritas.export.linear import linear_layers
+from paritas.registry import Precision, Registry
+from tests.unit.export.entries import entry
+from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
+
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+# Wide enough for its matrices to count as such.
+WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4}
+TEXTS = [line[:60] for line in built_in_texts("certificate")]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_bert(tmp_path_factory.mktemp("wide") / "wide", **WIDE)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    return entry(tmp_path_factory.mktemp("registry"), dim=64, pooling="mean", max_length=24)
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, registry: Registry) -> Bundle:
+    """FP32 and INT8. Not to be changed."""
+    out = tmp_path_factory.mktemp("int8") / "bundle"
+    return export(checkpoint, registry, out)
+
+
+@pytest.fixture
+def int8(bundle: Bundle) -> Iterator[Encoder]:
+    with Encoder(bundle, precision="int8") as opened:
+        yield opened
+
+
+def export(checkpoint: Path, registry: Registry, out: Path, **options: Any) -> Bundle:
+    options = {"precisions": PRECISIONS, **options}
+    return export_model("mine", source=str(checkpoint), out=out, registry=registry, **options)
+
+
+def graph(bundle: Bundle) -> onnx.ModelProto:
+    return onnx.load(bundle.directory / "model.int8.onnx", load_external_data=False)
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+# What is in the bundle.
+
+
+def test_every_linear_layer_and_the_word_table_are_8_bits(bundle: Bundle) -> None:
+    found = operators(graph(bundle))
+    assert found.count("MatMulIntegerToFloat") == 12
+    assert found.count("MatMul") == 4  # scores and contexts of two layers
+    types = {tensor.name: tensor.data_type for tensor in graph(bundle).graph.initializer}
+    assert types["word_embeddings.int8"] == onnx.TensorProto.INT8
+
+
+def test_the_manifest_says_how_it_was_quantised(bundle: Bundle) -> None:
+    variant = bundle.manifest.precisions["int8"]
+    made = variant.quantization
+    assert made is not None
+    assert (made.calibration, made.layers, made.kept_fp32, made.fp32_budget) == ("built-in", 12, [], 0.10)
+    assert made.texts > 60
+    assert made.tokens > 800
+    assert made.held_out.probes > 10
+    assert made.held_out.mean_cosine > 0.999
+    assert bundle.manifest.precisions["fp32"].quantization is None
+
+
+def test_the_certificate_tells_texts_apart_by_length_and_knows_its_cpu(bundle: Bundle) -> None:
+    certificate = bundle.manifest.precisions["int8"].certificate
+    assert list(certificate.by_length) == ["1-16", "17-64"]
+    assert sum(figures.probes for figures in certificate.by_length.values()) == certificate.figures.probes
+    assert certificate.bound.mean_cosine == 0.996
+    figures = certificate.figures
+    assert figures.min_cosine <= figures.p1_cosine <= figures.mean_cosine <= 1
+    assert certificate.instructions == encoder_module.instructions()
+
+
+def test_the_same_inputs_give_the_same_files(
+    tmp_path: Path, bundle: Bundle, checkpoint: Path, registry: Registry
+) -> None:
+    again = export(checkpoint, registry, tmp_path / "again", precisions=["int8"])
+    for name in ("model.int8.onnx", "model.int8.onnx.data"):
+        assert again.manifest.files[name] == bundle.manifest.files[name]
+    assert "model.fp32.onnx" not in again.manifest.files
+    assert sorted(path.name for path in again.directory.iterdir()) == sorted(
+        [*again.manifest.files, "manifest.json"]
+    )
+
+
+def test_an_mpnet_with_int8_alone_is_certified(tmp_path: Path) -> None:
+    source = write_tiny_mpnet(tmp_path / "mpnet", **WIDE)
+    registry = entry(tmp_path, network="mpnet", dim=64, pooling="mean", max_length=24)
+    made = export(source, registry, tmp_path / "out", precisions=["int8"])
+    assert made.manifest.precisions["int8"].certificate.figures.mean_cosine > 0.996
+
+
+# What vectors promise.
+
+
+def test_a_vector_is_the_same_bits_whatever_runs_beside_it(bundle: Bundle, int8: Encoder) -> None:
+    alone = np.concatenate([int8.encode([text], role="query") for text in TEXTS])
+    assert np.array_equal(int8.encode(TEXTS, role="query"), alone)
+    assert np.array_equal(int8.encode(TEXTS[::-1], role="query")[::-1], alone)
+    for options in ({"token_budget": 24}, {"token_budget": 4096}, {"threads": 1}, {"threads": 2}):
+        with Encoder(bundle, precision="int8", **options) as other:
+            assert np.array_equal(other.encode(TEXTS, role="query"), alone), options
+
+
+def test_vectors_are_near_fp32s_and_not_the_same(bundle: Bundle, int8: Encoder) -> None:
+    with Encoder(bundle) as exact:
+        cosine = (int8.encode(TEXTS, role="query") * exact.encode(TEXTS, role="query")).sum(axis=1)
+    assert cosine.min() > 0.99
+    assert cosine.max() < 1 - 1e-7
+
+
+def test_int8_vectors_are_a_family_of_their_own(int8: Encoder) -> None:
+    assert int8.family == "int8"
+
+
+# Which CPU.
+
+
+def on(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
+    monkeypatch.setattr(encoder_module, "instructions", lambda: list(instructions))
+
+
+@pytest.mark.parametrize("name", ["avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"])
+def test_auto_takes_int8_where_bytes_are_multiplied_fast(
+    name: str, bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on(monkeypatch, "avx2", name)
+    with caplog.at_level(logging.INFO, "paritas"), Encoder(bundle, precision="auto") as chosen:
+        assert (chosen.precision, chosen.contract.precision) == ("int8", "int8")
+        assert chosen.contract.reason.startswith(f"{name} multiplies bytes fast; certified, mean cosine ")
+    assert f"mine: precision int8: {name}" in caplog.text
+
+
+def test_auto_takes_fp32_where_they_are_not_and_says_why(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    on(monkeypatch, "avx2", "avx512f")
+    with caplog.at_level(logging.INFO, "paritas"), Encoder(bundle, precision="auto") as chosen:
+        assert chosen.precision == "fp32"
+        assert chosen.contract.reason == "without a byte dot product (avx2 avx512f) INT8 is slower"
+    assert "precision fp32" in caplog.text
+
+
+def test_auto_takes_what_there_is(
+    bundles: dict[str, Bundle],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    checkpoint: Path,
+    registry: Registry,
+) -> None:
+    with Encoder(bundles["tiny-bert"], precision="auto") as chosen:
+        assert (chosen.precision, chosen.contract.reason) == ("fp32", "the bundle has no INT8")
+    only = export(checkpoint, registry, tmp_path / "only", precisions=["int8"])
+    on(monkeypatch, "avx2")
+    with Encoder(only, precision="auto") as chosen:
+        assert chosen.precision == "int8"
+        assert "but the bundle has no FP32" in chosen.contract.reason
+
+
+def test_a_cpu_without_what_the_certificate_was_made_with_says_so(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Encoder(bundle, precision="int8").close()
+    assert not caplog.records
+    on(monkeypatch, "asimd")
+    Encoder(bundle, precision="int8").close()
+    assert "this CPU has no byte dot product; its integers are the same, but slower" in caplog.text
+    assert f"paritas verify {bundle.directory}" in caplog.text
+
+
+def test_the_contract_keeps_what_was_asked_for(int8: Encoder) -> None:
+    assert (int8.contract.precision, int8.contract.reason) == ("int8", "asked for")
+    assert int8.contract.dim == int8.bundle.manifest.contract.dim
+
+
+def test_int8_on_another_provider_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(InputError, match='INT8 graphs are for CPUs; take precision="fp16"'):
+        Encoder(bundle, precision="int8", provider="cuda")
+
+
+def test_a_bundle_without_int8_says_what_to_type(bundles: dict[str, Bundle]) -> None:
+    with pytest.raises(BundleError, match="no precision 'int8', it has fp32, fp16; type: paritas export"):
+        Encoder(bundles["tiny-bert"], precision="int8")
+
+
+# What cannot be quantised, or not well enough.
+
+
+def test_a_graph_without_matrices_worth_it_is_refused(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry
+) -> None:
+    with pytest.raises(ExportError, match="no linear layer"):
+        export_model(
+            "tiny-bert",
+            source=str(checkpoints["tiny-bert"]),
+            precisions=["int8"],
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_is_quantised_already_is_refused(bundle: Bundle) -> None:
+    with pytest.raises(
+        ExportError, match=r"quantised already \(it holds MatMulIntegerToFloat, QuantizeLinear\)"
+    ):
+        linear_layers(graph(bundle))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_activations_that_are_not_finite_are_refused(
+    value: float, tmp_path: Path, checkpoint: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = quantize_module.Activations.of
+
+    def poisoned(self: Any, tokens: Any) -> Any:
+        session_fetch = self._session.fetch
+        self._session.fetch = lambda *a: [
+            np.where(np.arange(v.shape[-1]) == 3, value, v) for v in session_fetch(*a)
+        ]
+        return fetch(self, tokens)
+
+    monkeypatch.setattr(quantize_module.Activations, "of", poisoned)
+    with pytest.raises(ExportError, match="holds NaN or infinite values for a text of 24 tokens"):
+        export(checkpoint, registry, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_layers_that_hurt_stay_fp32_within_the_budget(tmp_path: Path, checkpoint: Path) -> None:
+    # No INT8 is as near as this asks, so the whole budget is used, and then the certificate refuses.
+    strict = entry(tmp_path, dim=64, pooling="mean", max_length=24, bounds="{int8: {min_cosine: 0.9999999}}")
+    steps: list[str] = []
+    with pytest.raises(ParityError, match=r"^mine int8: smallest cosine 0\.99\d+ < 1 over"):
+        export(checkpoint, strict, tmp_path / "out", report=steps.append)
+    kept = [step for step in steps if "stay FP32" in step]
+    assert len(kept) == 3
+    assert [path.name for path in tmp_path.iterdir()] == ["entry.yaml"]
+
+
+def test_layers_kept_are_named_and_the_outcome_is_better(
+    tmp_path: Path, checkpoint: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize_module, "FP32_BUDGET", 1.0)
+    strict = entry(tmp_path, dim=64, pooling="mean", max_length=24, bounds="{int8: {mean_cosine: 0.99999}}")
+    made = export(checkpoint, strict, tmp_path / "out").manifest.precisions["int8"]
+    assert made.quantization is not None
+    kept = made.quantization.kept_fp32
+    assert kept
+    assert set(kept) < {
+        layer.name for layer in linear_layers(onnx.load(bundle.directory / "model.fp32.onnx"))
+    }
+    before = bundle.manifest.precisions["int8"].certificate.figures
+    assert made.certificate.figures.mean_cosine > before.mean_cosine
+
+
+def test_a_bias_that_is_not_a_vector_is_left_to_its_own_add() -> None:
+    weight = onnx.numpy_helper.from_array(np.ones((32, 32), np.float32), "w")
+    bias = onnx.numpy_helper.from_array(np.ones((1,), np.float32), "b")
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"], name="product"),
+        helper.make_node("Add", ["p", "b"], ["y"], name="sum"),
+    ]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 32]) for name in "xy"]
+    model = helper.make_model(helper.make_graph(nodes, "g", ends[:1], ends[1:], [weight, bias]))
+    assert linear_layers(model) == [linear.Linear("product", "x", "w", None, None, "p")]
+
+
+# Calibration files.
+
+
+def file_of(directory: Path, lines: list[str]) -> str:
+    path = directory / "texts.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "lines", [["one line"], ["", "  ", ""], ["the same"] * 500, [f"text {n}" for n in range(15)]]
+)
+def test_a_file_of_too_few_texts_is_refused(
+    lines: list[str], tmp_path: Path, checkpoint: Path, registry: Registry
+) -> None:
+    with pytest.raises(InputError, match=r"texts\.txt: \d+ different texts; expected 16 or more"):
+        export(checkpoint, registry, tmp_path / "out", calibration=file_of(tmp_path, lines))
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_a_file_of_one_language_and_long_texts_is_used_beside_the_built_in_ones(
+    tmp_path: Path, checkpoint: Path, registry: Registry, bundle: Bundle
+) -> None:
+    lines = [f"номер {n} " + "и ещё слово " * 40 for n in range(400)]
+    made = export(checkpoint, registry, tmp_path / "out", calibration=file_of(tmp_path, lines))
+    used, default = (b.manifest.precisions["int8"].quantization for b in (made, bundle))
+    assert used is not None
+    assert default is not None
+    assert used.calibration == "texts.txt, built-in"
+    assert used.calibration_sha256 != default.calibration_sha256
+    assert 200 <= used.texts + used.held_out.probes - default.texts - default.held_out.probes <= 256
+    assert used.truncated - default.truncated >= 200
+    assert "номер" not in (made.directory / "probes.json").read_text(encoding="utf-8")
+
+
+def test_json_lines_are_taken_as_documents(tmp_path: Path, checkpoint: Path, registry: Registry) -> None:
+    lines = [f'{{"_id": "{n}", "title": "t", "text": "text {n}"}}' for n in range(20)]
+    made = export(checkpoint, registry, tmp_path / "out", calibration=file_of(tmp_path, lines))
+    assert made.manifest.precisions["int8"].quantization is not None
+
+
+def test_a_missing_file_is_refused(tmp_path: Path, checkpoint: Path, registry: Registry) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.txt: cannot be read"):
+        export(checkpoint, registry, tmp_path / "out", calibration=tmp_path / "nowhere.txt")
+
+
+def test_a_file_without_int8_is_refused(tmp_path: Path, checkpoint: Path, registry: Registry) -> None:
+    with pytest.raises(ExportError, match="calibration is for int8"):
+        export(checkpoint, registry, tmp_path / "out", precisions=["fp32"], calibration="texts.txt")
+
+
+def test_the_built_in_texts_are_not_those_of_the_certificate() -> None:
+    both = [built_in_texts(name) for name in ("calibration", "certificate")]
+    assert not set(both[0]) & set(both[1])
+    assert all(line.strip() for lines in both for line in lines)
