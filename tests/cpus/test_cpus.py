@@ -1,0 +1,132 @@
+"""INT8 on CPUs this machine has not: run by emulators, from the bundle made here.
+
+`make test-cpus` fetches the emulators and names them in PARITAS_EMULATORS. Emulation shows which kernels
+onnxruntime takes and what they compute; of speed it says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.export import export_model
+from paritas.export.calibration import built_in_texts
+from paritas.export.certify import compare
+
+pytestmark = pytest.mark.cpus
+
+SCRIPT = Path(__file__).with_name("encode.py")
+# The shortest ones: an emulator is a hundred times slower.
+TEXTS = ["", *sorted(built_in_texts("certificate"), key=len)[:20]]
+
+
+@dataclass
+class Outcome:
+    """What an emulated CPU made of the bundle."""
+
+    vectors: dict[str, NDArray[np.float32]]
+    facts: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def emulators() -> Path:
+    return Path(os.environ["PARITAS_EMULATORS"])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("cpus") / "bundle"
+    return export_model("all-MiniLM-L6-v2", source="package", precisions=("fp32", "int8"), out=out)
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package as installed: an emulated Python does not follow this one's editable install."""
+    target = tmp_path_factory.mktemp("package")
+    root = Path(__file__).parents[2]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(root)]
+    subprocess.run(pip, check=True)
+    return target
+
+
+def emulate(command: list[str], bundle: Bundle, out: Path, *precisions: str) -> Outcome:
+    """Encode TEXTS by an emulated Python; `command` ends with where its packages are."""
+    out.mkdir()
+    (out / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    arguments = [str(bundle.directory), str(out / "texts.json"), str(out), *precisions]
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=1200)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return Outcome(
+        {precision: np.load(out / f"{precision}.npy") for precision in precisions},
+        json.loads((out / "facts.json").read_text()),
+    )
+
+
+def x86(emulators: Path, cpu: str, package: Path) -> list[str]:
+    python = str(Path(sys.executable).resolve())
+    site = f"{package}:{sysconfig.get_path('purelib')}"
+    return [str(emulators / "qemu-x86_64"), "-cpu", cpu, python, "-s", "-B", str(SCRIPT), site]
+
+
+def arm(emulators: Path, cpu: str, package: Path) -> list[str]:
+    root = emulators / "arm64"
+    python = [str(root / "usr/bin/python3.11"), "-S", "-s", "-B", str(SCRIPT), f"{package}:{root / 'site'}"]
+    return [str(emulators / "qemu-aarch64"), "-L", str(root), "-cpu", cpu, *python]
+
+
+@pytest.fixture(scope="module", params=["Haswell", "Nehalem", "cortex-a76"])
+def outcome(
+    request: pytest.FixtureRequest,
+    emulators: Path,
+    bundle: Bundle,
+    package: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Outcome:
+    command = (arm if request.param.startswith("cortex") else x86)(emulators, request.param, package)
+    found = emulate(command, bundle, tmp_path_factory.mktemp("out") / request.param, "int8")
+    found.facts["cpu"] = request.param
+    return found
+
+
+def vectors(bundle: Bundle, precision: Any) -> NDArray[np.float32]:
+    with Encoder(bundle, precision=precision) as encoder:
+        return encoder.encode(TEXTS, role="query")
+
+
+def test_int8_is_as_near_to_fp32_as_here(bundle: Bundle, outcome: Outcome) -> None:
+    figures = compare(outcome.vectors["int8"], vectors(bundle, "fp32"))
+    cpu = outcome.facts["cpu"]
+    print(f"{cpu}: cosine to FP32, mean {figures.mean_cosine:.5f}, smallest {figures.min_cosine:.5f}")
+    assert figures.mean_cosine >= 0.995
+    assert figures.min_cosine >= 0.98
+
+
+def test_nothing_saturates(bundle: Bundle, outcome: Outcome) -> None:
+    # The integer products are the same everywhere, what lies between them is not: a value near the edge of a
+    # step falls to either side, so vectors differ in the fourth digit and are as good. Without the shift to
+    # unsigned weights Haswell falls much further.
+    exact = vectors(bundle, "fp32")
+    here, there = compare(vectors(bundle, "int8"), exact), compare(outcome.vectors["int8"], exact)
+    assert there.mean_cosine >= here.mean_cosine - 0.0005
+
+
+def test_auto_knows_the_cpu_it_is_on(outcome: Outcome) -> None:
+    expected = {
+        "Haswell": (["avx2"], "fp32"),
+        "Nehalem": ([], "fp32"),
+        "cortex-a76": (["asimd", "asimddp"], "int8"),
+    }[outcome.facts["cpu"]]
+    assert (outcome.facts["instructions"], outcome.facts["auto"]) == expected
+    assert outcome.facts["reason"]
