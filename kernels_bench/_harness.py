@@ -8,13 +8,14 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from paritas.engine.cpus import available_cpus, cpu_name
 from paritas.export.certify import versions
 
+_PYTHON = (sys.executable, "-m")
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -25,9 +26,16 @@ class Contender:
     of them alike; a contender that is not asked waits on a pipe and uses no CPU.
     """
 
-    def __init__(self, module: str, arguments: list[str]) -> None:
+    def __init__(self, module: str, arguments: list[str], *, python: Sequence[str] = _PYTHON) -> None:
+        """Start a process.
+
+        Args:
+            module: what to run: a module's name, or with another `python` a script.
+            arguments: its arguments.
+            python: the interpreter, with what stands before the module.
+        """
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [*python, module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -42,6 +42,7 @@ class Zoo:
         self._stack = stack
         self.checkpoint = cache(self._checkpoint)
         self.bundle = cache(self._bundle)
+        self.int8 = cache(self._int8)
         self.pytorch = cache(self._pytorch)
 
     def _checkpoint(self, name: str) -> Path:
@@ -61,6 +62,16 @@ class Zoo:
             precisions=("fp32", "fp16"),
             frontend=frontend,
             out=self.directory / f"{name}-{frontend}",
+            registry=self.models,
+        )
+
+    def _int8(self, name: str, frontend: Frontend) -> Bundle:
+        return export_model(
+            name,
+            source=str(self.checkpoint(name)),
+            precisions=("int8",),
+            frontend=frontend,
+            out=self.directory / f"{name}-{frontend}-int8",
             registry=self.models,
         )
 

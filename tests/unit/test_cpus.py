@@ -1,4 +1,4 @@
-"""How many CPUs a process may use: its affinity, or its container's quota where that is less."""
+"""How many CPUs a process may use, affinity or quota, and which instructions they have."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from paritas.engine import cpus
-from paritas.engine.cpus import available_cpus
+from paritas.engine.cpus import available_cpus, cpu_name, dot_product, instructions
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +143,70 @@ def test_a_process_bound_to_one_cpu_has_one() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "1\n"
+
+
+# What they can do.
+
+
+def machine(
+    monkeypatch: pytest.MonkeyPatch, directory: Path, numpy_says: list[str], kernel_says: str
+) -> None:
+    from numpy._core import _multiarray_umath
+
+    monkeypatch.setattr(_multiarray_umath, "__cpu_features__", dict.fromkeys(numpy_says, True))
+    (directory / "cpuinfo").write_text(f"model name\t: A CPU @ 1 GHz\nflags\t\t: {kernel_says}\n")
+    monkeypatch.setattr(cpus, "_CPUINFO", directory / "cpuinfo")
+
+
+def test_instructions_are_named_as_the_kernel_names_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    machine(monkeypatch, tmp_path, ["SSE2", "AVX2"], "fpu sse2 avx2 avx_vnni")
+    assert instructions() == ["avx2", "avx_vnni"]
+    assert cpu_name() == "A CPU @ 1 GHz (avx2 avx_vnni)"
+
+
+def test_an_emulated_cpu_is_not_taken_for_its_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, tmp_path, ["AVX2"], "fpu avx2 avx512f avx512_vnni avx_vnni amx_int8")
+    assert instructions() == ["avx2"]
+    machine(monkeypatch, tmp_path, ["ASIMD", "ASIMDDP"], "fpu avx2 avx512f avx_vnni")
+    assert instructions() == ["asimd", "asimddp"]
+
+
+def test_without_cpuinfo_numpy_is_enough(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, tmp_path, ["ASIMD", "ASIMDDP"], "")
+    (tmp_path / "cpuinfo").unlink()
+    assert instructions() == ["asimd", "asimddp"]
+    assert cpu_name().endswith("(asimd asimddp)")
+
+
+@pytest.mark.parametrize(
+    ("available", "fastest"),
+    [
+        ([], None),
+        (["avx2", "avx512f"], None),
+        (["asimd"], None),
+        (["avx2", "avx_vnni"], "avx_vnni"),
+        (["avx2", "avx512f", "avx512_vnni", "amx_int8"], "amx_int8"),
+        (["asimd", "asimddp"], "asimddp"),
+    ],
+)
+def test_a_byte_dot_product_is_found_where_there_is_one(available: list[str], fastest: str | None) -> None:
+    assert dot_product(available) == fastest
+
+
+@pytest.mark.parametrize(
+    ("available", "shifted"), [(["avx2"], "1"), (["avx512_vnni"], None), (["asimd"], "1")]
+)
+def test_weights_are_shifted_where_bytes_have_no_dot_product(
+    available: list[str], shifted: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paritas.engine import runtime
+
+    monkeypatch.setattr(runtime, "instructions", lambda: available)
+    options = runtime._options(1)
+    try:
+        found = options.get_session_config_entry("session.x64quantprecision")
+    except RuntimeError:  # onnxruntime's answer for an entry that was not set
+        found = None
+    assert found == shifted

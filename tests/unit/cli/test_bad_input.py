@@ -122,6 +122,18 @@ BAD_INPUT = {
         "{tiny} export tiny-bert --source bert.checkpoint --precision fp32,int4",
         "--precision 'fp32,int4': expected one or more of fp32, fp16, int8, comma between",
     ),
+    "calibration without int8": (
+        "{tiny} export tiny-bert --source bert.checkpoint --calibration corpus.jsonl",
+        "calibration is for int8; add it to the precisions",
+    ),
+    "calibration on a file that is not there": (
+        "{tiny} export tiny-bert --source bert.checkpoint --precision int8 --calibration one.txt",
+        "one.txt: cannot be read",
+    ),
+    "judgements that are not there": (
+        "{tiny} export tiny-bert --source bert.checkpoint --precision fp32,fp16 --judgements nowhere",
+        "nowhere/qrels/test.tsv: cannot be read",
+    ),
     "export from nowhere": ("{tiny} export tiny-bert", "tiny-bert has no hub source; type: --source DIR"),
     "export from no directory": (
         "{tiny} export tiny-bert --source none",

@@ -16,6 +16,7 @@ from paritas.engine import encoder as encoder_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ExportError, InputError, ParityError
+from paritas.export import certify as certify_module
 from paritas.export import export_model, linear
 from paritas.export import quantize as quantize_module
 from paritas.export.calibration import built_in_texts
@@ -211,6 +212,20 @@ def test_a_bundle_without_int8_says_what_to_type(bundles: dict[str, Bundle]) -> 
         Encoder(bundles["tiny-bert"], precision="int8")
 
 
+def test_verify_proves_int8_again_and_leaves_it_out_elsewhere(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = bundle.manifest.precisions["int8"].certificate
+    found = certify_module.verify(Bundle(bundle.directory))["int8"]
+    assert (found.figures, found.by_length) == (before.figures, before.by_length)
+    asked: list[str] = []
+    monkeypatch.setattr(
+        certify_module, "certify", lambda _bundle, precision, *_, **__: asked.append(precision)
+    )
+    certify_module.verify(Bundle(bundle.directory), provider="cuda")
+    assert asked == ["fp32"]
+
+
 # What cannot be quantised, or not well enough.
 
 
@@ -266,11 +281,12 @@ def test_layers_that_hurt_stay_fp32_within_the_budget(tmp_path: Path, checkpoint
 
 
 def test_layers_kept_are_named_and_the_outcome_is_better(
-    tmp_path: Path, checkpoint: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, checkpoint: Path, registry: Registry, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quantize_module, "FP32_BUDGET", 1.0)
-    strict = entry(tmp_path, dim=64, pooling="mean", max_length=24, bounds="{int8: {mean_cosine: 0.99999}}")
-    made = export(checkpoint, strict, tmp_path / "out").manifest.precisions["int8"]
+    answers = iter([False, True])
+    monkeypatch.setattr(quantize_module, "_holds", lambda *_: next(answers))
+    monkeypatch.setattr(quantize_module, "FP32_BUDGET", 0.5)
+    made = export(checkpoint, registry, tmp_path / "out").manifest.precisions["int8"]
     assert made.quantization is not None
     kept = made.quantization.kept_fp32
     assert kept

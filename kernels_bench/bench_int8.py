@@ -1,0 +1,232 @@
+"""How near to FP32 is INT8, and how fast: paritas beside what others make of the same model and texts.
+
+    python -m paritas.kernels_bench.bench_int8 --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
+
+Paragraphs of SQuAD and abstracts of SciFact, which no calibration saw, go through each engine; cosines are to
+paritas FP32, which is within 1e-5 of the checkpoint. Each engine runs in a process of its own, at its own
+defaults, on all CPUs of this process; rounds over some of the paragraphs alternate, medians count.
+"onnxruntime dynamic int8" is onnxruntime's own quantiser on the very graph that paritas quantises, run by
+the same engine code. What a search loses, `paritas verify --judgements` says.
+
+What it does not show: other models and lengths; CPUs with faster or slower byte products than this one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas import Encoder, export_model
+from paritas.documents import read_documents
+from paritas.engine.batching import plan
+from paritas.engine.bundle import TOKENIZER, Bundle
+from paritas.engine.cpus import available_cpus
+from paritas.engine.pooling import pool
+from paritas.engine.runtime import Session
+from paritas.engine.tokenizer import Tokenizer
+from paritas.export.calibration import built_in_texts
+from paritas.export.sources import open_checkpoint
+from paritas.kernels_bench import _harness
+from paritas.kernels_bench.bench_bulk import paragraphs
+from paritas.registry import load_registry
+
+MODULE = "paritas.kernels_bench.bench_int8"
+OURS = ("paritas fp32", "paritas int8", "onnxruntime dynamic int8")
+# Where each of the peers is installed, below --peers.
+PEERS = {
+    "sentence-transformers onnx int8": "onnx",
+    "optimum onnx int8, per column": "onnx",
+    "openvino static int8": "openvino",
+}
+
+
+@click.command()
+@click.option("--model", default="all-mpnet-base-v2", show_default=True)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="SQuAD and SciFact. Default: $PARITAS_EVAL_DATA."
+)
+@click.option(
+    "--peers", type=click.Path(path_type=Path), help="Environments of the peers; without, ours alone."
+)
+@click.option("--count", default=256, show_default=True, help="Texts of each collection.")
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--save", is_flag=True, help="Write result and plot to kernels_bench/results.")
+@click.option("--contender", hidden=True, help="Be one of the processes that are compared.")
+@click.option("--work", hidden=True, type=click.Path(path_type=Path))
+def main(
+    model: str,
+    data: Path | None,
+    peers: Path | None,
+    count: int,
+    rounds: int,
+    save: bool,
+    contender: str | None,
+    work: Path | None,
+) -> None:
+    """Compare INT8 engines in quality and speed."""
+    if contender is not None:
+        assert work is not None
+        compete(contender, work)
+        return
+    data = data or Path(os.environ["PARITAS_EVAL_DATA"])
+    with tempfile.TemporaryDirectory() as scratch:
+        result, cosines = compare(model, data, peers, count, rounds, Path(scratch))
+    report(result)
+    if save:
+        path = _harness.save(f"int8-{model}", result)
+        plot(cosines, result, path.with_suffix(".svg"))
+        click.echo(path)
+
+
+def compete(contender: str, work: Path) -> None:
+    """Load one graph, encode everything once, keep the vectors, then run rounds."""
+    texts = json.loads((work / "texts.json").read_text(encoding="utf-8"))
+    bundle = Bundle(work / "bundle")
+    graphs = {
+        "paritas fp32": work / "bundle" / "model.fp32.onnx",
+        "paritas int8": work / "bundle" / "model.int8.onnx",
+        "onnxruntime dynamic int8": work / "dynamic.onnx",
+    }
+    session = Session(graphs[contender], provider="cpu", threads=available_cpus())
+    tokenizer = Tokenizer(work / "bundle" / TOKENIZER, bundle.manifest.contract.roles)
+    contract = bundle.manifest.contract
+
+    def encode(chosen: list[str]) -> NDArray[np.float32]:
+        tokens = tokenizer.encode(chosen, "passage")
+        vectors = np.empty((len(chosen), contract.dim), np.float32)
+        for batch in plan(tokens.lengths, token_budget=512):
+            input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
+            hidden = session.run(input_ids, mask, type_ids)
+            vectors[batch.rows] = pool(hidden, mask, pooling=contract.pooling, normalized=contract.normalize)
+        return vectors
+
+    np.save(work / f"{contender}.npy", encode(texts["quality"]))
+    encode(texts["speed"])
+
+    def one_round() -> dict[str, Any]:
+        started = time.perf_counter()
+        encode(texts["speed"])
+        return {"seconds": time.perf_counter() - started}
+
+    _harness.serve_rounds({"contender": contender}, one_round)
+
+
+def compare(
+    model: str, data: Path, peers: Path | None, count: int, rounds: int, work: Path
+) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """Run all contenders in turn; return the result and each engine's cosines."""
+    squad = paragraphs(data / "squad" / "corpus.jsonl", count)
+    documents = [str(d.as_text(pair=False)) for d in read_documents(str(data / "scifact" / "corpus.jsonl"))]
+    scifact = documents[:: max(1, len(documents) // count)][:count]
+    texts: dict[str, list[str]] = {"quality": [*squad, *scifact], "speed": squad[::4]}
+    (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    (work / "calibration.json").write_text(json.dumps(built_in_texts("calibration")), encoding="utf-8")
+    with open_checkpoint(model, load_registry()[model], "package") as checkpoint:
+        started = time.perf_counter()
+        made = export_model(
+            model, source=str(checkpoint.directory), precisions=("fp32", "int8"), out=work / "bundle"
+        )
+        export_s = time.perf_counter() - started
+        quantize_dynamic(work / "bundle" / "model.fp32.onnx", work / "dynamic.onnx")
+        own = ["--work", str(work), "--contender"]
+        contenders = {name: _harness.Contender(MODULE, [*own, name]) for name in OURS}
+        script = str(Path(__file__).with_name("int8_peers.py"))
+        for name, folder in (PEERS if peers is not None else {}).items():
+            assert peers is not None
+            python = str(peers.absolute() / folder / "bin" / "python")
+            contenders[name] = _harness.Contender(
+                script, [name, str(checkpoint.directory), str(work)], python=[python]
+            )
+        seconds = _harness.interleave(contenders, rounds, "seconds")
+        peaks = {name: contender.finish()["peak_rss_mb"] for name, contender in contenders.items()}
+    exact = np.load(work / f"{OURS[0]}.npy").astype(np.float64)
+    cosines = {
+        name: np.einsum("ij,ij->i", np.load(work / f"{name}.npy").astype(np.float64), exact)
+        for name in contenders
+    }
+    with Encoder(made) as encoder:
+        encoder.encode(texts["speed"], role="passage")
+        assert encoder.last_stats is not None
+        tokens = encoder.last_stats.tokens
+    rows = [
+        {
+            "engine": name,
+            "mean_cosine": round(float(cosines[name].mean()), 5),
+            "p1_cosine": round(float(np.quantile(cosines[name], 0.01)), 5),
+            "min_cosine": round(float(cosines[name].min()), 5),
+            "tokens_per_s": round(tokens / seconds[name]),
+            "speed_ratio": round(seconds["onnxruntime dynamic int8"] / seconds[name], 2),
+            "peak_rss_mb": peaks[name],
+        }
+        for name in contenders
+    ]
+    return {
+        "question": "INT8: cosines to FP32, speed against onnxruntime's dynamic INT8 of the same graph",
+        "model": model,
+        "texts": len(texts["quality"]),
+        "speed_texts": len(texts["speed"]),
+        "speed_tokens": tokens,
+        "rounds": rounds,
+        "export_fp32_int8_s": round(export_s, 1),
+        "rows": rows,
+        **_harness.environment(),
+    }, cosines
+
+
+def quantize_dynamic(exact: Path, out: Path) -> None:
+    """Let onnxruntime quantise the graph dynamically, with a scale a column as paritas has."""
+    from onnxruntime import quantization
+
+    quantization.quantize_dynamic(
+        exact, out, weight_type=quantization.QuantType.QInt8, per_channel=True, use_external_data_format=True
+    )
+
+
+def report(result: dict[str, Any]) -> None:
+    """Print the table."""
+    click.echo(
+        f"{result['model']}, {result['texts']} texts, speed over {result['speed_tokens']} tokens; "
+        f"{result['cpu']}"
+    )
+    click.echo(f"{'engine':34} {'mean':>8} {'p1':>8} {'min':>8} {'tokens/s':>9} {'ratio':>6} {'MB':>7}")
+    for row in result["rows"]:
+        click.echo(
+            f"{row['engine']:34} {row['mean_cosine']:8.5f} {row['p1_cosine']:8.5f} {row['min_cosine']:8.5f} "
+            f"{row['tokens_per_s']:9,} {row['speed_ratio']:6.2f} {row['peak_rss_mb']:7.0f}"
+        )
+
+
+def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: Path) -> None:
+    """Draw how the cosines are distributed: the share of texts at or above each."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "paritas"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    for name, values in cosines.items():
+        if name == OURS[0]:
+            continue
+        loss = np.sort(1 - values)
+        share = np.arange(1, len(loss) + 1) / len(loss)
+        axes.step(loss, 100 * share, where="post", label=name, linewidth=2.5 if name == OURS[1] else 1.5)
+    axes.set_xscale("log")
+    axes.set_xlabel("1 - cosine to FP32 (left is nearer)")
+    axes.set_ylabel("texts at most so far off, %")
+    axes.set_title(f"{result['model']}: INT8 vectors of {result['texts']} texts")
+    axes.grid(visible=True, which="both", alpha=0.25)
+    axes.legend(loc="upper left")
+    figure.savefig(path, metadata={"Date": None})
+
+
+if __name__ == "__main__":
+    main()
