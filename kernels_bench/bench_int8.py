@@ -212,7 +212,7 @@ def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: 
     mpl.rcParams["svg.hashsalt"] = "paritas"  # the same figures give the same file
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(8, 4.2), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 5.4), layout="constrained")
     for name, values in cosines.items():
         if name == OURS[0]:
             continue
@@ -224,7 +224,7 @@ def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: 
     axes.set_ylabel("texts at most so far off, %")
     axes.set_title(f"{result['model']}: INT8 vectors of {result['texts']} texts")
     axes.grid(visible=True, which="both", alpha=0.25)
-    axes.legend(loc="upper left")
+    figure.legend(loc="outside lower center")
     figure.savefig(path, metadata={"Date": None})
 
 

@@ -98,6 +98,7 @@ def test_the_wheel_holds_every_module_the_registry_and_the_type_marker(wheel: Pa
         for path in (ROOT / folder).rglob("*.py")
     }
     expected |= {"paritas/models_registry.yaml", "paritas/py.typed"}
+    expected |= {f"paritas/export/texts/{name}.txt" for name in ("calibration", "certificate")}
     with zipfile.ZipFile(wheel) as archive:
         assert expected == {name for name in archive.namelist() if name.startswith("paritas/")}
         packed = archive.read("paritas/models_registry.yaml")
@@ -113,7 +114,7 @@ def test_the_source_distribution_holds_what_tests_and_a_build_need(dist: Path) -
     with tarfile.open(path) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"pyproject.toml", "setup.py", "models_registry.yaml", "LICENSE", "Makefile"}
-    wanted |= {"src/paritas/py.typed", "tests/conftest.py", "tests/packaging/test_wheel.py"}
+    wanted |= {"src/paritas/py.typed", "tests/conftest.py", "tests/cpus/emulators.sh", "docs/int8.md"}
     assert wanted - names == set()
     assert [name for name in names if name.endswith((".pyc", ".onnx", ".safetensors"))] == []
 
