@@ -77,7 +77,7 @@ def instructions() -> list[str]:
     from numpy._core._multiarray_umath import __cpu_features__ as features  # type: ignore[import-not-found]
 
     found = [name for key, name in _NUMPY_NAMES.items() if features.get(key)]
-    flags = _flags()
+    flags = {flag for line in _cpuinfo() if line.startswith(("flags", "Features")) for flag in line.split()}
     if all(name in flags for name in found) and ("avx512f" in flags) == ("avx512f" in found):
         found += [name for name in _OTHER_NAMES if name in flags]
     return found
@@ -94,18 +94,13 @@ def dot_product(available: list[str]) -> str | None:
 
 def cpu_name() -> str:
     """Return the CPU's name and the instruction sets that matter to its kernels."""
-    try:
-        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine()
     return f"{name} ({' '.join(instructions()) or platform.machine()})"
 
 
-def _flags() -> set[str]:
+def _cpuinfo() -> list[str]:
     try:
-        lines = _CPUINFO.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return set()
-    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+        return _CPUINFO.read_text(encoding="utf-8").splitlines()
+    except OSError:  # not on Linux
+        return []

@@ -33,8 +33,8 @@ _INPUTS_PER_COLUMN = 16
 _MARGIN = 1.1
 # What follows a GELU is nearly one-sided, and in each channel mostly nothing: a channel that stood at 1.5 in
 # all of calibration reaches 9 for a phrase that was not in it. So there each channel is given half as much
-# again as all but the furthest reached. On all-mpnet-base-v2 the worst 66 of 12,637 SQuAD texts rose from a
-# cosine of 0.972 or more to 0.995 or more; the others' mean fell by 0.0001.
+# again as all but the furthest reached. On all-mpnet-base-v2 the worst of 12,637 SQuAD texts rose from a
+# cosine of 0.972 to 0.990, and the mean of its questions fell from 0.9988 to 0.9986.
 _ONE_SIDED = 0.2
 _HEADROOM = 1.5
 _LEVELS = 255

@@ -26,11 +26,11 @@ from paritas.registry import Bound, Precision
 # Probes of up to so many characters, a dozen tokens or so, are encoded once more in padded batches: enough to
 # show that the attention mask works, while to pad them to the longest ones' length would double the time.
 _PADDED_CHARACTERS = 60
+_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 4096}
 # Upper ends of the lengths, in tokens, by which the figures are told apart.
 _LENGTHS = (0, 16, 64, 128, 256, 512, 8192)
 # Texts an error names.
 _SHOWN = 3
-_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 4096}
 
 
 def compare(vectors: NDArray[np.float32], reference: NDArray[np.float32]) -> Figures:
