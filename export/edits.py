@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
 from onnx import helper
+
+CONTRIB = "com.microsoft"
+"""The domain of onnxruntime's own operators."""
 
 
 def tensors_of_type(model: onnx.ModelProto, element: int) -> set[str]:
@@ -39,3 +44,23 @@ def copy_model(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def transpose_in_products(model: onnx.ModelProto) -> None:
+    """Let products read attention's keys as they lie, (batch, heads, seq, head dim).
+
+    Turned to columns before the product they move value by value, 400 us for 495 tokens of 768 channels on
+    two cores; the rows of a head move in 130, and the product takes no longer. Needs the domain `CONTRIB`.
+    """
+    readers = Counter(name for node in model.graph.node for name in node.input)
+    turned = {
+        node.output[0]: node
+        for node in model.graph.node
+        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]
+    }
+    for node in model.graph.node:
+        if node.op_type != "MatMul" or node.input[1] not in turned or readers[node.input[1]] > 1:
+            continue
+        turned[node.input[1]].attribute[0].ints[:] = [0, 2, 1, 3]
+        node.op_type, node.domain = "FusedMatMul", CONTRIB
+        node.attribute.append(helper.make_attribute("transB", 1))

@@ -25,7 +25,7 @@ from paritas.engine.bundle import Contract, Figures, Quantization
 from paritas.export.activations import Grid, choose_grid
 from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
-from paritas.export.edits import cast_node, copy_model, set_nodes
+from paritas.export.edits import CONTRIB, cast_node, copy_model, set_nodes, transpose_in_products
 from paritas.export.linear import Linear, linear_layers
 from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
 from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
@@ -34,7 +34,6 @@ from paritas.registry import Bound
 # Share of the linear layers' weights that may stay FP32, and the steps in which it is used up.
 FP32_BUDGET = 0.10
 _STEPS = 3
-_DOMAIN = "com.microsoft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,14 +231,15 @@ class _Writer:
                 self._rows(node)
             elif node.name not in adders:
                 self.nodes.append(node)
-        read = {name for node in self.nodes for name in node.input}
+        set_nodes(model, self.nodes)
+        transpose_in_products(model)
+        read = {name for node in model.graph.node for name in node.input}
         directory = self.quantizer.directory
         left = [self.weights.moved(t, directory) for t in model.graph.initializer if t.name in read]
-        set_nodes(model, self.nodes)
         replace_initializers(model, [*left, *self.added.values()])
         del model.graph.value_info[:]
-        if all(opset.domain != _DOMAIN for opset in model.opset_import):
-            model.opset_import.append(helper.make_opsetid(_DOMAIN, 1))
+        if all(opset.domain != CONTRIB for opset in model.opset_import):
+            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
         return model
 
     def _linear(self, layer: Linear) -> None:
@@ -254,7 +254,7 @@ class _Writer:
             "",  # the weights' zero point is 0; onnxruntime's shift to unsigned ones wants no shared constant
             self._constant(f"{layer.name}.bias", matrix.bias),
         ]
-        self._add("MatMulIntegerToFloat", inputs, layer.output, domain=_DOMAIN)
+        self._add("MatMulIntegerToFloat", inputs, layer.output, domain=CONTRIB)
 
     def _integers(self, source: str, grid: Grid) -> str:
         """Add (once) what makes a source's integers, and return their name."""
