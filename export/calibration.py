@@ -39,6 +39,9 @@ _ODD = (
     *["a"] * 4,
     "z" * 400,
     "<s> struck out </s> or <pad>, <mask> and <unk>; [CLS], [SEP], [MASK], [PAD], [UNK]",
+    "what do [PAD] and <pad> mean?",
+    "Between <s> and </s> the model reads [MASK], or <mask>, and guesses.",
+    "[SEP] <unk> </s> [UNK] <s> [CLS]",
 )
 
 

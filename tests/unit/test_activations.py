@@ -1,4 +1,4 @@
-"""Grids: 8-bit integers that count past their range in overflow columns."""
+"""Grids: 8-bit integers of channels made alike by factors, or counting on in overflow columns."""
 
 from __future__ import annotations
 
@@ -7,40 +7,94 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.errors import ExportError
-from paritas.export.activations import Grid, choose_grid
+from paritas.export.activations import Channels, Grid, choose_grid
+
+CHANNELS = 192
 
 
-def outlying(tokens: int = 400, channels: int = 96) -> NDArray[np.float32]:
+def outlying(tokens: int = 400, *, far: float = 60) -> NDArray[np.float32]:
     """Activations as encoders have them: two channels far out on either side, now and then."""
     random = np.random.default_rng(7)
-    values = random.standard_normal((tokens, channels))
-    values[::50, 5] = 60
-    values[7::90, 40] = -35
+    values = random.standard_normal((tokens, CHANNELS))
+    values[::50, 5] = far
+    values[7::90, 40] = -far / 2
     return values.astype(np.float32)
 
 
+def weights() -> NDArray[np.float32]:
+    return np.random.default_rng(3).standard_normal((CHANNELS, 8)).astype(np.float32)
+
+
 def grid_of(values: NDArray[np.float32]) -> Grid:
-    return choose_grid(values.min(axis=0), values.max(axis=0))
+    return choose_grid(Channels.of(values), weights()[: values.shape[1]])
 
 
 def restored(grid: Grid, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The values a layer sees: every overflow column added to its channel again."""
+    """The values a layer sees: every overflow column added to its channel again, the factors taken out."""
     return grid.quantize(values) @ grid.extend(np.eye(values.shape[1], dtype=np.float32))
 
 
+def product_error(grid: Grid, values: NDArray[np.float32]) -> float:
+    """What rounding the inputs costs a product, the weights exact."""
+    exact = values @ weights()
+    return float(np.square(grid.quantize(values) @ grid.extend(weights()) - exact).mean())
+
+
+def assert_held(grid: Grid, values: NDArray[np.float32]) -> None:
+    assert (np.abs(restored(grid, values) - values) <= 0.5001 * grid.scale / grid.factors).all()
+
+
 @pytest.mark.parametrize("shift", [0.0, 3.0, -3.0])
-def test_every_value_seen_is_held_to_half_a_step_outliers_too(shift: float) -> None:
-    values = outlying() + np.float32(shift)
-    grid = grid_of(values)
-    assert 0 < grid.columns <= values.shape[1] // 16
-    assert np.abs(restored(grid, values) - values).max() <= 0.5001 * grid.scale
+@pytest.mark.parametrize("far", [6, 60, 600])
+def test_every_value_seen_is_held_to_half_a_step_outliers_too(shift: float, far: float) -> None:
+    values = outlying(far=far) + np.float32(shift)
+    assert_held(grid_of(values), values)
 
 
-def test_outliers_do_not_coarsen_the_step_of_the_others() -> None:
-    values = outlying()
-    without = np.delete(values, [5, 40], axis=1)
-    assert grid_of(values).scale < 2 * grid_of(without).scale
-    assert grid_of(values).scale < (values.max() - values.min()) / 255 / 5
+def test_channels_a_little_further_out_get_factors_alone() -> None:
+    grid = grid_of(outlying(far=8))
+    assert grid.has_factors
+    assert grid.columns == 0
+    assert grid.factors.max() == 1
+    assert int(np.argmin(grid.factors)) == 5
+
+
+def test_channels_far_out_get_overflow_columns_too() -> None:
+    grid = grid_of(outlying(far=600))
+    assert grid.has_factors
+    assert 0 < grid.columns <= CHANNELS // 96
+    assert set(grid.channels) <= {5, 40}
+
+
+def test_channels_all_alike_get_neither() -> None:
+    grid = grid_of(np.tile(np.linspace(-1, 1, 100, dtype=np.float32)[:, None], CHANNELS))
+    assert not grid.has_factors
+    assert grid.columns == 0
+
+
+def test_weights_that_would_be_rounded_worse_hold_a_factor_back() -> None:
+    """A channel whose weights are large already would set the steps of every column."""
+    values = outlying(far=20)
+    heavy = weights()
+    heavy[[5, 40]] *= 30
+    light = choose_grid(Channels.of(values), weights())
+    assert choose_grid(Channels.of(values), heavy).factors.min() > light.factors.min()
+
+
+@pytest.mark.parametrize("far", [8, 60, 600])
+def test_products_are_nearer_than_those_of_a_single_range(far: float) -> None:
+    values = outlying(far=far)
+    scale = np.float32((values.max() - values.min()) / 255)
+    none = np.empty(0)
+    plain = Grid(
+        scale,
+        round(float(-values.min() / scale)),
+        np.ones(CHANNELS, np.float32),
+        none.astype(np.int32),
+        none.astype(np.float32),
+        none.astype(np.int64),
+    )
+    assert product_error(grid_of(values), values) < product_error(plain, values) / 2
 
 
 def test_a_value_beyond_what_calibration_saw_stops_at_the_end_of_the_range() -> None:
@@ -49,15 +103,36 @@ def test_a_value_beyond_what_calibration_saw_stops_at_the_end_of_the_range() -> 
     beyond = values[:1].copy()
     beyond[0, 5] = 1000
     found = restored(grid, beyond)
-    assert 60 <= found[0, 5] < 140
-    assert np.abs(np.delete(found - beyond, 5)).max() <= 0.5001 * grid.scale
+    assert 60 <= found[0, 5] < 500
+    assert_held(grid, np.where(beyond == 1000, np.float32(0), beyond))
 
 
-def test_values_of_one_sign_use_the_whole_range() -> None:
+def test_values_of_one_sign_use_the_whole_range_and_columns_alone() -> None:
     values = np.abs(outlying())
     grid = grid_of(values)
     assert grid.zero_point == 0
-    assert np.abs(restored(grid, values) - values).max() <= 0.5001 * grid.scale
+    assert not grid.has_factors
+    assert 0 < grid.columns <= CHANNELS // 16
+    assert_held(grid, values)
+
+
+def test_a_silent_channel_of_one_sign_has_room_to_speak() -> None:
+    values = np.abs(outlying())
+    values[:, 7] = 0.01
+    grid = grid_of(values)
+    louder = values.copy()
+    louder[:, 7] = 1.4 * np.median(values.max(axis=0))
+    assert_held(grid, louder)
+
+
+def test_what_calibration_saw_is_joined() -> None:
+    values = outlying()
+    both = Channels.of(values[:150]).joined(Channels.of(values[150:]))
+    whole = Channels.of(values)
+    assert np.array_equal(both.lowest, whole.lowest)
+    assert np.array_equal(both.highest, whole.highest)
+    np.testing.assert_allclose(both.squares, np.square(values, dtype=np.float64).sum(axis=0))
+    assert both.tokens == 400
 
 
 def test_a_tensor_of_zeros_has_a_grid() -> None:
@@ -67,20 +142,21 @@ def test_a_tensor_of_zeros_has_a_grid() -> None:
 
 def test_the_integers_and_the_constant_give_the_product() -> None:
     """What the graph computes: the zero point taken off every column, then the constant added."""
-    values = outlying()
+    values = outlying(far=600)
     grid = grid_of(values)
-    weights = np.random.default_rng(3).standard_normal((values.shape[1], 8))
-    extended = grid.extend(weights.astype(np.float32)).astype(np.float64)
-    columns = np.concatenate([values, values[:, grid.channels] + grid.shifts], axis=1)
+    assert grid.columns
+    extended = grid.extend(weights()).astype(np.float64)
+    even = values * grid.factors
+    columns = np.concatenate([even, even[:, grid.channels] + grid.shifts], axis=1)
     integers = np.clip(np.rint(columns / grid.scale) + grid.zero_point, 0, 255)
     product = float(grid.scale) * (integers - grid.zero_point) @ extended + grid.constant(extended)
     assert np.allclose(product, grid.quantize(values).astype(np.float64) @ extended, atol=2e-2)
-    assert np.allclose(product, values @ weights, atol=20 * grid.scale)
+    assert np.allclose(product, values @ weights(), atol=20 * grid.scale / grid.factors.min())
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_range_that_is_not_finite_is_refused(value: float) -> None:
-    highest = np.ones(32, np.float32)
-    highest[3] = value
+    values = np.ones((4, 32), np.float32)
+    values[2, 3] = value
     with pytest.raises(ExportError, match="NaN or infinite"):
-        choose_grid(-np.ones(32, np.float32), highest)
+        grid_of(values)
