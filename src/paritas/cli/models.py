@@ -101,10 +101,11 @@ def _row(name: str, model: Model) -> _Row:
 @click.option(
     "--precision",
     "precisions",
-    default="fp32",
+    multiple=True,
+    default=("fp32",),
     show_default=True,
     metavar="P[,P]",
-    help=f"One or more of {', '.join(PRECISIONS)}.",
+    help=f"One or more of {', '.join(PRECISIONS)}; may be repeated.",
 )
 @click.option(
     "--frontend",
@@ -130,7 +131,7 @@ def export(
     settings: Settings,
     model: str,
     source: str | None,
-    precisions: str,
+    precisions: tuple[str, ...],
     frontend: str,
     calibration: str | None,
     judgements: str | None,
@@ -153,7 +154,7 @@ def export(
     bundle = export_model(
         model,
         source=source,
-        precisions=_precisions(precisions),
+        precisions=_precisions(",".join(precisions)),
         frontend="optimum" if frontend == "optimum" else "native",
         calibration=calibration,
         judgements=judgements,

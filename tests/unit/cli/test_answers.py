@@ -49,8 +49,11 @@ def test_models_takes_the_registry_from_the_environment_too(
     assert "tiny-mpnet" in said(run("models"))
 
 
-def test_export_prints_the_certificate_and_reports_its_steps_on_stderr(folder: Path, run: Run) -> None:
-    arguments = "--registry tiny.yaml export tiny-bert --source bert.checkpoint --precision fp16,fp32"
+@pytest.mark.parametrize("precisions", ["--precision fp16,fp32", "--precision fp16 --precision fp32"])
+def test_export_prints_the_certificate_and_reports_its_steps_on_stderr(
+    folder: Path, run: Run, precisions: str
+) -> None:
+    arguments = f"--registry tiny.yaml export tiny-bert --source bert.checkpoint {precisions}"
     result = run(*shlex.split(arguments), "--out", "new.bundle")
     out = said(result)
     assert [line.split()[:2] for line in out.splitlines()[1:5]] == [
