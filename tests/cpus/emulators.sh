@@ -3,10 +3,18 @@
 # the engine needs. 60 MB of packages from the configured Debian mirror and package index; half a minute.
 #
 #   emulators.sh DIRECTORY PIP     leaves DIRECTORY/qemu-x86_64, DIRECTORY/qemu-aarch64, DIRECTORY/arm64
+#
+# Where there are no such packages to be had it says so in DIRECTORY/unavailable and fails.
 set -euo pipefail
 directory=$(mkdir -p "$1" && cd "$1" && pwd)
 pip=$(cd "$(dirname "$2")" && pwd)/$(basename "$2")
 cd "$directory"
+
+unavailable() {
+    echo "emulators: $1" | tee unavailable >&2
+    exit 1
+}
+command -v apt-get dpkg-deb >/dev/null || unavailable "no apt-get and dpkg-deb here"
 
 # A state of its own: no lists, no architectures and no sources of this machine are touched.
 mkdir -p apt/lists/partial apt/cache/archives/partial
@@ -14,12 +22,12 @@ apt() {
     apt-get -qq -o APT::Architectures::=amd64 -o APT::Architectures::=arm64 -o APT::Sandbox::User="$(id -un)" \
         -o Dir::State::Lists="$directory/apt/lists" -o Dir::Cache="$directory/apt/cache" "$@"
 }
-apt update
+apt update || unavailable "no package lists: no Debian mirror answers"
 mkdir -p debs && (
     cd debs
     apt download qemu-user-static:amd64 libc6:arm64 libgcc-s1:arm64 libstdc++6:arm64 zlib1g:arm64 \
         libexpat1:arm64 libffi8:arm64 libpython3.11-minimal:arm64 libpython3.11-stdlib:arm64 python3.11-minimal:arm64
-)
+) || unavailable "no packages: this is not Debian 12, or its mirror does not answer"
 dpkg-deb --fsys-tarfile debs/qemu-user-static_*_amd64.deb | tar -x --strip-components=3 \
     ./usr/bin/qemu-x86_64-static ./usr/bin/qemu-aarch64-static
 mv qemu-x86_64-static qemu-x86_64
