@@ -31,8 +31,11 @@ from numpy.typing import NDArray
 from paritas.errors import ExportError
 from paritas.export.matrices import column_scales
 
-# Texts that calibration never saw reach a little further.
-_MARGIN = 1.1
+# Texts that calibration never saw reach a little further: in a range that all channels share, and in ranges
+# fitted to each channel by factors, where none has room to spare. With 1.17 there one question in 10,570 of
+# SQuAD fell to a cosine of 0.975 on all-mpnet-base-v2, with 1.25 to 0.989, at 0.00004 of the mean.
+_SHARED_MARGIN = 1.1
+_FITTED_MARGIN = 1.25
 # How much of a channel's reach its factor takes away: the exponents to choose from.
 _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 # Columns besides factors, an eighth of a percent more multiplications each: taken only where they save half
@@ -148,12 +151,14 @@ def choose_grid(seen: Channels, weights: NDArray[np.float32]) -> Grid:
     """
     if not (np.isfinite(seen.lowest).all() and np.isfinite(seen.highest).all()):
         raise ExportError("holds NaN or infinite values")
-    low = _MARGIN * np.minimum(seen.lowest, 0).astype(np.float64)
-    high = _MARGIN * np.maximum(seen.highest, 0).astype(np.float64)
+    low = np.minimum(seen.lowest, 0).astype(np.float64)
+    high = np.maximum(seen.highest, 0).astype(np.float64)
     if -low.sum() < _ONE_SIDED * high.sum():
         columns = len(low) // _MANY
+        low, high = _SHARED_MARGIN * low, _SHARED_MARGIN * high
         high = np.maximum(high, _HEADROOM * np.sort(high)[-columns - 1])
         return _finest(low, high, np.ones(len(low), np.float32), columns)
+    low, high = _FITTED_MARGIN * low, _FITTED_MARGIN * high
     reach = np.maximum(high, -low)
     far = np.maximum(reach / max(float(np.median(reach)), 1e-30), 1)
     choices = [(far**-exponent).astype(np.float32) for exponent in _EXPONENTS]
