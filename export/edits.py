@@ -53,10 +53,11 @@ def transpose_in_products(model: onnx.ModelProto) -> None:
     two cores; the rows of a head move in 130, and the product takes no longer. Needs the domain `CONTRIB`.
     """
     readers = Counter(name for node in model.graph.node for name in node.input)
+    readers.update(output.name for output in model.graph.output)
     turned = {
         node.output[0]: node
         for node in model.graph.node
-        if node.op_type == "Transpose" and list(node.attribute[0].ints) == [0, 2, 3, 1]
+        if node.op_type == "Transpose" and [list(given.ints) for given in node.attribute] == [[0, 2, 3, 1]]
     }
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.input[1] not in turned or readers[node.input[1]] > 1:
