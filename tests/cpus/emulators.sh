@@ -14,7 +14,7 @@ unavailable() {
     echo "emulators: $1" | tee unavailable >&2
     exit 1
 }
-command -v apt-get dpkg-deb >/dev/null || unavailable "no apt-get and dpkg-deb here"
+{ command -v apt-get && command -v dpkg-deb; } >/dev/null || unavailable "no apt-get and dpkg-deb here"
 
 # A state of its own: no lists, no architectures and no sources of this machine are touched.
 mkdir -p apt/lists/partial apt/cache/archives/partial
