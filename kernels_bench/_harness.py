@@ -87,13 +87,28 @@ def peak_rss_mb() -> float:
     return round(int(kibibytes) * 1024 / 1e6, 1)
 
 
-def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, float]:
-    """Return each contender's median of a figure over rounds run in turn."""
-    seen: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            seen[name].append(contender.round()[figure])
-    return {name: statistics.median(values) for name, values in seen.items()}
+def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, list[float]]:
+    """Return a figure of every round, by contender.
+
+    Who begins changes from round to round, and every other round runs backwards: what a contender leaves
+    behind, a warm CPU or one that was slowed down, meets each of the others alike.
+    """
+    names = list(contenders)
+    seen: dict[str, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        first = turn % len(names)
+        order = names[first:] + names[:first]
+        for name in order[:: -1 if turn % 2 else 1]:
+            seen[name].append(contenders[name].round()[figure])
+    return seen
+
+
+def speed_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
+    """Return how many times as fast as the reference: the median over rounds, each against the same round's.
+
+    A shared machine's speed drifts by tens of percent within a run; two neighbours in time meet the same.
+    """
+    return round(statistics.median(b / a for a, b in zip(seconds, reference, strict=True)), 2)
 
 
 def environment() -> dict[str, Any]:

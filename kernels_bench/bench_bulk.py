@@ -117,15 +117,16 @@ def compare(path: Path, texts: list[str], rounds: int, work: Path) -> dict[str, 
         cosines = {name: cosine(work, name, names[0]) for name in names}
         seconds = _harness.interleave(contenders, rounds, "seconds")
         peaks = {name: contender.finish()["peak_rss_mb"] for name, contender in contenders.items()}
+    median = {name: statistics.median(values) for name, values in seconds.items()}
     lengths = token_lengths(work, texts)
     peak_gflops = gemm_gflops()
     rows = [
         {
             "engine": name,
-            "texts_per_s": round(len(texts) / seconds[name], 2),
-            "tokens_per_s": round(float(lengths.sum()) / seconds[name]),
-            "speed_ratio": round(seconds[names[0]] / seconds[name], 2),
-            "gemm_share": round(operations(lengths) / seconds[name] / 1e9 / peak_gflops, 3),
+            "texts_per_s": round(len(texts) / median[name], 2),
+            "tokens_per_s": round(float(lengths.sum()) / median[name]),
+            "speed_ratio": _harness.speed_ratio(seconds[name], seconds[names[0]]),
+            "gemm_share": round(operations(lengths) / median[name] / 1e9 / peak_gflops, 3),
             "min_cosine": round(cosines[name], 6),
             "peak_rss_mb": peaks[name],
             "padding_share": contenders[name].ready.get("padding_share"),

@@ -4,9 +4,9 @@
 
 Paragraphs of SQuAD and abstracts of SciFact, which no calibration saw, go through each engine; cosines are to
 paritas FP32, which is within 1e-5 of the checkpoint. Each engine runs in a process of its own, at its own
-defaults, on all CPUs of this process; rounds over some of the paragraphs alternate, medians count.
-"onnxruntime dynamic int8" is onnxruntime's own quantiser on the very graph that paritas quantises, run by
-the same engine code. What a search loses, `paritas verify --judgements` says.
+defaults, on all CPUs of this process; rounds over some of the paragraphs alternate, and medians over the
+rounds count, of the ratios too. "onnxruntime dynamic int8" is onnxruntime's own quantiser on the very graph
+that paritas quantises, run by the same engine code. What a search loses, `paritas verify --judgements` says.
 
 What it does not show: other models and lengths; CPUs with faster or slower byte products than this one.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -162,8 +163,8 @@ def compare(
             "mean_cosine": round(float(cosines[name].mean()), 5),
             "p1_cosine": round(float(np.quantile(cosines[name], 0.01)), 5),
             "min_cosine": round(float(cosines[name].min()), 5),
-            "tokens_per_s": round(tokens / seconds[name]),
-            "speed_ratio": round(seconds["onnxruntime dynamic int8"] / seconds[name], 2),
+            "tokens_per_s": round(tokens / statistics.median(seconds[name])),
+            "speed_ratio": _harness.speed_ratio(seconds[name], seconds["onnxruntime dynamic int8"]),
             "peak_rss_mb": peaks[name],
         }
         for name in contenders
