@@ -19,6 +19,11 @@ column is not full. An 8-bit saturating conversion of the shifted value is just 
 costs one more row in the integer product. (Zhao et al. 2019, arXiv:1901.09504, split outlier channels in
 halves; here only what overflows is split off.) The alternative, a product in FP32 of the clipped part with
 those channels' weights, needs a pass of its own over every output, and those are up to four times as wide.
+
+Behind a rectifier the layer before computes the overflow columns itself, *rectified*: a channel's weights
+once more, the bias lowered by as much as the main column holds, because max(x - c, 0) is what a ReLU makes of
+x - c. A GELU rounds that corner off, by 0.17 at most and only within 3 of it. One more column in a hundred or
+two then takes the place of seven operators behind the rectifier: 2 to 4 % of all-MiniLM-L6-v2's time.
 """
 
 from __future__ import annotations
@@ -50,6 +55,8 @@ _FEW = 96
 _ONE_SIDED = 0.2
 _MANY = 16
 _HEADROOM = 1.5
+# Outputs that the integer product computes at a time: 3,102 of them take 3 to 5 % longer than 3,104.
+_STRIP = 16
 _LEVELS = 255
 
 
@@ -92,7 +99,10 @@ class Grid:
     shifts: NDArray[np.float32]
     """(columns,), added to the channel's values before the same conversion as the main column's."""
     idle: NDArray[np.int64]
-    """(columns,), the count that stands for nothing: 0, or 255 in columns below the main one."""
+    """(columns,), the count that stands for nothing: 0, 255 in columns below the main one, or the zero point
+    where they are rectified."""
+    rectified: bool = False
+    """Whether the layer before computes the overflow columns, through its rectifier."""
 
     @property
     def columns(self) -> int:
@@ -115,13 +125,29 @@ class Grid:
         """
         even = values * self.factors
         main = self._count(even) - np.float32(self.zero_point)
-        over = self._count(even[:, self.channels] + self.shifts) - self.idle.astype(np.float32)
+        over = even[:, self.channels] + self.shifts
+        if self.rectified:
+            over = np.maximum(over, 0)
+        over = self._count(over) - self.idle.astype(np.float32)
         return np.asarray(np.concatenate([main, over], axis=1) * self.scale)
 
     def extend(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the matrix (channels, outputs) for `quantize`'s values: a row more for each column."""
         even = weights / self.factors[:, None]
         return np.concatenate([even, even[self.channels]])
+
+    def for_layer_before(self) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
+        """Return what the layer before may do for this grid: columns, each times a factor, plus a shift.
+
+        Returns:
+            The columns' places, int64, their factors and their shifts, float32: all (channels,) or, where the
+            grid is rectified, (channels + columns,).
+        """
+        places = np.arange(len(self.factors))
+        if not self.rectified:
+            return places, self.factors, np.zeros_like(self.factors)
+        shifts = np.concatenate([np.zeros_like(self.factors), self.shifts])
+        return np.concatenate([places, self.channels]), np.ones_like(shifts), shifts
 
     def constant(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return what the product misses that takes the zero point off every column, idle or not.
@@ -139,12 +165,13 @@ class Grid:
         return np.asarray(np.clip(np.rint(values / self.scale) + np.float32(self.zero_point), 0, _LEVELS))
 
 
-def choose_grid(seen: Channels, weights: NDArray[np.float32]) -> Grid:
+def choose_grid(seen: Channels, weights: NDArray[np.float32], *, rectified: bool = False) -> Grid:
     """Return the grid whose product with these weights is expected to be nearest to the exact one.
 
     Args:
         seen: what calibration saw of the tensor.
         weights: float32, (channels, outputs), of all layers that read it.
+        rectified: whether the tensor is a rectifier's output and the layer before may compute more columns.
 
     Raises:
         ExportError: a range is not finite.
@@ -157,7 +184,7 @@ def choose_grid(seen: Channels, weights: NDArray[np.float32]) -> Grid:
         columns = len(low) // _MANY
         low, high = _SHARED_MARGIN * low, _SHARED_MARGIN * high
         high = np.maximum(high, _HEADROOM * np.sort(high)[-columns - 1])
-        return _finest(low, high, np.ones(len(low), np.float32), columns)
+        return _finest(low, high, np.ones(len(low), np.float32), columns, rectified=rectified)
     low, high = _FITTED_MARGIN * low, _FITTED_MARGIN * high
     reach = np.maximum(high, -low)
     far = np.maximum(reach / max(float(np.median(reach)), 1e-30), 1)
@@ -182,7 +209,12 @@ def _expected_error(grid: Grid, seen: Channels, weights: NDArray[np.float32]) ->
 
 
 def _finest(
-    low: NDArray[np.float64], high: NDArray[np.float64], factors: NDArray[np.float32], columns: int
+    low: NDArray[np.float64],
+    high: NDArray[np.float64],
+    factors: NDArray[np.float32],
+    columns: int,
+    *,
+    rectified: bool = False,
 ) -> Grid:
     """Return the finest grid that holds every channel's range with at most so many overflow columns."""
     # Where more channels than there may be columns overflow on one side the grid is too fine, whatever the
@@ -191,37 +223,59 @@ def _finest(
     full = max(float(high.max() - low.min()), 1e-6) / _LEVELS
     # By bisection: at `full` a single range holds everything, up to what rounding the zero point moves it.
     fine, coarse = full / 256, float(np.float32(full * 1.02))
-    zero_point, _ = _zero_point(*furthest, coarse)
+    zero_point, _ = _zero_point(*furthest, coarse, rectified=rectified)
     for _ in range(24):
         middle = float(np.float32((fine * coarse) ** 0.5))
-        found, needed = _zero_point(*furthest, middle)
+        found, needed = _zero_point(*furthest, middle, rectified=rectified)
         if needed <= columns:
             coarse, zero_point = middle, found
         else:
             fine = middle
-    up, down = _needed(low, high, coarse, np.array([zero_point]))
-    return _grid(np.float32(coarse), zero_point, factors, up[:, 0], down[:, 0])
+    room = _Room(coarse, np.array([zero_point]), rectified=rectified)
+    up, down = (counts[:, 0] for counts in room.needed(low, high))
+    if rectified:
+        # A product runs in strips of outputs: what fills the last one costs nothing, so the channels with
+        # the least room left get another column.
+        spare = -(len(up) + int(up.sum())) % _STRIP
+        up[np.argsort(room.above(up) - high, kind="stable")[:spare]] += 1
+    return _grid(np.float32(coarse), zero_point, factors, up, down, rectified=rectified)
 
 
-def _zero_point(low: NDArray[np.float64], high: NDArray[np.float64], scale: float) -> tuple[int, int]:
+def _zero_point(
+    low: NDArray[np.float64], high: NDArray[np.float64], scale: float, *, rectified: bool
+) -> tuple[int, int]:
     """Return the zero point that needs the fewest overflow columns at a scale, and how many."""
-    up, down = _needed(low, high, scale, np.arange(_LEVELS + 1))
+    up, down = _Room(scale, np.arange(_LEVELS + 1), rectified=rectified).needed(low, high)
     columns = (up + down).sum(axis=0)
     best = int(columns.argmin())
     return best, int(columns[best])
 
 
-def _needed(
-    low: NDArray[np.float64], high: NDArray[np.float64], scale: float, zero_points: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the columns each channel needs above and below, (channels, zero points)."""
-    reach = _LEVELS * scale
-    above = high[:, None] - scale * (_LEVELS - zero_points)
-    below = -low[:, None] - scale * zero_points
-    # Half a step beyond the range is still rounded into it.
-    return tuple(  # type: ignore[return-value]
-        np.ceil(np.maximum(0, part - scale / 2) / reach).astype(np.int64) for part in (above, below)
-    )
+class _Room:
+    """How far columns reach at a scale and some zero points."""
+
+    def __init__(self, scale: float, zero_points: NDArray[np.int64], *, rectified: bool) -> None:
+        self._half_step, self._rectified = scale / 2, rectified
+        self._top, self._bottom = scale * (_LEVELS - zero_points), scale * zero_points
+        # A rectified column stays at the zero point where it counts nothing, any other goes down to 0.
+        self._column = (
+            np.maximum(self._top, scale) if rectified else np.full(len(zero_points), _LEVELS * scale)
+        )
+
+    def above(self, columns: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how far so many columns above the main one, (channels,), reach at the first zero point."""
+        return np.asarray(self._top[0] + self._column[0] * columns)
+
+    def needed(
+        self, low: NDArray[np.float64], high: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the columns each channel needs above and below, (channels, zero points)."""
+        # Half a step beyond the range is still rounded into it.
+        above = np.maximum(0, high[:, None] - self._top - self._half_step)
+        below = np.maximum(0, -low[:, None] - self._bottom - self._half_step)
+        up, down = (np.ceil(beyond / self._column).astype(np.int64) for beyond in (above, below))
+        # Nothing rectified counts downwards: more than there may ever be.
+        return up, down * (len(low) if self._rectified else 1)
 
 
 def _grid(
@@ -230,17 +284,23 @@ def _grid(
     factors: NDArray[np.float32],
     up: NDArray[np.int64],
     down: NDArray[np.int64],
+    *,
+    rectified: bool,
 ) -> Grid:
     channels = np.concatenate([np.repeat(np.arange(len(need)), need) for need in (up, down)])
-    # A channel's columns above it count from 255, 510, ... steps on; those below from as many before.
-    steps = np.concatenate([_ordinals(up) * -_LEVELS, _ordinals(down) * _LEVELS])
+    # A channel's columns above it count from 255, 510, ... steps on; those below from as many before. Those
+    # that are rectified stay at the zero point till then.
+    levels = _LEVELS - zero_point if rectified else _LEVELS
+    steps = np.concatenate([_ordinals(up) * -levels, _ordinals(down) * levels])
+    idle = np.full(len(steps), zero_point) if rectified else np.where(steps < 0, 0, _LEVELS)
     return Grid(
         scale,
         zero_point,
         factors,
         channels.astype(np.int32),
         (steps * np.float64(scale)).astype(np.float32),
-        np.where(steps < 0, 0, _LEVELS),
+        idle,
+        rectified,
     )
 
 

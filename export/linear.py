@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -92,3 +93,54 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
     if not found:
         raise ExportError("the graph has no linear layer (a MatMul with a constant matrix) to quantise")
     return found
+
+
+def attention_values(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[str, str]:
+    """Return, for sources that are attention's context, the name of the layer that gives its values.
+
+    Attention mixes tokens and never channels, so the layer's output columns are the source's channels, times
+    the same constants. Only where nothing else reads what lies between the two.
+    """
+    trace = _Trace(model, layers)
+    found = {}
+    for source in dict.fromkeys(layer.source for layer in layers):
+        context = trace.input(trace.input(source, "Reshape"), "Transpose")
+        split = trace.input(trace.input(context, "MatMul", 1), "Transpose")
+        found[source] = trace.layer(trace.input(split, "Reshape"))
+    return {source: name for source, name in found.items() if name is not None}
+
+
+def rectified_outputs(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[str, str]:
+    """Return, for sources that are a rectifier's output, the name of the layer before the rectifier.
+
+    Only where nothing else reads what lies between the two.
+    """
+    trace = _Trace(model, layers)
+    found = {
+        layer.source: trace.layer(trace.input(layer.source, "Gelu") or trace.input(layer.source, "Relu"))
+        for layer in layers
+    }
+    return {source: name for source, name in found.items() if name is not None}
+
+
+class _Trace:
+    """The way back from a tensor, node by node, as long as nothing else reads what is passed."""
+
+    def __init__(self, model: onnx.ModelProto, layers: Sequence[Linear]) -> None:
+        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self._layers = {layer.output: layer.name for layer in layers}
+        self._readers = Counter(name for node in model.graph.node for name in node.input)
+        self._readers.update(output.name for output in model.graph.output)
+
+    def input(self, name: str | None, op_type: str, place: int = 0) -> str | None:
+        """Return an input of the node that makes a tensor; None where it is not such a node."""
+        node = self._producers.get(name or "")
+        if name is None or node is None or node.op_type != op_type or self._readers[name] != 1:
+            return None
+        if op_type == "Transpose" and [list(given.ints) for given in node.attribute] != [[0, 2, 1, 3]]:
+            return None
+        return str(node.input[place])
+
+    def layer(self, name: str | None) -> str | None:
+        """Return the name of the linear layer that makes a tensor, None where there is none."""
+        return self._layers.get(name) if name is not None and self._readers[name] == 1 else None

@@ -26,7 +26,7 @@ from paritas.export.activations import Channels, Grid, choose_grid
 from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
 from paritas.export.edits import CONTRIB, cast_node, copy_model, set_nodes, transpose_in_products
-from paritas.export.linear import Linear, linear_layers
+from paritas.export.linear import Linear, attention_values, linear_layers, rectified_outputs
 from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
 from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 from paritas.registry import Bound
@@ -111,6 +111,8 @@ class _Quantizer:
         self.layers = linear_layers(model)
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.sources = list(dict.fromkeys(layer.source for layer in self.layers))
+        self.rectified = rectified_outputs(model, self.layers)
+        self.values = attention_values(model, self.layers)
         self.activations = Activations(model, directory, self.sources)
         self.grids: dict[str, Grid] = {}
         self.matrices: dict[str, _Matrix] = {}
@@ -122,8 +124,8 @@ class _Quantizer:
             found = Channels.of(values)
             seen[name] = seen[name].joined(found) if name in seen else found
         for name in self.sources:
-            weights = np.concatenate([self._constant(layer.weight) for layer in self._readers(name)], axis=1)
-            self.grids[name] = choose_grid(seen[name], weights)
+            weights = np.concatenate([self.constant(layer.weight) for layer in self.readers(name)], axis=1)
+            self.grids[name] = choose_grid(seen[name], weights, rectified=name in self.rectified)
         moments, shifts = self._moments()
         for name in self.sources:
             self._round(name, moments.pop(name), *shifts[name])
@@ -154,8 +156,8 @@ class _Quantizer:
     ) -> None:
         """Round all matrices that read one source, side by side: they share the moments."""
         grid = self.grids[source]
-        layers = self._readers(source)
-        exact = [self._constant(layer.weight) for layer in layers]
+        layers = self.readers(source)
+        exact = [self.constant(layer.weight) for layer in layers]
         joined = grid.extend(np.concatenate(exact, axis=1))
         scales = column_scales(joined)
         rounded = round_weights(joined, scales, moments)
@@ -165,9 +167,7 @@ class _Quantizer:
             start = columns.stop
             step = scales[columns]
             dequantized = rounded[:, columns].astype(np.float64) * step
-            bias = (
-                np.zeros(len(step)) if layer.bias is None else self._constant(layer.bias).astype(np.float64)
-            )
+            bias = np.zeros(len(step)) if layer.bias is None else self.constant(layer.bias).astype(np.float64)
             # What rounding shifts on average ...
             bias = bias + before @ matrix - after @ dequantized
             # ... and what the integer product takes for a column's zero.
@@ -176,7 +176,7 @@ class _Quantizer:
                 np.ascontiguousarray(rounded[:, columns]), step, bias.astype(np.float32)
             )
 
-    def _readers(self, source: str) -> list[Linear]:
+    def readers(self, source: str) -> list[Linear]:
         return [layer for layer in self.layers if layer.source == source]
 
     def most_harmful(self, share: float) -> list[str]:
@@ -184,8 +184,8 @@ class _Quantizer:
         error: dict[str, float] = {}
         size: dict[str, float] = {}
         for name, values in self.activations.of(self.calibration.held_out):
-            for layer in self._readers(name):
-                weights, matrix = self._constant(layer.weight), self.matrices[layer.name]
+            for layer in self.readers(name):
+                weights, matrix = self.constant(layer.weight), self.matrices[layer.name]
                 exact = values @ weights
                 steps = matrix.weights.astype(np.float32) * matrix.scales
                 ours = self.grids[name].quantize(values) @ steps
@@ -206,7 +206,7 @@ class _Quantizer:
         """Return the INT8 graph; the layers of these names stay FP32."""
         return _Writer(self, weights, kept).write()
 
-    def _constant(self, name: str) -> NDArray[np.float32]:
+    def constant(self, name: str) -> NDArray[np.float32]:
         return np.asarray(read_tensor(self.constants[name], self.directory))
 
 
@@ -216,17 +216,40 @@ class _Writer:
     def __init__(self, quantizer: _Quantizer, weights: WeightsFile, kept: set[str]) -> None:
         self.quantizer, self.weights = quantizer, weights
         self.layers = {layer.name: layer for layer in quantizer.layers if layer.name not in kept}
+        self.after = self._after()
         self.nodes: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
         self.integers: dict[str, str] = {}
         """By source: the tensor of its integers."""
 
+    def _after(self) -> dict[str, Grid]:
+        """Return, by layer, the grid further on that its output columns are fitted to.
+
+        The values' columns take the factors of attention's context, and what a rectifier precedes gets more
+        columns. For 150 to 495 tokens that saves 1 to 2 % of all-mpnet-base-v2's time, 2 to 5 % of
+        all-MiniLM-L6-v2's.
+        """
+        quantized = {layer.source for layer in self.layers.values()}
+        grids = {source: grid for source, grid in self.quantizer.grids.items() if source in quantized}
+        values, rectified = self.quantizer.values, self.quantizer.rectified
+        return {
+            **{values[source]: grid for source, grid in grids.items() if source in values},
+            **{rectified[source]: grid for source, grid in grids.items() if grid.rectified},
+        }
+
     def write(self) -> onnx.ModelProto:
         model = copy_model(self.quantizer.model)
-        adders = {layer.adder for layer in self.layers.values()} - {None}
+        exact = {
+            layer.name: layer
+            for layer in self.quantizer.layers
+            if layer.name in self.after and layer.name not in self.layers
+        }
+        adders = {layer.adder for layer in [*self.layers.values(), *exact.values()]} - {None}
         for node in model.graph.node:
             if node.name in self.layers:
                 self._linear(self.layers[node.name])
+            elif node.name in exact:
+                self._exact(exact[node.name])
             elif node.op_type == "Gather" and self._is_table(node):
                 self._rows(node)
             elif node.name not in adders:
@@ -245,16 +268,33 @@ class _Writer:
     def _linear(self, layer: Linear) -> None:
         matrix, grid = self.quantizer.matrices[layer.name], self.quantizer.grids[layer.source]
         integers = self._integers(layer.source, grid)
+        weights, scales, bias = matrix.weights, matrix.scales, matrix.bias
+        if layer.name in self.after:
+            places, factors, shifts = self.after[layer.name].for_layer_before()
+            weights, scales = weights[:, places], scales[places] * factors
+            bias = bias[places] * factors + shifts
         inputs = [
             integers,
-            self._constant(f"{layer.name}.int8", matrix.weights),
+            self._constant(f"{layer.name}.int8", np.ascontiguousarray(weights)),
             self._constant(f"{layer.source}.scale", np.asarray(grid.scale)),
-            self._constant(f"{layer.name}.scales", matrix.scales),
+            self._constant(f"{layer.name}.scales", scales),
             self._constant(f"{layer.source}.zero_point", np.asarray(grid.zero_point, np.uint8)),
             "",  # the weights' zero point is 0; onnxruntime's shift to unsigned ones wants no shared constant
-            self._constant(f"{layer.name}.bias", matrix.bias),
+            self._constant(f"{layer.name}.bias", bias),
         ]
         self._add("MatMulIntegerToFloat", inputs, layer.output, domain=CONTRIB)
+
+    def _exact(self, layer: Linear) -> None:
+        """Write a layer that stays FP32, its columns fitted to what reads them."""
+        places, factors, shifts = self.after[layer.name].for_layer_before()
+        weights = self.quantizer.constant(layer.weight)[:, places] * factors
+        bias = shifts
+        if layer.bias is not None:
+            bias = bias + self.quantizer.constant(layer.bias)[places] * factors
+        product = self._add(
+            "MatMul", [layer.source, self._constant(f"{layer.name}.fitted", weights)], f"{layer.name}.product"
+        )
+        self._add("Add", [product, self._constant(f"{layer.name}.bias", bias)], layer.output)
 
     def _integers(self, source: str, grid: Grid) -> str:
         """Add (once) what makes a source's integers, and return their name."""
@@ -263,11 +303,11 @@ class _Writer:
         scale = self._constant(f"{source}.scale", np.asarray(grid.scale))
         zero_point = self._constant(f"{source}.zero_point", np.asarray(grid.zero_point, np.uint8))
         even = source
-        if grid.has_factors:
+        if grid.has_factors and source not in self.quantizer.values:
             factors = self._constant(f"{source}.factors", grid.factors)
             even = self._add("Mul", [source, factors], f"{source}.even")
         main = self._add("QuantizeLinear", [even, scale, zero_point], f"{source}.main")
-        if grid.columns:
+        if grid.columns and not grid.rectified:
             # GatherElements, with the channels repeated for every token: 44 us at 512 tokens of 768 channels,
             # where Gather along the last axis takes 284.
             channels = self._constant(f"{source}.channels", grid.channels)
@@ -293,7 +333,7 @@ class _Writer:
     def _rows(self, node: onnx.NodeProto) -> None:
         """Look rows up in 8 bits, each with a scale of its own."""
         table, rows, output = node.input[0], node.input[1], node.output[0]
-        exact = self.quantizer._constant(table)
+        exact = self.quantizer.constant(table)
         largest = np.abs(exact).max(axis=1, keepdims=True)
         scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
         self._constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -123,6 +126,57 @@ def test_a_silent_channel_of_one_sign_has_room_to_speak() -> None:
     louder = values.copy()
     louder[:, 7] = 1.4 * np.median(values.max(axis=0))
     assert_held(grid, louder)
+
+
+def relu(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.maximum(values, 0)
+
+
+def gelu(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    both = [0.5 * value * (1 + math.erf(value / math.sqrt(2))) for value in values.ravel().tolist()]
+    return np.array(both, np.float32).reshape(values.shape)
+
+
+@pytest.mark.parametrize(("rectifier", "corner"), [(relu, 0.0), (gelu, 0.17)])
+@pytest.mark.parametrize("far", [6, 60, 600])
+def test_the_layer_before_a_rectifier_computes_what_overflows(
+    rectifier: Callable[[NDArray[np.float32]], NDArray[np.float32]], corner: float, far: float
+) -> None:
+    before = outlying(far=far)
+    values = rectifier(before)
+    grid = choose_grid(Channels.of(values), weights(), rectified=True)
+    assert grid.rectified
+    assert (CHANNELS + grid.columns) % 16 == 0
+    places, factors, shifts = grid.for_layer_before()
+    wide = rectifier(before[:, places] * factors + shifts)
+    integers = np.clip(np.rint(wide / grid.scale) + grid.zero_point, 0, 255) - grid.zero_point
+    found = (integers * grid.scale) @ grid.extend(np.eye(CHANNELS, dtype=np.float32))
+    # Every column of a channel may stand on its rectifier's corner, though only one at a time.
+    assert np.abs(found - values).max() <= 0.51 * grid.scale + corner
+    assert np.abs(grid.quantize(values) @ grid.extend(np.eye(CHANNELS)) - found).max() <= grid.scale + corner
+    assert not grid.constant(grid.extend(weights()).astype(np.float64)).any()
+
+
+def test_the_channels_nearest_to_overflowing_get_what_fills_a_strip() -> None:
+    values = relu(outlying())
+    grid = choose_grid(Channels.of(values), weights(), rectified=True)
+    high = 1.1 * values.max(axis=0)
+    high = np.maximum(high, 1.5 * np.sort(high)[-CHANNELS // 16 - 1])  # the headroom of silent channels
+    top = grid.scale * (255 - grid.zero_point)
+    needed = np.ceil(np.maximum(0, high - top - grid.scale / 2) / top)
+    more = np.bincount(grid.channels, minlength=CHANNELS) - needed
+    assert 0 < more.sum() < 16
+    room = top * (1 + needed) - high
+    assert room[more > 0].max() <= room[more == 0].min() + 1e-5
+
+
+def test_values_of_both_signs_are_never_rectified() -> None:
+    grid = choose_grid(Channels.of(outlying()), weights(), rectified=True)
+    assert not grid.rectified
+    places, factors, shifts = grid.for_layer_before()
+    assert np.array_equal(places, np.arange(CHANNELS))
+    assert np.array_equal(factors, grid.factors)
+    assert not shifts.any()
 
 
 def test_what_calibration_saw_is_joined() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper
+from safetensors.numpy import load_file, save_file
 
 from paritas.engine import encoder as encoder_module
 from paritas.engine.bundle import Bundle
@@ -34,6 +35,18 @@ TEXTS = [line[:60] for line in built_in_texts("certificate")]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_bert(tmp_path_factory.mktemp("wide") / "wide", **WIDE)
+
+
+@pytest.fixture(scope="module")
+def loud_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One channel behind each GELU reaches far beyond the others."""
+    checkpoint = write_tiny_bert(tmp_path_factory.mktemp("loud") / "loud", **WIDE)
+    weights = load_file(checkpoint / "model.safetensors")
+    for name, value in weights.items():
+        if "intermediate.dense" in name:
+            value[5] *= 40
+    save_file(weights, checkpoint / "model.safetensors")
+    return checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -296,6 +309,82 @@ def test_layers_kept_are_named_and_the_outcome_is_better(
     }
     before = bundle.manifest.precisions["int8"].certificate.figures
     assert made.certificate.figures.mean_cosine > before.mean_cosine
+
+
+def multiplied(bundle: Bundle) -> list[str]:
+    """The sources that a node of their own multiplies by their factors."""
+    return [node.input[0] for node in graph(bundle).graph.node if node.name.endswith(".even")]
+
+
+def test_factors_of_attentions_context_are_in_the_columns_of_its_values(
+    tmp_path: Path, checkpoint: Path, registry: Registry, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert multiplied(bundle)
+    assert not any("context" in source for source in multiplied(bundle))
+    monkeypatch.setattr(quantize_module, "attention_values", lambda *_: {})
+    apart = export(checkpoint, registry, tmp_path / "out", precisions=["int8"])
+    assert any("context" in source for source in multiplied(apart))
+    with Encoder(bundle, precision="int8") as folded, Encoder(apart, precision="int8") as plain:
+        ours, theirs = (encoder.encode(TEXTS, role="query") for encoder in (folded, plain))
+    # A last bit that tips the rounding of one integer is all the difference there may be.
+    assert (ours * theirs).sum(axis=1).min() > 0.9999
+    assert np.median(np.abs(ours - theirs)) < 1e-6
+
+
+def test_overflow_behind_a_gelu_is_computed_by_the_layer_before(
+    tmp_path: Path, loud_checkpoint: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = export(loud_checkpoint, registry, tmp_path / "made")
+    nodes = {node.name for node in graph(made).graph.node}
+    widths = {tensor.name: list(tensor.dims) for tensor in graph(made).graph.initializer}
+    inner, outer = WIDE["intermediate_size"], WIDE["hidden_size"]
+    for layer in ("layer.0", "layer.1"):
+        assert f"{layer}.gelu.overflow" not in nodes
+        more = widths[f"{layer}.intermediate.product.int8"][1] - inner
+        assert more in range(16, 64, 16)
+        assert widths[f"{layer}.output.product.int8"] == [inner + more, outer]
+    monkeypatch.setattr(quantize_module, "rectified_outputs", lambda *_: {})
+    apart = export(loud_checkpoint, registry, tmp_path / "apart")
+    assert "layer.0.gelu.overflow" in {node.name for node in graph(apart).graph.node}
+    for bundle in (made, apart):
+        assert bundle.manifest.precisions["int8"].certificate.figures.mean_cosine > 0.9999
+
+
+@pytest.mark.parametrize("kept", ["value", "attention_output", "intermediate", "output"])
+def test_columns_fit_what_reads_them_though_either_layer_stays_fp32(
+    kept: str, tmp_path: Path, loud_checkpoint: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([False, True])
+    monkeypatch.setattr(quantize_module, "_holds", lambda *_: next(answers))
+    monkeypatch.setattr(quantize_module._Quantizer, "most_harmful", lambda *_: [f"layer.0.{kept}.product"])
+    made = export(loud_checkpoint, registry, tmp_path / "out").manifest.precisions["int8"]
+    assert made.quantization is not None
+    assert made.quantization.kept_fp32 == [f"layer.0.{kept}.product"]
+    assert made.certificate.figures.mean_cosine > 0.998
+
+
+def test_layers_before_a_rectifier_are_found_only_where_nothing_else_reads_them(bundle: Bundle) -> None:
+    model = onnx.load(bundle.directory / "model.fp32.onnx", load_external_data=False)
+    layers = linear_layers(model)
+    expected = {f"layer.{n}.gelu": f"layer.{n}.intermediate.product" for n in range(2)}
+    assert linear.rectified_outputs(model, layers) == expected
+    next(node for node in model.graph.node if node.name == "layer.0.gelu").op_type = "Relu"
+    assert linear.rectified_outputs(model, layers) == expected
+    model.graph.output.append(helper.make_empty_tensor_value_info("layer.0.gelu"))
+    next(node for node in model.graph.node if node.name == "layer.1.gelu").op_type = "Tanh"
+    assert linear.rectified_outputs(model, layers) == {}
+
+
+def test_values_are_found_only_where_nothing_else_reads_them(bundle: Bundle) -> None:
+    model = onnx.load(bundle.directory / "model.fp32.onnx", load_external_data=False)
+    layers = linear_layers(model)
+    expected = {f"layer.{n}.context": f"layer.{n}.value.product" for n in range(2)}
+    assert linear.attention_values(model, layers) == expected
+    model.graph.output.append(helper.make_empty_tensor_value_info("layer.0.value.heads"))
+    assert linear.attention_values(model, layers) == {"layer.1.context": "layer.1.value.product"}
+    turned = next(node for node in model.graph.node if node.name == "layer.1.rows")
+    turned.attribute[0].ints[:] = [0, 1, 2, 3]
+    assert linear.attention_values(model, layers) == {}
 
 
 def test_a_bias_that_is_not_a_vector_is_left_to_its_own_add() -> None:
