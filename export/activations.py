@@ -49,11 +49,13 @@ _EXPONENTS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _FEW = 96
 # What follows a GELU is nearly one-sided, and in each channel mostly nothing: a channel that stood at 1.5 in
 # all of calibration reaches 9 for a phrase that was not in it. Factors taken from such ranges cut it off: a
-# question of SQuAD fell to a cosine of 0.965. So there columns serve alone, one for 16 inputs, and each
-# channel is given half as much again as all but the furthest reached. On all-mpnet-base-v2 that headroom
-# raised the worst of 12,637 SQuAD texts from a cosine of 0.972 to 0.990.
+# question of SQuAD fell to a cosine of 0.965. So there columns serve alone, at most one for 8 inputs, and
+# each channel is given half as much again as all but the furthest eighth reached. On all-mpnet-base-v2 that
+# headroom raised the worst of 12,637 SQuAD texts from a cosine of 0.972 to 0.990. Half of the noise that INT8
+# brings into scores is rounded here. With an eighth, not a sixteenth, the range shrinks by a seventh and the
+# squared error, what is cut off included, by a fifth, for 30 more columns on 3,072.
 _ONE_SIDED = 0.2
-_MANY = 16
+_MANY = 8
 _HEADROOM = 1.5
 # Outputs that the integer product computes at a time: 3,102 of them take 3 to 5 % longer than 3,104.
 _STRIP = 16

@@ -25,7 +25,14 @@ from paritas.engine.bundle import Contract, Figures, Quantization
 from paritas.export.activations import Channels, Grid, choose_grid
 from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
-from paritas.export.edits import CONTRIB, cast_node, copy_model, set_nodes, transpose_in_products
+from paritas.export.edits import (
+    CONTRIB,
+    cast_node,
+    copy_model,
+    quantize_before_moving,
+    set_nodes,
+    transpose_in_products,
+)
 from paritas.export.linear import Linear, attention_values, linear_layers, rectified_outputs
 from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
 from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
@@ -256,6 +263,7 @@ class _Writer:
                 self.nodes.append(node)
         set_nodes(model, self.nodes)
         transpose_in_products(model)
+        quantize_before_moving(model)
         read = {name for node in model.graph.node for name in node.input}
         directory = self.quantizer.directory
         left = [self.weights.moved(t, directory) for t in model.graph.initializer if t.name in read]

@@ -115,7 +115,7 @@ def test_values_of_one_sign_use_the_whole_range_and_columns_alone() -> None:
     grid = grid_of(values)
     assert grid.zero_point == 0
     assert not grid.has_factors
-    assert 0 < grid.columns <= CHANNELS // 16
+    assert 0 < grid.columns <= CHANNELS // 8
     assert_held(grid, values)
 
 
@@ -161,7 +161,7 @@ def test_the_channels_nearest_to_overflowing_get_what_fills_a_strip() -> None:
     values = relu(outlying())
     grid = choose_grid(Channels.of(values), weights(), rectified=True)
     high = 1.1 * values.max(axis=0)
-    high = np.maximum(high, 1.5 * np.sort(high)[-CHANNELS // 16 - 1])  # the headroom of silent channels
+    high = np.maximum(high, 1.5 * np.sort(high)[-CHANNELS // 8 - 1])  # the headroom of silent channels
     top = grid.scale * (255 - grid.zero_point)
     needed = np.ceil(np.maximum(0, high - top - grid.scale / 2) / top)
     more = np.bincount(grid.channels, minlength=CHANNELS) - needed

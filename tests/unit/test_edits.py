@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from paritas.export.edits import CONTRIB, transpose_in_products
+from paritas.export.edits import CONTRIB, quantize_before_moving, transpose_in_products
 
 KEYS = helper.make_node("Transpose", ["k"], ["keys"], name="keys", perm=[0, 2, 3, 1])
 SCORES = helper.make_node("MatMul", ["q", "keys"], ["scores"], name="scores")
@@ -70,4 +70,40 @@ def test_keys_are_read_by_rows_and_the_scores_are_the_same() -> None:
 def test_other_products_stay_as_they_are(model: onnx.ModelProto) -> None:
     before = model.SerializeToString()
     transpose_in_products(model)
+    assert model.SerializeToString() == before
+
+
+TURN = helper.make_node("Transpose", ["q"], ["turned"], name="turn", perm=[0, 2, 1, 3])
+ROWS = helper.make_node("Reshape", ["turned", "shape"], ["rows"], name="rows")
+BYTES = helper.make_node("QuantizeLinear", ["rows", "scale", "zero_point"], ["bytes"], name="bytes")
+
+
+def quantizing(*nodes: onnx.NodeProto, outputs: tuple[str, ...]) -> onnx.ModelProto:
+    model = model_of(*nodes, outputs=outputs)
+    constants = {"shape": np.array([0, 0, -1]), "scale": np.float32(0.02), "zero_point": np.uint8(120)}
+    values = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()]
+    model.graph.initializer.extend(values)
+    next(
+        output for output in model.graph.output if output.name == "bytes"
+    ).type.tensor_type.elem_type = TensorProto.UINT8
+    return model
+
+
+def test_bytes_move_instead_of_floats_and_are_the_same() -> None:
+    model = quantizing(TURN, ROWS, BYTES, outputs=("bytes",))
+    expected = run(model)
+    quantize_before_moving(model)
+    assert [node.op_type for node in model.graph.node] == ["QuantizeLinear", "Transpose", "Reshape"]
+    made = {value.name for value in [*model.graph.input, *model.graph.initializer]}
+    for node in model.graph.node:
+        assert made.issuperset(node.input)
+        made.update(node.output)
+    assert np.array_equal(run(model)[0], expected[0])
+
+
+@pytest.mark.parametrize("other", ["turned", "rows"])
+def test_floats_that_something_else_reads_stay_where_they_are(other: str) -> None:
+    model = quantizing(TURN, ROWS, BYTES, outputs=("bytes", other))
+    before = model.SerializeToString()
+    quantize_before_moving(model)
     assert model.SerializeToString() == before
