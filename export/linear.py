@@ -99,15 +99,20 @@ def attention_values(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[s
     """Return, for sources that are attention's context, the name of the layer that gives its values.
 
     Attention mixes tokens and never channels, so the layer's output columns are the source's channels, times
-    the same constants. Only where nothing else reads what lies between the two.
+    the same constants. Only where nothing else reads what lies between the two, and every head has values of
+    its own: heads that share them make a source wider than the layer's output.
     """
     trace = _Trace(model, layers)
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    outputs = {layer.name: shapes[layer.weight][1] for layer in layers}
     found = {}
-    for source in dict.fromkeys(layer.source for layer in layers):
-        context = trace.input(trace.input(source, "Reshape"), "Transpose")
+    for layer in layers:
+        context = trace.input(trace.input(layer.source, "Reshape"), "Transpose")
         split = trace.input(trace.input(context, "MatMul", 1), "Transpose")
-        found[source] = trace.layer(trace.input(split, "Reshape"))
-    return {source: name for source, name in found.items() if name is not None}
+        values = trace.layer(trace.input(split, "Reshape"))
+        if values is not None and outputs[values] == shapes[layer.weight][0]:
+            found[layer.source] = values
+    return found
 
 
 def rectified_outputs(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[str, str]:

@@ -387,6 +387,14 @@ def test_values_are_found_only_where_nothing_else_reads_them(bundle: Bundle) -> 
     assert linear.attention_values(model, layers) == {}
 
 
+def test_values_that_heads_share_are_left_alone(bundle: Bundle) -> None:
+    model = onnx.load(bundle.directory / "model.fp32.onnx", load_external_data=False)
+    layers = linear_layers(model)
+    values = next(layer for layer in layers if layer.name == "layer.0.value.product")
+    next(tensor for tensor in model.graph.initializer if tensor.name == values.weight).dims[1] = 16
+    assert linear.attention_values(model, layers) == {"layer.1.context": "layer.1.value.product"}
+
+
 def test_a_bias_that_is_not_a_vector_is_left_to_its_own_add() -> None:
     weight = onnx.numpy_helper.from_array(np.ones((32, 32), np.float32), "w")
     bias = onnx.numpy_helper.from_array(np.ones((1,), np.float32), "b")
