@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta, Struct
 
+from paritas.engine.checked import Checked
 from paritas.errors import BundleError
 from paritas.registry import Bound, Pooling, Precision, Role
 
@@ -244,6 +245,26 @@ class Bundle:
                     f"{path}: changed since the export ({what}); restore the file or export the model again"
                 )
             self.verified.add(name)
+
+    def check(self, names: list[str], *, remember: bool = True) -> None:
+        """Check files as `verify` does, but none that this object found whole before.
+
+        Args:
+            names: which.
+            remember: read none either that is as it was when any process found it whole; see `Checked`.
+
+        Raises:
+            BundleError: a file is missing or changed; the message names it.
+        """
+        if not remember:
+            self.verify([name for name in names if name not in self.verified])
+            return
+        checked = Checked(self.directory)
+        expected = {name: self.manifest.files[name].sha256 for name in names if name not in self.verified}
+        doubtful = {name: sha256 for name, sha256 in expected.items() if checked.digest(name) != sha256}
+        self.verify(list(doubtful))
+        checked.keep(doubtful)
+        self.verified.update(names)
 
 
 def _check_format(path: Path, data: bytes) -> None:

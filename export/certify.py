@@ -83,7 +83,7 @@ def certify(
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
     parts = []
     for chosen, batches in ((every, {}), (short, _PADDED)):
-        with Encoder(bundle, precision=precision, provider=provider, **batches) as encoder:
+        with Encoder(bundle, precision=precision, provider=provider, cache=False, **batches) as encoder:
             parts.append(encode_probes(encoder, [probes[row] for row in chosen]))
     rows, vectors = np.array(every + short), np.concatenate(parts)
 

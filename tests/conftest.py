@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +30,14 @@ models:
       query: {max_length: 40}
       passage: {max_length: 40}
 """
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_home_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is made for all tests is not kept in the user's store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARITAS_HOME", str(tmp_path_factory.mktemp("session") / "home"))
+        yield
 
 
 @pytest.fixture(autouse=True)

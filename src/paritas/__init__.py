@@ -17,8 +17,9 @@ from paritas import errors
 from paritas.errors import ParitasError
 
 if TYPE_CHECKING:
-    from paritas.engine.encoder import Encoder, EncodeStats
+    from paritas.engine.encoder import Encoder
     from paritas.engine.index import Hit, VectorIndex
+    from paritas.engine.stats import EncodeStats
     from paritas.export import export_model
     from paritas.registry import load_registry
 
@@ -37,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EncodeStats": "paritas.engine.encoder",
+    "EncodeStats": "paritas.engine.stats",
     "Encoder": "paritas.engine.encoder",
     "Hit": "paritas.engine.index",
     "VectorIndex": "paritas.engine.index",

@@ -2,6 +2,7 @@
 
 $PARITAS_HOME, or the user's data folder
 ├── bundles/<model id>/     what `paritas export` writes unless told otherwise
+├── cache/                  what can be made again, see engine/prepared.py and engine/checked.py
 └── pins.json               digests recorded by first exports, see export/pins.py
 """
 
@@ -9,8 +10,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-
-import platformdirs
 
 from paritas.errors import BundleError, RegistryError, did_you_mean
 from paritas.registry import load_registry
@@ -21,7 +20,16 @@ ENVIRONMENT_VARIABLE = "PARITAS_HOME"
 def home() -> Path:
     """Return the folder that holds bundles and pins; it may not exist yet."""
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
-    return Path(chosen) if chosen else platformdirs.user_data_path("paritas", appauthor=False)
+    if chosen:
+        return Path(chosen)
+    import platformdirs
+
+    return platformdirs.user_data_path("paritas", appauthor=False)
+
+
+def cache() -> Path:
+    """Return the folder of what can be made again; it may not exist yet."""
+    return home() / "cache"
 
 
 def bundle_path(model: str) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paritas.engine import encoder as encoder_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, InputError, ProviderError, ShapeError
@@ -158,6 +159,47 @@ def test_stats_say_what_the_last_call_did(mpnet: Encoder) -> None:
     assert (stats + stats).tokens == 2 * stats.tokens
 
 
+def test_a_repeated_text_is_computed_once(mpnet: Encoder) -> None:
+    alone = [mpnet.encode([text], role="query")[0] for text in TEXTS]
+    together = mpnet.encode(TEXTS, role="query")
+    assert np.array_equal(together, alone)
+    stats = mpnet.last_stats
+    assert stats is not None
+    distinct = list(dict.fromkeys(TEXTS))
+    assert len(distinct) < len(TEXTS)
+    mpnet.encode(distinct, role="query")
+    assert mpnet.last_stats is not None
+    assert (stats.texts, stats.tokens, stats.batches) == (
+        len(TEXTS),
+        mpnet.last_stats.tokens,
+        mpnet.last_stats.batches,
+    )
+
+
+def test_each_repeat_of_a_truncated_text_counts(mpnet: Encoder) -> None:
+    mpnet.encode(["the north " * 40, "a", "the north " * 40], role="query")
+    assert mpnet.last_stats is not None
+    assert mpnet.last_stats.truncated == 2
+
+
+def test_a_pair_is_no_repeat_of_another_pair(bert: Encoder) -> None:
+    pairs = [("the city", "light"), ("the", "city light"), ("the city", "light")]
+    vectors = bert.encode(pairs, role="passage")
+    assert np.array_equal(vectors[0], vectors[2])
+    assert not np.array_equal(vectors[0], vectors[1])
+
+
+def test_windows_are_tokenised_while_others_run(mpnet: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"river {number} {'north ' * (number % 9)}" for number in range(100)]
+    expected = mpnet.encode(texts, role="query")
+    monkeypatch.setattr(encoder_module, "_WINDOW", 16)
+    assert np.array_equal(
+        mpnet.encode(texts + texts[::-1], role="query"), np.vstack([expected, expected[::-1]])
+    )
+    assert mpnet.last_stats is not None
+    assert mpnet.last_stats.texts == 200
+
+
 def test_stats_are_each_threads_own(mpnet: Encoder) -> None:
     mpnet.encode(["the river"], role="query")
     with ThreadPoolExecutor(1) as pool:
@@ -195,9 +237,11 @@ def test_a_pickled_encoder_encodes_in_another_process(bert: Encoder) -> None:
 
 
 def test_pickling_keeps_the_options(bundles: dict[str, Bundle]) -> None:
-    with Encoder(bundles["tiny-bert"].directory, precision="fp16", token_budget=77) as encoder:
+    options = {"precision": "fp16", "token_budget": 77, "threads": 3, "workers": 2, "cache": False}
+    with Encoder(bundles["tiny-bert"].directory, **options) as encoder:
         again = pickle.loads(pickle.dumps(encoder))
     assert (again.precision, again.token_budget) == ("fp16", 77)
+    assert again.__reduce__() == encoder.__reduce__()
 
 
 def test_a_forked_process_is_told_so_and_does_not_hang(bundles: dict[str, Bundle]) -> None:
@@ -206,11 +250,11 @@ import os, sys
 from paritas import Encoder
 from paritas.errors import BundleError
 encoder = Encoder(sys.argv[1], threads=4)
-encoder.encode(["the river"] * 20, role="query")
+encoder.encode([*map(str, range(20))], role="query")
 child = os.fork()
 if child == 0:
     try:
-        encoder.encode(["the river"] * 20, role="query")
+        encoder.encode([*map(str, range(20))], role="query")
     except BundleError as error:
         os._exit(0 if "was forked; load it in each process" in str(error) else 2)
     os._exit(3)
@@ -229,7 +273,7 @@ def test_a_forked_process_ends_without_waiting_for_the_threads_it_has_not(
 import gc, os, sys
 from paritas import Encoder
 encoder = Encoder(sys.argv[1], threads=4)
-encoder.encode(["the river"] * 20, role="query")
+encoder.encode([*map(str, range(20))], role="query")
 child = os.fork()
 if child == 0:
     {end}
@@ -263,6 +307,7 @@ def test_fp16_is_fp32_to_three_digits(bundles: dict[str, Bundle], bert: Encoder)
     [
         ({"precision": "int4"}, "unknown precision 'int4'; expected one of fp32, fp16, int8, auto"),
         ({"threads": 0}, "threads is 0"),
+        ({"workers": 0}, "workers is 0"),
         ({"token_budget": 0}, "token_budget is 0"),
         ({"max_padding": 1.0}, "max_padding is 1.0"),
     ],
@@ -292,7 +337,7 @@ def test_idle_threads_do_not_spin(bundles: dict[str, Bundle]) -> None:
 import sys, time
 from paritas import Encoder
 encoder = Encoder(sys.argv[1], threads=4)
-encoder.encode(["the river"] * 50, role="query")
+encoder.encode([*map(str, range(50))], role="query")
 before = time.process_time()
 time.sleep(0.5)
 print(time.process_time() - before)

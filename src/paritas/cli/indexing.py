@@ -10,8 +10,9 @@ from tqdm import tqdm
 
 from paritas.cli.options import is_terminal
 from paritas.documents import Document
-from paritas.engine.encoder import Encoder, EncodeStats
+from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex
+from paritas.engine.stats import EncodeStats
 from paritas.errors import InputError
 
 # Documents encoded and added at a time. Sorting by length within so many leaves next to no small batches.

