@@ -22,20 +22,25 @@ from paritas import store
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
 from paritas.engine.cpus import available_cpus
+from paritas.engine.memory import fit, measure, parse_size, resident_bytes
 from paritas.engine.pooling import pool
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
 from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session, is_cpu
 from paritas.engine.stats import EncodeStats, Tally
-from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
+from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens, check_texts
 from paritas.engine.workers import Workers
 from paritas.errors import BundleError, InputError, ShapeError
 from paritas.registry import PRECISIONS, Precision
 
 # Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
 # enough to hold.
-_WINDOW = 8192
+_WINDOW = 4096
+# Two windows of tokens, 8 bytes each, and what the tokenizer is at: for each token of the longest text.
+_TOKENS_BYTES = 2 * 8 * _WINDOW + CHUNK_BYTES
+# Batches after which a call gives its memory back: fewer are done sooner than it is worth.
+_BURST = 16
 
 
 class LoadedContract(Contract, frozen=True, kw_only=True):
@@ -69,6 +74,7 @@ class Encoder:
         workers: int | None = None,
         token_budget: int | None = None,
         max_padding: float | None = None,
+        memory_limit: int | str | None = None,
         cache: bool = True,
     ) -> None:
         """Load a bundle, its files checked against their digests.
@@ -84,16 +90,21 @@ class Encoder:
                 many as threads on a CPU, 1 elsewhere where None. A batch by itself has all threads inside.
             token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None.
             max_padding: most padding of a batch, as a share; 0 on a CPU, 0.1 elsewhere where None.
+            memory_limit: on a CPU, most memory of the process while it encodes, in bytes or as "512MiB": what
+                it holds already counts, the texts and vectors of a call do not. Workers and token budget
+                are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
                 folder `cache`, and use it; see `paritas.engine.prepared` and `paritas.engine.checked`.
 
         Raises:
             RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
             ProviderError: the provider cannot run here.
-            InputError: an option out of its range, or INT8 on anything but a CPU.
+            InputError: an option out of its range, INT8 on anything but a CPU, or a memory limit below the
+                least that is needed, which the message gives.
         """
         _check_options(precision, threads, workers, token_budget, max_padding)
         on_cpu = is_cpu(provider)
+        limit = _limit(memory_limit, on_cpu=on_cpu)
         self._arguments: dict[str, Any] = {
             "precision": precision,
             "provider": provider,
@@ -101,6 +112,7 @@ class Encoder:
             "workers": workers,
             "token_budget": token_budget,
             "max_padding": max_padding,
+            "memory_limit": memory_limit,
             "cache": cache,
         }
         self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
@@ -115,11 +127,21 @@ class Encoder:
         )
         self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
         threads = threads or available_cpus()
-        self._workers: Workers | None = Workers(
-            partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu),
-            threads=threads,
-            workers=min(workers or (threads if on_cpu else 1), threads),
-        )
+        workers = min(workers or (threads if on_cpu else 1), threads)
+        load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
+        before = resident_bytes() if limit is not None else 0
+        session = load(threads)
+        if limit is not None:
+            longest = max(role.max_length for role in self.contract.roles.values())
+            needs = measure(
+                session,
+                before=before,
+                longest=longest,
+                vocabulary=self._tokenizer.vocabulary,
+                tokens_bytes=_TOKENS_BYTES,
+            )
+            workers, self.token_budget = fit(needs, limit, workers=workers, token_budget=self.token_budget)
+        self._workers: Workers | None = Workers(session, load, threads=threads, workers=workers)
         self._process = os.getpid()
         self._local = threading.local()
 
@@ -190,6 +212,8 @@ class Encoder:
                 batches = plan(lengths, token_budget=self.token_budget, max_padding=self.max_padding)
                 workers.run(list(batches), partial(self._run, window, vectors, tally, advance))
         repeats.fill(vectors)
+        if tally.batches >= _BURST:
+            workers.release()
         self._local.stats = tally.stats()
         return vectors
 
@@ -303,6 +327,14 @@ def _check_options(
         raise InputError(f"token_budget is {token_budget}; expected 1 or more")
     if max_padding is not None and not 0 <= max_padding < 1:
         raise InputError(f"max_padding is {max_padding}; expected 0 or more and less than 1")
+
+
+def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:
+    if memory_limit is None:
+        return None
+    if not on_cpu:
+        raise InputError("memory_limit is for CPUs; an accelerator's memory is its provider's to limit")
+    return parse_size(memory_limit)
 
 
 @contextmanager

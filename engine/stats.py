@@ -65,6 +65,11 @@ class Tally:
         with self._lock:
             self._stats += done
 
+    @property
+    def batches(self) -> int:
+        """Batches so far."""
+        return self._stats.batches
+
     def stats(self) -> EncodeStats:
         """Return what was added, and the time since this object was made."""
         return dataclasses.replace(self._stats, total_s=time.perf_counter() - self._begun)

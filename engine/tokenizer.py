@@ -14,6 +14,12 @@ from numpy.typing import NDArray
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
 
+# Texts tokenised at a time: enough to keep every CPU of the tokenizer busy. What it returns weighs 150 bytes
+# a token, with words and offsets that nobody reads: 8,192 paragraphs at once took 200 MB, 256 at once 30.
+_CHUNK = 128
+# For each token of the longest text: those bytes, and half as much again while lists are made of them.
+CHUNK_BYTES = _CHUNK * 225
+
 Text = str | tuple[str, str]
 """A text, or for a role with pairs (title, text)."""
 
@@ -22,9 +28,9 @@ Text = str | tuple[str, str]
 class Tokens:
     """The tokens of many texts, end to end."""
 
-    input_ids: NDArray[np.int64]
+    input_ids: NDArray[np.int32]
     """(tokens,)"""
-    token_type_ids: NDArray[np.int64]
+    token_type_ids: NDArray[np.int32]
     """(tokens,); 0 for the first of a pair and for single texts, 1 for the second."""
     lengths: NDArray[np.int64]
     """(texts,)"""
@@ -34,12 +40,16 @@ class Tokens:
     @classmethod
     def concatenate(cls, parts: Sequence[Tokens]) -> Tokens:
         """Join the tokens of several calls, in order."""
-        empty = np.zeros(0, np.int64)
+        if not parts:
+            none = np.zeros(0, np.int32)
+            return cls(none, none, none.astype(np.int64), none.astype(np.bool_))
+        if len(parts) == 1:
+            return parts[0]
         return cls(
-            np.concatenate([part.input_ids for part in parts] or [empty]),
-            np.concatenate([part.token_type_ids for part in parts] or [empty]),
-            np.concatenate([part.lengths for part in parts] or [empty]),
-            np.concatenate([part.truncated for part in parts] or [empty.astype(bool)]),
+            np.concatenate([part.input_ids for part in parts]),
+            np.concatenate([part.token_type_ids for part in parts]),
+            np.concatenate([part.lengths for part in parts]),
+            np.concatenate([part.truncated for part in parts]),
         )
 
     def arrays(
@@ -58,7 +68,7 @@ class Tokens:
         places = np.minimum(starts + columns, len(self.input_ids) - 1)
         input_ids = np.where(mask, self.input_ids[places], 0)
         type_ids = np.where(mask, self.token_type_ids[places], 0)
-        return input_ids, mask.astype(np.int64), type_ids
+        return input_ids.astype(np.int64), mask.astype(np.int64), type_ids.astype(np.int64)
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:
@@ -67,6 +77,11 @@ class Tokens:
 
 class Tokenizer:
     """A bundle's tokenizer. May be used by many threads at once."""
+
+    @property
+    def vocabulary(self) -> int:
+        """The number of tokens there are, those added after training included."""
+        return max(int(tokenizer.get_vocab_size()) for tokenizer in self._by_length.values())
 
     def __init__(self, path: Path, roles: Mapping[str, Role]) -> None:
         """Read a tokenizer.json.
@@ -103,14 +118,9 @@ class Tokenizer:
 
         Pairs are cut from the longer side first. Texts are taken as checked by `check_texts`.
         """
-        rule = self.role(role)
-        encodings = self._by_length[rule.max_length].encode_batch(list(texts))
-        return Tokens(
-            _flat([encoding.ids for encoding in encodings]),
-            _flat([encoding.type_ids for encoding in encodings]),
-            np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings)),
-            np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings)),
-        )
+        tokenizer = self._by_length[self.role(role).max_length]
+        parts = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+        return Tokens.concatenate([_tokens(tokenizer.encode_batch(list(part))) for part in parts])
 
 
 def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[Text]:
@@ -163,6 +173,10 @@ def _tokenizer(text: str, max_length: int) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def _flat(lists: list[list[int]]) -> NDArray[np.int64]:
-    arrays = [np.array(values, dtype=np.int64) for values in lists]
-    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+def _tokens(encodings: Sequence[tokenizers.Encoding]) -> Tokens:
+    return Tokens(
+        np.concatenate([np.array(encoding.ids, np.int32) for encoding in encodings]),
+        np.concatenate([np.array(encoding.type_ids, np.int32) for encoding in encodings]),
+        np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings)),
+        np.fromiter((bool(encoding.overflowing) for encoding in encodings), np.bool_, len(encodings)),
+    )

@@ -22,17 +22,18 @@ Run = Callable[[Session, Batch], None]
 class Workers:
     """The sessions of one graph and the places to run in. May be used by many threads at once."""
 
-    def __init__(self, load: Callable[[int], Session], *, threads: int, workers: int) -> None:
-        """Load the graph.
+    def __init__(self, alone: Session, load: Callable[[int], Session], *, threads: int, workers: int) -> None:
+        """Take a session, and how to load a second one when many batches ask for it.
 
         Args:
-            load: loads it with so many threads inside a run.
+            alone: a session with all threads inside.
+            load: loads the same graph with so many threads inside.
             threads: threads at most, in all.
             workers: batches at most that run side by side, each with threads // workers threads inside.
         """
         self.workers = workers
         self._load = load
-        self._alone = load(threads)
+        self._alone = alone
         self._threads_beside = max(1, threads // workers)
         self._beside = self._alone if workers == 1 else None
         self._loading = threading.Lock()
@@ -86,6 +87,12 @@ class Workers:
             with self._change:
                 self._free += wanted
                 self._change.notify(wanted)
+
+    def release(self) -> None:
+        """Give the memory that earlier runs left back to the system."""
+        for session in dict.fromkeys((self._alone, self._beside)):
+            if session is not None:
+                session.release()
 
     def _side_by_side(self) -> Session:
         with self._loading:

@@ -46,7 +46,7 @@ def batches(count: int) -> list[Batch]:
 
 
 def workers(threads: int, side_by_side: int, load: Callable[[int], Any] = Loaded) -> Workers:
-    return Workers(load, threads=threads, workers=side_by_side)
+    return Workers(load(threads), load, threads=threads, workers=side_by_side)
 
 
 def test_a_batch_alone_has_all_threads_inside() -> None:
