@@ -17,7 +17,7 @@ def cls_pool(last_hidden_state: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return each text's first token vector.
 
     Args:
-        last_hidden_state: float32, (batch, seq, dim), seq at least 1.
+        last_hidden_state: float32, (batch, seq, dim); (batch, 1, dim) where the graph computes no more.
 
     Returns:
         float32, (batch, dim), a view.
@@ -72,7 +72,7 @@ def pool(
     """Pool a batch as its model asks for and, if `normalized`, scale the rows to unit length.
 
     Args:
-        last_hidden_state: float32, (batch, seq, dim).
+        last_hidden_state: float32, (batch, seq, dim); as `cls_pool` takes it where that is the pooling.
         attention_mask: int64, (batch, seq).
 
     Returns:

@@ -176,10 +176,9 @@ class _Build:
             self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
 
     def graphs(self) -> None:
-        export = export_native if self.frontend == "native" else export_optimum
         graph, _, weights = _FILES["fp32"]
         with WeightsFile(self.directory / weights) as file:
-            model = export(self.checkpoint.directory, file)
+            model, calibrated = self.front_end(file)
         _save(model, self.directory / graph)
         if "fp16" in self.precisions:
             graph16, cpu_graph16, weights16 = _FILES["fp16"]
@@ -193,6 +192,7 @@ class _Build:
             self.quantization = quantize(
                 model,
                 self.directory / graph8,
+                calibrated=calibrated,
                 fp32_graph=self.directory / graph,
                 weights=self.directory / weights8,
                 calibration=self.calibration,
@@ -203,6 +203,21 @@ class _Build:
         if "fp32" not in self.precisions:
             (self.directory / graph).unlink()
             (self.directory / weights).unlink()
+
+    def front_end(self, weights: WeightsFile) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+        """Return the FP32 graph, and the one that calibration looks at; both over the same weights."""
+        directory = self.checkpoint.directory
+        if self.frontend == "optimum":
+            model = export_optimum(directory, weights)
+            return model, model
+        first_only = self.contract.pooling == "cls"
+        model = export_native(directory, weights, first_only=first_only)
+        if not first_only or self.calibration is None:
+            return model, model
+        # Calibration sees every token's last layer: one row a text is too few for ranges, let alone moments.
+        # On all-MiniLM-L6-v2, pooled by CLS, the worst of 600 SciFact claims then stood at a cosine of 0.987,
+        # with all tokens at 0.9987.
+        return model, export_native(directory, weights)
 
     def reference(
         self, chosen: list[Probe], judging: Future[NDArray[np.float32]]

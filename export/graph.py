@@ -69,7 +69,7 @@ def ids_input(name: str) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, TensorProto.INT64, ["batch_size", "sequence_length"])
 
 
-def hidden_output(name: str, dim: int) -> onnx.ValueInfoProto:
-    """Describe the float32 (batch_size, sequence_length, dim) output."""
-    shape: list[str | int] = ["batch_size", "sequence_length", dim]
+def hidden_output(name: str, tokens: str | int, dim: int) -> onnx.ValueInfoProto:
+    """Describe the float32 (batch_size, tokens, dim) output."""
+    shape: list[str | int] = ["batch_size", tokens, dim]
     return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)

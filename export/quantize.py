@@ -57,6 +57,7 @@ def quantize(
     model: onnx.ModelProto,
     graph: Path,
     *,
+    calibrated: onnx.ModelProto,
     fp32_graph: Path,
     weights: Path,
     calibration: Calibration,
@@ -69,6 +70,8 @@ def quantize(
     Args:
         model: the FP32 graph, its weights file beside `fp32_graph`.
         graph, weights: the files to write, in the same directory.
+        calibrated: the graph whose activations are looked at: the model, or one of the same linear layers
+            over the same weights that computes more tokens.
         fp32_graph: the FP32 graph's file.
         calibration: the texts.
         contract: how vectors are pooled.
@@ -79,14 +82,14 @@ def quantize(
         ExportError: no linear layer, a graph quantised already, or activations that are not finite.
     """
     directory = graph.parent
-    quantizer = _Quantizer(model, directory, calibration)
+    quantizer = _Quantizer(calibrated, directory, calibration)
     report(f"calibrating: {len(calibration.seen.lengths)} texts, {calibration.seen.lengths.sum()} tokens")
     quantizer.calibrate()
     expected = vectors(fp32_graph, calibration.held_out, contract)
     kept: list[str] = []
     for step in range(_STEPS + 1):
         with WeightsFile(weights) as file:
-            graph.write_bytes(quantizer.graph(file, set(kept)).SerializeToString())
+            graph.write_bytes(_Writer(quantizer, model, file, set(kept)).write().SerializeToString())
         figures = compare(vectors(graph, calibration.held_out, contract), expected)
         if _holds(figures, bound) or step == _STEPS:
             break
@@ -186,6 +189,10 @@ class _Quantizer:
     def readers(self, source: str) -> list[Linear]:
         return [layer for layer in self.layers if layer.source == source]
 
+    def grid(self, layer: Linear) -> Grid:
+        """Return the grid of a layer's input; the layer may be that of the graph to be written."""
+        return self.grids[next(own.source for own in self.layers if own.name == layer.name)]
+
     def most_harmful(self, share: float) -> list[str]:
         """Return the layers furthest from FP32 on the held-out texts, up to a share of all weights."""
         error: dict[str, float] = {}
@@ -209,20 +216,20 @@ class _Quantizer:
                 chosen.append(layer.name)
         return chosen
 
-    def graph(self, weights: WeightsFile, kept: set[str]) -> onnx.ModelProto:
-        """Return the INT8 graph; the layers of these names stay FP32."""
-        return _Writer(self, weights, kept).write()
-
     def constant(self, name: str) -> NDArray[np.float32]:
         return np.asarray(read_tensor(self.constants[name], self.directory))
 
 
 class _Writer:
-    """Writes one INT8 graph."""
+    """Writes one INT8 graph; the layers of some names stay FP32."""
 
-    def __init__(self, quantizer: _Quantizer, weights: WeightsFile, kept: set[str]) -> None:
-        self.quantizer, self.weights = quantizer, weights
-        self.layers = {layer.name: layer for layer in quantizer.layers if layer.name not in kept}
+    def __init__(
+        self, quantizer: _Quantizer, model: onnx.ModelProto, weights: WeightsFile, kept: set[str]
+    ) -> None:
+        self.quantizer, self.model, self.weights = quantizer, model, weights
+        layers = linear_layers(model)
+        self.layers = {layer.name: layer for layer in layers if layer.name not in kept}
+        self.exact = {layer.name: layer for layer in layers if layer.name in kept}
         self.after = self._after()
         self.nodes: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
@@ -245,12 +252,8 @@ class _Writer:
         }
 
     def write(self) -> onnx.ModelProto:
-        model = copy_model(self.quantizer.model)
-        exact = {
-            layer.name: layer
-            for layer in self.quantizer.layers
-            if layer.name in self.after and layer.name not in self.layers
-        }
+        model = copy_model(self.model)
+        exact = {name: layer for name, layer in self.exact.items() if name in self.after}
         adders = {layer.adder for layer in [*self.layers.values(), *exact.values()]} - {None}
         for node in model.graph.node:
             if node.name in self.layers:
@@ -274,7 +277,7 @@ class _Writer:
         return model
 
     def _linear(self, layer: Linear) -> None:
-        matrix, grid = self.quantizer.matrices[layer.name], self.quantizer.grids[layer.source]
+        matrix, grid = self.quantizer.matrices[layer.name], self.quantizer.grid(layer)
         integers = self._integers(layer.source, grid)
         weights, scales, bias = matrix.weights, matrix.scales, matrix.bias
         if layer.name in self.after:

@@ -46,11 +46,10 @@ class WeightsFile:
 
     def tensor(self, name: str, value: NDArray[Any]) -> onnx.TensorProto:
         """Write a tensor, unless one of that name was written, and return the reference to it."""
-        value = np.ascontiguousarray(value)
         if name not in self._entries:
             self._file.write(b"\0" * (-self._file.tell() % _ALIGNMENT))
             self._entries[name] = (self._file.tell(), value.nbytes)
-            self._file.write(value.data)
+            self._file.write(np.ascontiguousarray(value).data)
         offset, length = self._entries[name]
         reference = TensorProto(
             name=name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,8 +47,8 @@ ONE_WEIGHT = with_constant("layer.1.output.weight", lambda value: value + 0.1 * 
 
 
 def let_native_be_wrong(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
-    def export(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
-        model = export_native(directory, weights)
+    def export(directory: Path, weights: WeightsFile, **options: Any) -> onnx.ModelProto:
+        model = export_native(directory, weights, **options)
         fault(model.graph)
         return model
 
