@@ -21,7 +21,7 @@ TOKENIZER = "tokenizer.json"
 PROBES = "probes.json"
 REFERENCE = "reference.npy"
 
-FORMAT = 2
+FORMAT = 3
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
 # thousandth where rounding tips a token (README, "What is proven").
@@ -129,9 +129,21 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     graph: str
     cpu_graph: str
     """The graph for CPUs; the same file where one serves both."""
+    equal_length_graph: str
+    """The graph for CPUs where no batch is padded, without `attention_mask`; or `cpu_graph` again."""
     files: list[str]
     certificate: Certificate
     quantization: Quantization | None = None
+
+    def graph_for(self, *, on_cpu: bool, max_padding: float) -> str:
+        """Return the graph that serves batches of at most so much padding."""
+        if not on_cpu:
+            return self.graph
+        return self.cpu_graph if max_padding else self.equal_length_graph
+
+    def names(self) -> list[str]:
+        """Return the names of all its files, each once."""
+        return list(dict.fromkeys([self.graph, self.cpu_graph, self.equal_length_graph, *self.files]))
 
 
 class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
@@ -179,7 +191,7 @@ class Bundle:
     def _names(self) -> list[str]:
         names = [*self.manifest.files, TOKENIZER, PROBES, REFERENCE]
         for variant in self.manifest.precisions.values():
-            names += [variant.graph, variant.cpu_graph, *variant.files]
+            names += variant.names()
         return names
 
     @cached_property

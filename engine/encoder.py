@@ -120,7 +120,7 @@ class Encoder:
         self.token_budget = token_budget if token_budget is not None else (512 if on_cpu else 16_384)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
-        graph = variant.cpu_graph if on_cpu else variant.graph
+        graph = variant.graph_for(on_cpu=on_cpu, max_padding=self.max_padding)
         self.bundle.check([TOKENIZER, graph, *variant.files], remember=cache)
         self.contract = LoadedContract(
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason

@@ -23,10 +23,11 @@ from paritas.errors import BundleError, ParityError
 from paritas.export.probes import Probe
 from paritas.registry import Bound, Precision
 
-# Probes of up to so many characters, a dozen tokens or so, are encoded once more in padded batches: enough to
-# show that the attention mask works, while to pad them to the longest ones' length would double the time.
+# Padded batches, which CPUs run in a graph of their own, are proven by the longest probe, beside others that
+# are padded to its length, and by those of up to so many characters, a dozen tokens or so. To pad all of them
+# would double the time.
 _PADDED_CHARACTERS = 60
-_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 4096}
+_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 1024}
 # Upper ends of the lengths, in tokens, by which the figures are told apart.
 _LENGTHS = (0, 16, 64, 128, 256, 512, 8192)
 # Texts an error names.
@@ -73,19 +74,21 @@ def certify(
     reference_name: str,
     provider: str = "cpu",
 ) -> Certificate:
-    """Encode the probes, the short ones a second time padded, and hold them against reference and bound.
+    """Encode the probes, some a second time in padded batches, and hold them against reference and bound.
 
     Raises:
         ParityError: outside the bound; names the precision, the figure and the worst probe.
         ProviderError: the provider cannot run here.
     """
+    lengths = _lengths(bundle, probes)
     every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
+    padded = [*short, int(lengths.argmax())]
     parts = []
-    for chosen, batches in ((every, {}), (short, _PADDED)):
+    for chosen, batches in ((every, {}), (padded, _PADDED)):
         with Encoder(bundle, precision=precision, provider=provider, cache=False, **batches) as encoder:
             parts.append(encode_probes(encoder, [probes[row] for row in chosen]))
-    rows, vectors = np.array(every + short), np.concatenate(parts)
+    rows, vectors = np.array(every + padded), np.concatenate(parts)
 
     def figures_of(part: NDArray[np.bool_]) -> Figures:
         found = compare(vectors[part], reference[rows[part]])
@@ -104,7 +107,7 @@ def certify(
             + "; ".join(f"#{row}, role {probes[row].role}, {repr(probes[row].text)[:60]}" for row in worst)
         )
     roles = np.array([probes[row].role for row in rows])
-    lengths = _lengths(bundle, probes)[rows]
+    lengths = lengths[rows]
     return Certificate(
         reference=reference_name,
         bound=bound,

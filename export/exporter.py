@@ -40,6 +40,7 @@ from paritas.errors import BundleError, ExportError
 from paritas.export.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.certify import certify, save_reference, versions, worse
 from paritas.export.contract import Frontend, contract_of
+from paritas.export.edits import without_mask
 from paritas.export.half import half_compute, half_weights
 from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
@@ -58,6 +59,7 @@ _FILES: dict[Precision, tuple[str, str, str]] = {
     "fp16": ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.onnx.data"),
     "int8": ("model.int8.onnx", "model.int8.onnx", "model.int8.onnx.data"),
 }
+_EQUAL_LENGTH = "model.{precision}.equal_length.onnx"
 # What stands in for an accelerator while FP16 is certified; it does not stay in the bundle.
 _ROUNDED = "model.fp16.rounded.onnx"
 
@@ -148,6 +150,8 @@ class _Build:
             file = os.fspath(calibration) if calibration is not None else None
             self.calibration = open_calibration(file, self.tokenizer, self.contract.roles)
         self.quantization: Quantization | None = None
+        self.equal_length: dict[Precision, str] = {}
+        """By precision: the graph for CPUs where no batch is padded."""
 
     def write(self, judgements: Judgements | None = None) -> None:
         chosen = probes(self.model.roles, built_in_texts("certificate") if self.calibration else ())
@@ -203,6 +207,18 @@ class _Build:
         if "fp32" not in self.precisions:
             (self.directory / graph).unlink()
             (self.directory / weights).unlink()
+        for precision in self.precisions:
+            self.equal_length[precision] = self.without_mask(precision)
+
+    def without_mask(self, precision: Precision) -> str:
+        """Write a precision's graph for batches of one length; return its name, or the CPU graph's again."""
+        _, cpu_graph, _ = _FILES[precision]
+        model = without_mask(onnx.load(self.directory / cpu_graph, load_external_data=False))
+        if model is None:
+            return cpu_graph
+        name = _EQUAL_LENGTH.format(precision=precision)
+        _save(model, self.directory / name)
+        return name
 
     def front_end(self, weights: WeightsFile) -> tuple[onnx.ModelProto, onnx.ModelProto]:
         """Return the FP32 graph, and the one that calibration looks at; both over the same weights."""
@@ -259,12 +275,19 @@ class _Build:
     ) -> Variant:
         graph, own_cpu_graph, weights = _FILES[precision]
         quantization = self.quantization if precision == "int8" else None
-        return Variant(graph, cpu_graph or own_cpu_graph, [weights], certificate, quantization)
+        return Variant(
+            graph,
+            cpu_graph or own_cpu_graph,
+            cpu_graph or self.equal_length[precision],
+            [weights],
+            certificate,
+            quantization,
+        )
 
     def manifest(self, variants: dict[Precision, Variant]) -> None:
         names = [TOKENIZER, PROBES, REFERENCE]
         for variant in variants.values():
-            names += dict.fromkeys([variant.graph, variant.cpu_graph, *variant.files])
+            names += variant.names()
         manifest = Manifest(
             format=FORMAT,
             model=self.name,

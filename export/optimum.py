@@ -12,11 +12,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from paritas.errors import ExportError, MissingExtraError
+from paritas.export.edits import drop_unused
 from paritas.export.graph import OPSET
 from paritas.export.native import OUTPUT
 from paritas.export.weights_file import WeightsFile, externalize
@@ -65,24 +65,12 @@ def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:
     if not outputs:
         found = [output.name for output in model.graph.output]
         raise ExportError(f"the traced graph has no output {OUTPUT!r}, only {found}")
-    needed = {OUTPUT}
-    kept = []
-    for node in reversed(model.graph.node):
-        if needed.intersection(node.output):
-            kept.append(node)
-            needed.update(node.input)
-    weights = [tensor for tensor in model.graph.initializer if tensor.name in needed]
-    _set(model.graph.output, outputs)
-    _set(model.graph.node, kept[::-1])
-    _set(model.graph.initializer, weights)
+    del model.graph.output[:]
+    model.graph.output.extend(outputs)
+    drop_unused(model)
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node.{place}"  # the FP16 pass tells nodes apart by name
     return model
-
-
-def _set(field: Any, items: list[Any]) -> None:
-    del field[:]
-    field.extend(items)
 
 
 @contextlib.contextmanager

@@ -70,6 +70,7 @@ def test_a_network_optimum_knows_becomes_a_bundle(
     checkpoint: Path, registry: Registry, tmp_path: Path
 ) -> None:
     bundle = export(checkpoint, registry, tmp_path / "bundle")
+    assert bundle.variant("fp32").equal_length_graph == "model.fp32.equal_length.onnx"
     chosen = texts(32)
     contract = bundle.manifest.contract
     reference = reference_torch(checkpoint, contract, [Probe("query", text) for text in chosen])

@@ -21,9 +21,10 @@ from paritas.registry import Model, Registry, Role
 from tests.unit.files import change_byte
 from tests.unit.tiny import write_tiny_bert
 
-FP32 = ["tokenizer.json", "model.fp32.onnx", "model.fp32.onnx.data"]
-FP16 = ["tokenizer.json", "model.fp16.cpu.onnx", "model.fp16.onnx.data"]
-FILES = sorted({*FP32, *FP16, "model.fp16.onnx", "probes.json", "reference.npy"})
+FP32 = ["tokenizer.json", "model.fp32.equal_length.onnx", "model.fp32.onnx.data"]
+FP16 = ["tokenizer.json", "model.fp16.equal_length.onnx", "model.fp16.onnx.data"]
+MASKED = {"fp32": "model.fp32.onnx", "fp16": "model.fp16.cpu.onnx"}
+FILES = sorted({*FP32, *FP16, *MASKED.values(), "model.fp16.onnx", "probes.json", "reference.npy"})
 LOADED = [("fp32", name) for name in FP32] + [("fp16", name) for name in FP16]
 
 
@@ -100,6 +101,18 @@ def test_files_of_the_other_precision_may_be_left_out_where_they_are_not_needed(
     assert Encoder(copy, precision="fp32").encode(["the river"], role="query").shape == (1, 16)
 
 
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_batches_of_one_length_and_padded_ones_load_a_graph_each(copy: Path, precision: Any) -> None:
+    equal, masked = f"model.{precision}.equal_length.onnx", MASKED[precision]
+    for missing, refused, served in ((equal, 0.0, 0.5), (masked, 0.5, 0.0)):
+        data = (copy / missing).read_bytes()
+        (copy / missing).unlink()
+        with pytest.raises(BundleError, match=f"/{missing}: missing from the bundle"):
+            Encoder(copy, precision=precision, max_padding=refused)
+        Encoder(copy, precision=precision, max_padding=served).close()
+        (copy / missing).write_bytes(data)
+
+
 # The manifest.
 
 
@@ -127,7 +140,7 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
         (lambda m: m["files"].update({"tokenizer.json": 7}), r"Expected `object`, got `int` - at `\$\.files"),
         (lambda m: m.pop("source"), "missing required field `source`"),
         (lambda m: m.update(format="1"), r"Expected `int`, got `str` - at `\$\.format`"),
-        (lambda m: m.update(format=1), "bundle format 1, this paritas reads 2"),
+        (lambda m: m.update(format=2), "bundle format 2, this paritas reads 3"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused_with_the_place(
@@ -145,13 +158,13 @@ def test_a_manifest_that_is_no_object_is_refused(copy: Path) -> None:
 
 
 def test_a_bundle_of_a_newer_format_asks_for_a_newer_paritas_whatever_else_it_holds(copy: Path) -> None:
-    edit(copy, lambda manifest: manifest.update(format=3, invention=True))
-    with pytest.raises(BundleError, match="bundle format 3, this paritas reads 2; upgrade paritas"):
+    edit(copy, lambda manifest: manifest.update(format=4, invention=True))
+    with pytest.raises(BundleError, match="bundle format 4, this paritas reads 3; upgrade paritas"):
         Bundle(copy)
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", "x/"])
-@pytest.mark.parametrize("place", ["files", "graph", "cpu_graph", "weights"])
+@pytest.mark.parametrize("place", ["files", "graph", "cpu_graph", "equal_length_graph", "weights"])
 def test_a_name_that_climbs_out_of_the_bundle_is_refused(copy: Path, place: str, name: str) -> None:
     def change(manifest: dict[str, Any]) -> None:
         # With a digest, so that nothing but the name is wrong.

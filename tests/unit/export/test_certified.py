@@ -10,11 +10,11 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle import Bundle, Variant
 from paritas.errors import ParityError
 from paritas.export import export_model, exporter
 from paritas.export.weights_file import WeightsFile
-from paritas.registry import Registry
+from paritas.registry import Precision, Registry
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.export.faults import ONE_WEIGHT, Fault, let_native_be_wrong, with_attribute, with_constant
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
@@ -105,6 +105,95 @@ def test_a_graph_with_a_fault_is_found_out(
     with pytest.raises(ParityError, match=f"^{name} fp32: largest difference .* > 1e-05 over"):
         export_model(name, source=str(checkpoint), out=out, registry=tiny_registry)
     assert list(out.parent.iterdir()) == []
+
+
+def position_table(model: onnx.ModelProto) -> onnx.TensorProto:
+    return next(tensor for tensor in model.graph.initializer if tensor.name == "position_embeddings")
+
+
+@pytest.mark.parametrize("precision", BOTH)
+def test_a_fault_of_the_graph_for_one_length_alone_is_found_out(
+    precision: Precision,
+    tmp_path: Path,
+    checkpoints: dict[str, Path],
+    tiny_registry: Registry,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cut = exporter.without_mask
+
+    def wrong(model: onnx.ModelProto) -> onnx.ModelProto | None:
+        result = cut(model)
+        assert result is not None
+        position_table(result).raw_data = position_table(result).raw_data[::-1]
+        return result
+
+    monkeypatch.setattr(exporter, "without_mask", wrong)
+    with pytest.raises(ParityError, match=f"tiny-mpnet {precision}: "):
+        export_model(
+            "tiny-mpnet",
+            source=str(checkpoints["tiny-mpnet"]),
+            precisions=(precision,),
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
+
+
+def test_a_fault_of_the_graph_for_padded_batches_alone_is_found_out_in_long_texts_too(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table's last row serves texts of max_length only."""
+    cut = exporter.without_mask
+    right: list[bytes] = []
+
+    def fault(graph: onnx.GraphProto) -> None:
+        table = next(tensor for tensor in graph.initializer if tensor.name == "position_embeddings")
+        right.append(table.raw_data)
+        table.raw_data = table.raw_data[: -4 * 16] + bytes(4 * 16)
+
+    def mended(model: onnx.ModelProto) -> onnx.ModelProto | None:
+        result = cut(model)
+        assert result is not None
+        position_table(result).raw_data = right[0]
+        return result
+
+    let_native_be_wrong(monkeypatch, fault)
+    monkeypatch.setattr(exporter, "without_mask", mended)
+    with pytest.raises(ParityError, match="tiny-mpnet fp32: largest difference"):
+        export_model(
+            "tiny-mpnet",
+            source=str(checkpoints["tiny-mpnet"]),
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
+
+
+def test_padded_batches_in_the_graph_for_one_length_are_found_out(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Variant, "graph_for", lambda variant, **_: variant.equal_length_graph)
+    with pytest.raises(ParityError, match="tiny-mpnet fp32: largest difference"):
+        export_model(
+            "tiny-mpnet",
+            source=str(checkpoints["tiny-mpnet"]),
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
+
+
+def test_where_the_mask_is_needed_one_graph_serves_all_batches(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "without_mask", lambda _: None)
+    bundle = export_model(
+        "tiny-mpnet",
+        source=str(checkpoints["tiny-mpnet"]),
+        precisions=BOTH,
+        out=tmp_path / "out",
+        registry=tiny_registry,
+    )
+    assert list(bundle.directory.glob("*equal_length*")) == []
+    for variant in bundle.manifest.precisions.values():
+        assert variant.equal_length_graph == variant.cpu_graph
 
 
 def test_the_graph_for_accelerators_is_certified_too(

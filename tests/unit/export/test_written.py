@@ -40,8 +40,10 @@ def test_a_bundle_holds_these_files(bundles: dict[str, Bundle]) -> None:
         assert sorted(path.name for path in bundle.directory.iterdir()) == [
             "manifest.json",
             "model.fp16.cpu.onnx",
+            "model.fp16.equal_length.onnx",
             "model.fp16.onnx",
             "model.fp16.onnx.data",
+            "model.fp32.equal_length.onnx",
             "model.fp32.onnx",
             "model.fp32.onnx.data",
             "probes.json",
@@ -65,7 +67,7 @@ def test_the_manifest_says_what_was_exported_and_how(
 ) -> None:
     for name, bundle in bundles.items():
         manifest, model = bundle.manifest, tiny_registry[name]
-        assert (manifest.format, manifest.model, manifest.frontend) == (2, name, "native")
+        assert (manifest.format, manifest.model, manifest.frontend) == (3, name, "native")
         assert manifest.contract.network == model.network
         assert manifest.contract.dim == model.dim
         assert manifest.contract.pooling == model.pooling
@@ -137,9 +139,10 @@ def test_an_fp16_mpnet_for_long_texts_needs_no_file_of_fp32(tmp_path: Path) -> N
     both = export_model(
         "mine", source=str(checkpoint), precisions=BOTH, out=tmp_path / "both", registry=registry
     )
-    for file in ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.onnx.data"):
+    graphs = ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.equal_length.onnx")
+    for file in (*graphs, "model.fp16.onnx.data"):
         assert sha256(alone.directory / file) == sha256(both.directory / file)
-    for graph in ("model.fp16.onnx", "model.fp16.cpu.onnx"):
+    for graph in graphs:
         tensors = onnx.load(both.directory / graph, load_external_data=False).graph.initializer
         assert "relative_bias.by_distance" in {tensor.name for tensor in tensors}
         assert {place(tensor) for tensor in tensors} == {None, "model.fp16.onnx.data"}
@@ -159,7 +162,7 @@ def test_large_weights_lie_beside_the_graph(tmp_path: Path, wide: Path) -> None:
     )
     for precision in BOTH:
         variant = bundle.variant(precision)
-        for graph in (variant.graph, variant.cpu_graph):
+        for graph in (variant.graph, variant.cpu_graph, variant.equal_length_graph):
             model = onnx.load(bundle.directory / graph, load_external_data=False)
             inside = [tensor for tensor in model.graph.initializer if place(tensor) is None]
             outside = [tensor for tensor in model.graph.initializer if place(tensor) is not None]
@@ -184,16 +187,23 @@ def test_every_tensor_of_a_weights_file_can_be_mapped(tmp_path: Path, wide: Path
     assert end == (bundle.directory / "model.fp32.onnx.data").stat().st_size
 
 
-def test_the_fp32_graph_is_valid(bundles: dict[str, Bundle]) -> None:
-    for name, inputs in (
-        ("tiny-bert", ["input_ids", "attention_mask", "token_type_ids"]),
-        ("tiny-mpnet", ["input_ids", "attention_mask"]),
-    ):
-        path = bundles[name].directory / "model.fp32.onnx"
-        onnx.checker.check_model(path, full_check=True)
-        graph = onnx.load(path, load_external_data=False).graph
-        assert [value.name for value in graph.input] == inputs
-        assert [value.name for value in graph.output] == ["last_hidden_state"]
+@pytest.mark.parametrize(
+    ("name", "file", "inputs"),
+    [
+        ("tiny-bert", "model.fp32.onnx", ["input_ids", "attention_mask", "token_type_ids"]),
+        ("tiny-bert", "model.fp32.equal_length.onnx", ["input_ids", "token_type_ids"]),
+        ("tiny-mpnet", "model.fp32.onnx", ["input_ids", "attention_mask"]),
+        ("tiny-mpnet", "model.fp32.equal_length.onnx", ["input_ids"]),
+    ],
+)
+def test_the_fp32_graphs_are_valid(
+    name: str, file: str, inputs: list[str], bundles: dict[str, Bundle]
+) -> None:
+    path = bundles[name].directory / file
+    onnx.checker.check_model(path, full_check=True)
+    graph = onnx.load(path, load_external_data=False).graph
+    assert [value.name for value in graph.input] == inputs
+    assert [value.name for value in graph.output] == ["last_hidden_state"]
 
 
 def test_two_exports_are_the_same_byte_for_byte(
