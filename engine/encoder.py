@@ -15,19 +15,19 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
 from paritas import store
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
-from paritas.engine.cpus import available_cpus
 from paritas.engine.memory import fit, measure, parse_size, resident_bytes
 from paritas.engine.pooling import pool
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
 from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session, is_cpu
+from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens, check_texts
 from paritas.engine.workers import Workers
@@ -88,13 +88,15 @@ class Encoder:
             threads: threads at most, in all; the CPUs this process may use where None.
             workers: batches at most that run side by side, each with threads // workers threads inside; as
                 many as threads on a CPU, 1 elsewhere where None. A batch by itself has all threads inside.
-            token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None.
+            token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None. Where this and
+                the two above are all None, what `paritas tune` found on this machine; see `settings`.
             max_padding: most padding of a batch, as a share; 0 on a CPU, 0.1 elsewhere where None.
             memory_limit: on a CPU, most memory of the process while it encodes, in bytes or as "512MiB": what
                 it holds already counts, the texts and vectors of a call do not. Workers and token budget
                 are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
-                folder `cache`, and use it; see `paritas.engine.prepared` and `paritas.engine.checked`.
+                folder `cache`, and use it, as well as what was tuned; see `paritas.engine.prepared`,
+                `paritas.engine.checked` and `paritas.engine.settings`.
 
         Raises:
             RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
@@ -117,7 +119,6 @@ class Encoder:
         }
         self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
         self.precision, reason = choose_precision(self.bundle, precision, on_cpu=on_cpu)
-        self.token_budget = token_budget if token_budget is not None else (512 if on_cpu else 16_384)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
         graph = variant.graph_for(on_cpu=on_cpu, max_padding=self.max_padding)
@@ -126,22 +127,17 @@ class Encoder:
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
         self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
-        threads = threads or available_cpus()
-        workers = min(workers or (threads if on_cpu else 1), threads)
         load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
-        before = resident_bytes() if limit is not None else 0
-        session = load(threads)
-        if limit is not None:
-            longest = max(role.max_length for role in self.contract.roles.values())
-            needs = measure(
-                session,
-                before=before,
-                longest=longest,
-                vocabulary=self._tokenizer.vocabulary,
-                tokens_bytes=_TOKENS_BYTES,
-            )
-            workers, self.token_budget = fit(needs, limit, workers=workers, token_budget=self.token_budget)
-        self._workers: Workers | None = Workers(session, load, threads=threads, workers=workers)
+        tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
+        settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
+        if limit is None:
+            session = load(settings.threads)
+        else:
+            session, settings = self._within(limit, load, settings)
+        self._settings = settings
+        self._workers: Workers | None = Workers(
+            session, load, threads=settings.threads, workers=settings.workers
+        )
         self._process = os.getpid()
         self._local = threading.local()
 
@@ -157,6 +153,24 @@ class Encoder:
             )
         return session
 
+    def _within(
+        self, limit: int, load: Callable[[int], Session], settings: Settings
+    ) -> tuple[Session, Settings]:
+        """Load a session, measure it, and return it with settings that keep a limit in bytes."""
+        before = resident_bytes()
+        session = load(settings.threads)
+        needs = measure(
+            session,
+            before=before,
+            longest=max(role.max_length for role in self.contract.roles.values()),
+            vocabulary=self._tokenizer.vocabulary,
+            tokens_bytes=_TOKENS_BYTES,
+        )
+        workers, token_budget = fit(
+            needs, limit, workers=settings.workers, token_budget=settings.token_budget
+        )
+        return session, replace(settings, workers=workers, token_budget=token_budget)
+
     @property
     def dim(self) -> int:
         """The width of the vectors."""
@@ -171,6 +185,11 @@ class Encoder:
     def family(self) -> str:
         """The precision family: vectors of one family may be searched together."""
         return FAMILIES[self.precision]
+
+    @property
+    def settings(self) -> Settings:
+        """The threads, workers and token budget it runs with, and who chose them."""
+        return self._settings
 
     @property
     def last_stats(self) -> EncodeStats | None:
@@ -209,7 +228,7 @@ class Encoder:
         with _bar(len(checked), shown=progress) as advance:
             for window in self._windows(repeats, role, tally):
                 lengths = window.tokens.lengths
-                batches = plan(lengths, token_budget=self.token_budget, max_padding=self.max_padding)
+                batches = plan(lengths, token_budget=self.settings.token_budget, max_padding=self.max_padding)
                 workers.run(list(batches), partial(self._run, window, vectors, tally, advance))
         repeats.fill(vectors)
         if tally.batches >= _BURST:

@@ -58,6 +58,17 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     """Size in bytes and time of change in seconds, by name. No finer: images of containers keep no more."""
 
 
+def graph_key(bundle: Bundle, graph: str, weights: Sequence[str]) -> str:
+    """Return a digest of what this machine makes of a graph: of its files, the CPU and onnxruntime."""
+    parts = [_FORMAT, _digests(bundle, graph, weights), cpu_name(), VERSION]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def is_prepared(bundle: Bundle, graph: str, weights: Sequence[str]) -> bool:
+    """Say whether the prepared form of one of a bundle's graphs is there and as it was written."""
+    return _unchanged(_directory(bundle, graph, weights))
+
+
 def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads: int) -> Session | None:
     """Load the prepared form of one of a bundle's graphs, which is made first where there is none.
 
@@ -72,10 +83,8 @@ def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads
     Returns:
         The session; None where nothing can be kept, for which the log has the reason.
     """
-    digests = [bundle.manifest.files[name].sha256 for name in (graph, *weights)]
-    made = Made(bundle.manifest.model, graph, digests, cpu_name(), VERSION, {})
-    key = hashlib.sha256(json.dumps([_FORMAT, digests, made.cpu, made.onnxruntime]).encode()).hexdigest()
-    directory = store.cache() / "prepared" / key[:32]
+    made = Made(bundle.manifest.model, graph, _digests(bundle, graph, weights), cpu_name(), VERSION, {})
+    directory = _directory(bundle, graph, weights)
     session = _open(directory, threads)
     if session is not None:
         return session
@@ -95,17 +104,33 @@ def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads
     return session
 
 
+def _directory(bundle: Bundle, graph: str, weights: Sequence[str]) -> Path:
+    return store.cache() / "prepared" / graph_key(bundle, graph, weights)
+
+
+def _digests(bundle: Bundle, graph: str, weights: Sequence[str]) -> list[str]:
+    return [bundle.manifest.files[name].sha256 for name in (graph, *weights)]
+
+
 def _open(directory: Path, threads: int) -> Session | None:
     """Load what is in a directory; None where it is not there, was changed, or does not load."""
+    if not _unchanged(directory):
+        return None
     try:
-        made = msgspec.json.decode((directory / _MADE).read_bytes(), type=Made)
-        if made.files != _files(directory):
-            return None
         session = Session(directory / _GRAPH, provider="cpu", threads=threads, prepared=True)
-    except (OSError, msgspec.DecodeError, BundleError):
+    except BundleError:
         return None
     _touch(directory / _MADE)
     return session
+
+
+def _unchanged(directory: Path) -> bool:
+    """Say whether a directory holds what was written, by sizes and times."""
+    try:
+        made = msgspec.json.decode((directory / _MADE).read_bytes(), type=Made)
+        return made.files == _files(directory)
+    except (OSError, msgspec.DecodeError):
+        return False
 
 
 def _make(graph: Path, directory: Path, made: Made) -> None:

@@ -2,7 +2,7 @@
 
 $PARITAS_HOME, or the user's data folder
 ├── bundles/<model id>/     what `paritas export` writes unless told otherwise
-├── cache/                  what can be made again, see engine/prepared.py and engine/checked.py
+├── cache/                  what can be made again, see engine/prepared.py, checked.py, settings.py
 └── pins.json               digests recorded by first exports, see export/pins.py
 """
 

@@ -48,7 +48,7 @@ else:
     encoder.encode([text(rng.randint(1, 300)) for _ in range(120)], role="passage")
     for caller in callers:
         caller.join()
-    figures["workers"] = encoder._workers.workers
+    figures["workers"] = encoder.settings.workers
     figures["settled"] = memory("VmRSS")
     figures["peak"] = memory("VmHWM")
     if task == "flat":

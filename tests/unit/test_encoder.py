@@ -240,7 +240,7 @@ def test_pickling_keeps_the_options(bundles: dict[str, Bundle]) -> None:
     options = {"precision": "fp16", "token_budget": 77, "threads": 3, "workers": 2, "cache": False}
     with Encoder(bundles["tiny-bert"].directory, **options) as encoder:
         again = pickle.loads(pickle.dumps(encoder))
-    assert (again.precision, again.token_budget) == ("fp16", 77)
+    assert (again.precision, again.settings.token_budget) == ("fp16", 77)
     assert again.__reduce__() == encoder.__reduce__()
 
 

@@ -15,6 +15,7 @@ import click
 
 from paritas import __version__
 from paritas.cli.demo import demo
+from paritas.cli.machine import tune
 from paritas.cli.models import export, models, verify
 from paritas.cli.options import Settings
 from paritas.cli.search import index, recall, search
@@ -57,6 +58,7 @@ def cli(context: click.Context, registry: str | None) -> None:
     paritas verify all-MiniLM-L6-v2                  prove it again, on this machine
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     paritas search corpus.index "how does it work?"
+    paritas tune all-MiniLM-L6-v2                    find what is fastest on this machine
     """
     context.obj = Settings(registry)
 
@@ -78,7 +80,7 @@ def completion(shell: str) -> None:
     click.echo(completer(cli, {}, "paritas", "_PARITAS_COMPLETE").source())
 
 
-for command in (models, export, verify, index, search, recall, demo):
+for command in (models, export, verify, index, search, recall, demo, tune):
     cli.add_command(command)
 
 

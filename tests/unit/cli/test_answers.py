@@ -18,7 +18,7 @@ from paritas.engine.encoder import Encoder
 from tests.unit.cli.runs import Run, answer, command, refused, said
 from tests.unit.files import change_byte, contents
 
-COMMANDS = ["models", "export", "verify", "index", "search", "recall", "demo", "completion"]
+COMMANDS = ["models", "export", "verify", "index", "search", "recall", "demo", "tune", "completion"]
 
 
 def test_models_lists_the_registry_the_users_own_models_and_what_is_exported(folder: Path, run: Run) -> None:
@@ -194,11 +194,39 @@ def test_recall_of_a_small_index_is_one(folder: Path, run: Run, queries: list[st
     assert measured == {"index": "corpus.index", "documents": 4, "queries": 4, "k": 3, "recall": 1.0}
 
 
+def test_tune_measures_and_keeps_what_it_found_until_it_is_forgotten(folder: Path, run: Run) -> None:
+    result = run(*shlex.split("tune bert.bundle --precision fp16 --seconds 0.01"))
+    *_, race, verdict = said(result).split("\n\n")
+    header, *rows = race.splitlines()
+    assert header.split() == ["workers", "token", "budget", "tokens/s", "ratio", "rounds"]
+    assert [row.split()[1] for row in rows] == ["512", "128", "256", "1024"]
+    verdict, kept = verdict.splitlines()
+    assert re.match(r"bert\.bundle in fp16 now runs with \d+ threads, \d+ workers and batches", verdict)
+    record = Path(kept.removeprefix("kept: "))
+    assert record.parent == folder / "home" / "cache" / "tuned"
+    assert "tokens a batch: 128, 256, 512, 1024" in result.stderr
+    assert said(run(*shlex.split("tune bert.bundle --precision fp16 --forget"))) == f"forgotten: {record}\n"
+    assert not record.exists()
+    nothing = "nothing was tuned for bert.bundle in fp16\n"
+    assert said(run(*shlex.split("tune bert.bundle --precision fp16 --forget"))) == nothing
+
+
+def test_tune_as_json_is_the_record(folder: Path, run: Run) -> None:
+    answered = answer(run(*shlex.split("tune mpnet.bundle --precision auto --seconds 0.01 --json")))
+    assert (answered["bundle"], answered["precision"]) == ("mpnet.bundle", "fp32")
+    assert json.loads(Path(answered["record"]).read_text(encoding="utf-8")) == answered["tuned"]
+    assert {one["token_budget"] for one in answered["tuned"]["races"][-1]} == {128, 256, 512, 1024}
+    forgotten = answer(run(*shlex.split("tune mpnet.bundle --forget --json")))
+    assert forgotten["forgotten"] == answered["record"]
+    assert answer(run(*shlex.split("tune mpnet.bundle --forget --json")))["forgotten"] is None
+
+
 def test_an_exported_id_serves_every_command(folder: Path, run: Run) -> None:
     registry = ["--registry", "tiny.yaml"]
     said(run(*registry, *shlex.split("export tiny-mpnet --source mpnet.checkpoint")))
     said(run(*registry, "verify", "tiny-mpnet"))
     said(run(*registry, *shlex.split("index corpus.jsonl --model tiny-mpnet --out new.index")))
+    said(run(*registry, "tune", "tiny-mpnet", "--forget"))
     shutil.rmtree(folder / "mpnet.checkpoint")
     assert hits(run, "new.index", "why is the sky blue")[0] == "sky"
 

@@ -114,6 +114,18 @@ BAD_INPUT = {
         "verify bert.bundle --provider cuda",
         "provider 'cuda' (CUDAExecutionProvider) is not in the installed onnxruntime",
     ),
+    "tune nothing": ("tune ./none", "none: no such bundle directory"),
+    "tune an unexported id": (
+        "tune all-MiniLM-L6-v2",
+        "all-MiniLM-L6-v2 was not exported yet; type: paritas export all-MiniLM-L6-v2",
+    ),
+    "tune a precision that is not there": (
+        "tune bert.bundle --precision int8",
+        "no precision 'int8', it has",
+    ),
+    "tune in no time": ("tune bert.bundle --seconds 0", "seconds is 0.0; expected more than 0"),
+    "tune for ever": ("tune bert.bundle --seconds inf", "seconds is inf; expected more than 0"),
+    "tune in what is no number": ("tune bert.bundle --seconds nan", "seconds is nan; expected more than 0"),
     "export an unknown model": (
         "{tiny} export tiny-brt --source bert.checkpoint",
         "unknown model 'tiny-brt'; did you mean 'tiny-bert'?",
@@ -203,6 +215,7 @@ def test_bad_input_ends_with_2_one_message_and_nothing_left(folder: Path, run: R
     "line",
     [
         "verify mpnet.bundle",
+        "tune mpnet.bundle",
         "index corpus.jsonl --model mpnet.bundle --out new.index",
         "search corpus.index sky --model mpnet.bundle",
     ],
@@ -219,3 +232,10 @@ def test_an_index_of_another_precision_family_is_not_searched(folder: Path, run:
     text = info.read_text(encoding="utf-8")
     info.write_text(text.replace('"family": "float"', '"family": "byte"'), encoding="utf-8")
     refused(run("search", "corpus.index", "sky"), "whose vectors cannot be searched with those of fp32")
+
+
+def test_nothing_is_measured_that_cannot_be_kept(folder: Path, run: Run) -> None:
+    (folder / "home").write_text("a file where the store should be")
+    result = run("tune", "bert.bundle")
+    refused(result, "home/cache/tuned: what is found cannot be kept there: ")
+    assert result.stderr.count("\n") == 1

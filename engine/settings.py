@@ -1,0 +1,154 @@
+"""What an encoder runs with: what its caller gives, else what was tuned on this machine, else the defaults.
+
+`paritas tune` leaves what it found, one file a graph:
+
+    <cache>/tuned/<key>.json
+
+The key is that of the graph's prepared form, see `paritas.engine.prepared`: under another bundle, CPU or
+onnxruntime the file is not found. It says how many CPUs there were; with more or fewer it does not hold.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from paritas import files, store
+from paritas.engine.bundle import Bundle
+from paritas.engine.cpus import available_cpus
+from paritas.engine.prepared import graph_key
+from paritas.registry import Precision
+
+_Count = Annotated[int, Meta(ge=1)]
+
+
+class Settings(Struct, frozen=True):
+    """How an encoder runs its batches."""
+
+    threads: int
+    """Threads at most, in all."""
+    workers: int
+    """Batches at most that run side by side, each with threads // workers threads inside."""
+    token_budget: int
+    """Most tokens of a batch."""
+    origin: Literal["given", "tuned", "default"]
+    """Who chose: the caller at least one of them, `paritas tune` all, or nobody."""
+
+
+class Measured(Struct, frozen=True, forbid_unknown_fields=True):
+    """How fast one choice was in a race."""
+
+    workers: int
+    token_budget: int
+    tokens_per_s: float
+    """The median over rounds."""
+    ratio: float
+    """How many times as fast as the race's first: the median over rounds, each against the same round's."""
+    rounds: int
+
+
+class Tuned(Struct, frozen=True, forbid_unknown_fields=True):
+    """What `paritas tune` found for one graph."""
+
+    model: str
+    precision: Precision
+    cpus: _Count
+    """Available when it was measured, with as many threads."""
+    cpu: str
+    onnxruntime: str
+    date: str
+    workers: _Count
+    token_budget: _Count
+    gain: float
+    """How many times as fast as the default, over all races."""
+    races: list[list[Measured]]
+    """The first of each is the one to beat: the default, then the winner of the race before."""
+
+    @property
+    def settings(self) -> Settings:
+        """What an encoder makes of it."""
+        return Settings(self.cpus, self.workers, self.token_budget, "tuned")
+
+
+def choose_settings(
+    threads: int | None,
+    workers: int | None,
+    token_budget: int | None,
+    *,
+    on_cpu: bool,
+    tuned: Tuned | None = None,
+) -> Settings:
+    """Return what an encoder runs with.
+
+    What was tuned was measured together, so it holds together: where the caller gives one value, the other
+    two are the defaults.
+
+    Args:
+        threads: as the caller gave it, 1 or more; None where it was not given.
+        workers: likewise.
+        token_budget: likewise.
+        on_cpu: it will run on a CPU.
+        tuned: what was found for this graph and this number of CPUs.
+    """
+    given = any(value is not None for value in (threads, workers, token_budget))
+    if tuned is not None and not given:
+        return tuned.settings
+    threads = threads or available_cpus()
+    return Settings(
+        threads,
+        workers=min(workers or (threads if on_cpu else 1), threads),
+        token_budget=token_budget or (512 if on_cpu else 16_384),
+        origin="given" if given else "default",
+    )
+
+
+def tuned_path(bundle: Bundle, precision: Precision) -> Path:
+    """Return where what was tuned for a bundle's precision on this machine belongs."""
+    variant = bundle.variant(precision)
+    return store.cache() / "tuned" / f"{graph_key(bundle, variant.cpu_graph, variant.files)}.json"
+
+
+def read_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
+    """Return what was tuned, for however many CPUs; None where nothing is there or can be read."""
+    try:
+        return msgspec.json.decode(tuned_path(bundle, precision).read_bytes(), type=Tuned)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def find_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
+    """Return what was tuned for as many CPUs as there are now, else None."""
+    tuned = read_tuned(bundle, precision)
+    return tuned if tuned is not None and tuned.cpus == available_cpus() else None
+
+
+def keep_tuned(bundle: Bundle, tuned: Tuned) -> Path:
+    """Keep what was found for encoders to come, and return the file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = tuned_path(bundle, tuned.precision)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+    files.replace(path, msgspec.json.format(msgspec.json.encode(tuned), indent=2), partial=partial)
+    return path
+
+
+def forget_tuned(bundle: Bundle, precision: Precision) -> Path | None:
+    """Remove what was tuned and return the file; None where there was none.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    path = tuned_path(bundle, precision)
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return path

@@ -1,0 +1,146 @@
+"""What an encoder runs with: given before tuned before default, and nothing tuned for something else."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from paritas.engine import prepared, settings
+from paritas.engine.bundle import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.engine.settings import (
+    Settings,
+    Tuned,
+    choose_settings,
+    find_tuned,
+    forget_tuned,
+    keep_tuned,
+    read_tuned,
+    tuned_path,
+)
+
+# One text of twelve tokens at most fits a batch of sixteen.
+TUNED = Tuned("tiny-bert", "fp32", 3, "a CPU", "1.31.1", "2026-01-01", 2, 16, 1.1, [])
+TEXTS = ["the river", "the night", "the city", "the train", "the water", "the light"]
+
+
+@pytest.fixture(autouse=True)
+def three_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "available_cpus", lambda: 3)
+
+
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "expected"),
+    [
+        ((None, None, None), True, Settings(3, 3, 512, "default")),
+        ((None, None, None), False, Settings(3, 1, 16_384, "default")),
+        ((2, None, None), True, Settings(2, 2, 512, "given")),
+        ((2, None, None), False, Settings(2, 1, 16_384, "given")),
+        ((None, 1, None), True, Settings(3, 1, 512, "given")),
+        ((None, 8, None), True, Settings(3, 3, 512, "given")),
+        ((None, None, 77), True, Settings(3, 3, 77, "given")),
+        ((5, 4, 9), False, Settings(5, 4, 9, "given")),
+    ],
+)
+def test_what_is_given_counts_and_the_rest_are_defaults(
+    given: tuple[int | None, int | None, int | None], on_cpu: bool, expected: Settings
+) -> None:
+    assert choose_settings(*given, on_cpu=on_cpu) == expected
+    if expected.origin == "given":
+        assert choose_settings(*given, on_cpu=on_cpu, tuned=TUNED) == expected
+
+
+def test_what_was_tuned_holds_where_nothing_is_given() -> None:
+    assert choose_settings(None, None, None, on_cpu=True, tuned=TUNED) == Settings(3, 2, 16, "tuned")
+
+
+def test_an_encoder_runs_with_what_was_tuned_and_gives_the_same_bits(bundles: dict[str, Bundle]) -> None:
+    with Encoder(bundles["tiny-bert"]) as encoder:
+        assert encoder.settings == Settings(3, 3, 512, "default")
+        expected = encoder.encode(TEXTS, role="query")
+        assert encoder.last_stats is not None
+        whole = encoder.last_stats.batches
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    with Encoder(bundles["tiny-bert"].directory) as encoder:
+        assert encoder.settings == Settings(3, 2, 16, "tuned")
+        assert np.array_equal(encoder.encode(TEXTS, role="query"), expected)
+        assert encoder.last_stats is not None
+        assert encoder.last_stats.batches > whole
+        with pickle.loads(pickle.dumps(encoder)) as again:
+            assert again.settings == encoder.settings
+
+
+@pytest.mark.parametrize(
+    ("options", "origin"),
+    [
+        ({"threads": 3}, "given"),
+        ({"workers": 2}, "given"),
+        ({"token_budget": 16}, "given"),
+        ({"cache": False}, "default"),
+        ({"precision": "fp16"}, "default"),
+    ],
+)
+def test_an_encoder_of_another_kind_does_not(
+    bundles: dict[str, Bundle], options: dict[str, Any], origin: str
+) -> None:
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    with Encoder(bundles["tiny-bert"], **options) as encoder:
+        assert encoder.settings.origin == origin
+
+
+def test_another_bundle_has_a_record_of_its_own(bundles: dict[str, Bundle]) -> None:
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    assert find_tuned(bundles["tiny-bert"], "fp32") == TUNED
+    assert find_tuned(bundles["tiny-mpnet"], "fp32") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 2)]
+)
+def test_another_machine_or_version_has_nothing_tuned(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, name: str, value: object
+) -> None:
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    monkeypatch.setattr(prepared, name, value)
+    assert find_tuned(bundles["tiny-bert"], "fp32") is None
+
+
+@pytest.mark.parametrize("now", [1, 2, 4])
+def test_with_more_or_fewer_cpus_it_does_not_hold(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, now: int
+) -> None:
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    monkeypatch.setattr(settings, "available_cpus", lambda: now)
+    assert find_tuned(bundles["tiny-bert"], "fp32") is None
+    assert read_tuned(bundles["tiny-bert"], "fp32") == TUNED
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _record: None,
+        lambda record: record | {"workers": 0},
+        lambda record: record | {"token_budget": "512"},
+        lambda record: record | {"threads": 2},
+    ],
+    ids=["no record", "no workers", "a number in quotes", "a field of another version"],
+)
+def test_a_damaged_record_is_as_good_as_none(bundles: dict[str, Bundle], change) -> None:
+    path = keep_tuned(bundles["tiny-bert"], TUNED)
+    path.write_bytes(msgspec.json.encode(change(msgspec.json.decode(path.read_bytes()))))
+    assert find_tuned(bundles["tiny-bert"], "fp32") is None
+
+
+def test_tuning_again_replaces_and_forgetting_removes(bundles: dict[str, Bundle]) -> None:
+    bundle = bundles["tiny-bert"]
+    assert forget_tuned(bundle, "fp32") is None
+    path = keep_tuned(bundle, TUNED)
+    later = msgspec.structs.replace(TUNED, cpus=8)
+    assert keep_tuned(bundle, later) == path == tuned_path(bundle, "fp32")
+    assert read_tuned(bundle, "fp32") == later
+    assert forget_tuned(bundle, "fp32") == path
+    assert list(path.parent.iterdir()) == []
