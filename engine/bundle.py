@@ -155,7 +155,7 @@ class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
     source: Source
     frontend: str
     tools: dict[str, str]
-    precisions: dict[Precision, Variant]
+    precisions: Annotated[dict[Precision, Variant], Meta(min_length=1)]
     files: dict[str, FileEntry]
 
 
@@ -283,7 +283,7 @@ def _check_format(path: Path, data: bytes) -> None:
     """Tell a bundle of a newer paritas from a damaged one."""
     try:
         document: Any = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON: {error}; export the model again") from error
     found = document.get("format") if isinstance(document, dict) else None
     if isinstance(found, int) and found != FORMAT:

@@ -121,7 +121,9 @@ def test_a_directory_without_a_manifest_is_no_bundle(tmp_path: Path) -> None:
         Bundle(tmp_path)
 
 
-@pytest.mark.parametrize("data", [b"{", b"", b"\xff\xfe\x00manifest", b'{"format": 1} trailing'])
+@pytest.mark.parametrize(
+    "data", [b"{", b"", b"\xff\xfe\x00manifest", b'{"format": 1} trailing', b"[" * 100_000]
+)
 def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None:
     (copy / MANIFEST).write_bytes(data)
     with pytest.raises(BundleError, match=r"manifest\.json: not JSON: .*; export the model again"):
@@ -137,6 +139,7 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
         (lambda m: m["contract"].update(pooling="max"), r"Invalid enum value 'max'"),
         (lambda m: m["contract"]["roles"].update(query={}), "missing required field `max_length`"),
         (lambda m: m["precisions"].update(int4={}), "Invalid enum value 'int4'"),
+        (lambda m: m["precisions"].clear(), r"length >= 1 - at `\$\.precisions`"),
         (lambda m: m["files"].update({"tokenizer.json": 7}), r"Expected `object`, got `int` - at `\$\.files"),
         (lambda m: m.pop("source"), "missing required field `source`"),
         (lambda m: m.update(format="1"), r"Expected `int`, got `str` - at `\$\.format`"),

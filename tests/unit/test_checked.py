@@ -100,10 +100,13 @@ def test_a_new_export_in_the_same_place_is_read(copy: Path, bundles: dict[str, B
     assert Bundle(copy).manifest.model == "tiny-mpnet"
 
 
-def test_a_damaged_record_is_as_good_as_none(copy: Path, home: Path, digested: list[str]) -> None:
+@pytest.mark.parametrize("content", [b"[", b'{"\xff": []}', b""])
+def test_a_damaged_record_is_as_good_as_none(
+    copy: Path, home: Path, digested: list[str], content: bytes
+) -> None:
     Bundle(copy).check(NAMES)
     (record,) = (home / "cache" / "checked").iterdir()
-    record.write_text("[")
+    record.write_bytes(content)
     Bundle(copy).check(NAMES)
     Bundle(copy).check(NAMES)
     assert digested == NAMES * 2

@@ -91,10 +91,11 @@ def overwrite_later(directory: Path) -> None:
         overwrite_later,
         lambda directory: (directory / "model.onnx").unlink(),
         lambda directory: (directory / "made.json").write_text("{"),
+        lambda directory: (directory / "made.json").write_bytes(b'{"model": "\xff"}'),
         lambda directory: (directory / "made.json").unlink(),
         lambda directory: (directory / "more").write_text("x"),
     ],
-    ids=["cut short", "overwritten", "no graph", "no JSON", "no record", "a file too many"],
+    ids=["cut short", "overwritten", "no graph", "no JSON", "no UTF-8", "no record", "a file too many"],
 )
 def test_a_spoilt_form_is_made_again(bundles: dict[str, Bundle], home: Path, spoil) -> None:
     expected = encode(bundles["tiny-bert"])

@@ -120,18 +120,20 @@ def test_with_more_or_fewer_cpus_it_does_not_hold(
 
 
 @pytest.mark.parametrize(
-    "change",
+    "damage",
     [
-        lambda _record: None,
-        lambda record: record | {"workers": 0},
-        lambda record: record | {"token_budget": "512"},
-        lambda record: record | {"threads": 2},
+        lambda _record: b"{",
+        lambda record: record.replace(b"tiny-bert", b"\xff"),
+        lambda record: record.replace(b'"workers": 2', b'"workers": 0'),
+        lambda record: record.replace(b'"token_budget": 16', b'"token_budget": "16"'),
+        lambda record: record.replace(b'"cpus"', b'"cores"'),
     ],
-    ids=["no record", "no workers", "a number in quotes", "a field of another version"],
+    ids=["no JSON", "no UTF-8", "no workers", "a number in quotes", "a field of another version"],
 )
-def test_a_damaged_record_is_as_good_as_none(bundles: dict[str, Bundle], change) -> None:
+def test_a_damaged_record_is_as_good_as_none(bundles: dict[str, Bundle], damage) -> None:
     path = keep_tuned(bundles["tiny-bert"], TUNED)
-    path.write_bytes(msgspec.json.encode(change(msgspec.json.decode(path.read_bytes()))))
+    path.write_bytes(damage(path.read_bytes()))
+    assert path.read_bytes() != msgspec.json.format(msgspec.json.encode(TUNED), indent=2)
     assert find_tuned(bundles["tiny-bert"], "fp32") is None
 
 
