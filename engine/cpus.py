@@ -32,15 +32,19 @@ def available_cpus(cgroup: Path = _CGROUP) -> int:
     Args:
         cgroup: where the cgroup hierarchy is mounted (version 2, or version 1's cpu controller below it).
     """
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = _quota(cgroup)
+    affinity, quota = cpu_affinity(), cpu_quota(cgroup)
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
-def _quota(cgroup: Path) -> float | None:
+def cpu_affinity() -> int:
+    """Return the CPUs this process may be scheduled on; all of them where the system has no affinities."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quota(cgroup: Path = _CGROUP) -> float | None:
     """Return the quota in CPUs, None where there is none; the tightest of this cgroup and its parents."""
     quotas = []
-    for directory in _own_cgroups(cgroup):
+    for directory in own_cgroups("cpu", "cpu,cpuacct", cgroup=cgroup):
         try:
             if (directory / "cpu.max").exists():
                 limit, period = (directory / "cpu.max").read_text().split()
@@ -54,16 +58,21 @@ def _quota(cgroup: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _own_cgroups(cgroup: Path) -> list[Path]:
-    """The directories that may limit this process: the mount itself and the path below it."""
-    found = [cgroup, cgroup / "cpu", cgroup / "cpu,cpuacct"]
+def own_cgroups(*mounts: str, cgroup: Path = _CGROUP) -> list[Path]:
+    """Return the directories that may limit this process: the mounts themselves and its path below them.
+
+    Args:
+        mounts: the controller, and under what other names version 1 may have it mounted.
+        cgroup: where the hierarchy is mounted.
+    """
+    found = [cgroup, *(cgroup / mount for mount in mounts)]
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
         return found
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and mounts[0] not in controllers.split(","):
             continue
         root = cgroup / controllers if controllers else cgroup
         own = root / path.lstrip("/")

@@ -27,9 +27,8 @@ def choose_precision(
         InputError: INT8 was asked for on anything but a CPU.
     """
     has = bundle.manifest.precisions
-    fast = dot_product(instructions())
     if asked == "auto":
-        chosen, reason = _automatic(bundle, fast, on_cpu=on_cpu)
+        chosen, reason = automatic_precision(bundle, on_cpu=on_cpu)
         _log.info("%s: precision %s: %s", bundle.manifest.model, chosen, reason)
     else:
         chosen, reason = asked, "asked for"
@@ -37,6 +36,7 @@ def choose_precision(
         return chosen, reason
     if not on_cpu:
         raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
+    fast = dot_product(instructions())
     if "int8" in has and fast != (certified := dot_product(has["int8"].certificate.instructions)):
         _log.warning(
             "%s: the INT8 certificate was made with %s, this CPU has %s; its integers are the same, %s; "
@@ -50,13 +50,20 @@ def choose_precision(
     return chosen, reason
 
 
-def _automatic(bundle: Bundle, fast: str | None, *, on_cpu: bool) -> tuple[Precision, str]:
+def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str]:
+    """Return what "auto" stands for here, and why.
+
+    Args:
+        bundle: it has one precision at least.
+        on_cpu: it will run on a CPU.
+    """
     has = bundle.manifest.precisions
     if "int8" not in has or not on_cpu:
         why = "the bundle has no INT8" if on_cpu else "INT8 graphs are for CPUs"
         return ("fp32" if "fp32" in has else next(iter(has))), why
     figures = has["int8"].certificate.figures
     proof = f"certified, mean cosine {figures.mean_cosine:.4f}, smallest {figures.min_cosine:.4f}"
+    fast = dot_product(instructions())
     if fast is not None:
         return "int8", f"{fast} multiplies bytes fast; {proof}"
     slow = (

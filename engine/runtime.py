@@ -1,7 +1,6 @@
 """The onnxruntime session: which provider, how many threads, and what runs.
 
-Importing this module checks that exactly one onnxruntime distribution is installed: they share one folder,
-and the last one installed silently wins.
+Importing this module checks that exactly one onnxruntime distribution is installed.
 """
 
 from __future__ import annotations
@@ -19,49 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.cpus import dot_product, instructions
-from paritas.errors import BundleError, MissingExtraError, ProviderError, did_you_mean
-
-_DISTRIBUTIONS = (
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "onnxruntime-openvino",
-    "onnxruntime-directml",
-    "onnxruntime-qnn",
-    "onnxruntime-rocm",
-    "onnxruntime-migraphx",
-)
-
-
-def check_installation() -> None:
-    """Refuse an environment with no onnxruntime, or with several that overwrite each other.
-
-    Raises:
-        MissingExtraError: says which were found and what to type.
-    """
-    found = installed_runtimes()
-    if not found:
-        raise MissingExtraError(
-            "onnxruntime is not installed; type: pip install 'paritas[cpu]' "
-            "(or 'paritas[gpu]' on a machine with an NVIDIA card)"
-        )
-    if len(found) > 1:
-        raise MissingExtraError(
-            f"{' and '.join(found)} are both installed and overwrite each other's files; keep one; "
-            f"type: pip uninstall -y {' '.join(found)} && pip install 'paritas[cpu]' (or 'paritas[gpu]')"
-        )
-
-
-def installed_runtimes() -> list[str]:
-    """Return the onnxruntime distributions that are installed; any two of them share one folder."""
-    # By the records they leave beside that folder. importlib.metadata reads the same ones, but its import
-    # takes 40 ms, a tenth of the time from a process's start to its first vector.
-    found = {
-        record.name.partition("-")[0].replace("_", "-")
-        for directory in sys.path
-        for record in Path(directory).glob("onnxruntime*.dist-info")
-    }
-    return [name for name in _DISTRIBUTIONS if name in found]
-
+from paritas.engine.installation import check_installation
+from paritas.errors import BundleError, ProviderError, did_you_mean
 
 check_installation()
 
@@ -90,6 +48,11 @@ _NVIDIA = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 _PROVIDER_OPTIONS = {"CUDAExecutionProvider": {"use_tf32": "0"}}
 
 
+def available_providers() -> list[str]:
+    """Return the providers of the installed onnxruntime, by its own names."""
+    return list(onnxruntime.get_available_providers())
+
+
 def provider_name(provider: str) -> str:
     """Return onnxruntime's name of a provider that can run here.
 
@@ -102,7 +65,7 @@ def provider_name(provider: str) -> str:
     name = PROVIDERS.get(provider, provider)
     if name not in PROVIDERS.values():
         raise ProviderError(f"unknown provider {provider!r}{did_you_mean(provider, PROVIDERS)}")
-    available = onnxruntime.get_available_providers()
+    available = available_providers()
     if name not in available:
         extra = "gpu" if name in _NVIDIA else None
         mend = (

@@ -149,14 +149,22 @@ def test_the_encoder_without_onnxruntime_says_what_to_type(bare: Path, tmp_path:
     assert said.startswith("onnxruntime is not installed; type: pip install 'paritas[cpu]'")
 
 
+def test_the_doctor_without_onnxruntime_says_so_beside_all_else(bare: Path, tmp_path: Path) -> None:
+    result = run([bare / "paritas", "doctor"], cwd=tmp_path, env={"PARITAS_HOME": str(tmp_path / "home")})
+    assert (result.returncode, result.stderr) == (2, "")
+    assert result.stdout.startswith("CPU ")
+    assert "error: onnxruntime is not installed\n  type: pip install 'paritas[cpu]'" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["export", "all-MiniLM-L6-v2"], "pip install 'paritas[cpu,export]'"),
         (["verify", "./some.bundle"], "pip install 'paritas[cpu]'"),
         (["search", "some.index", "query"], "pip install 'paritas[cpu]'"),
+        (["tune", "./some.bundle"], "pip install 'paritas[cpu]'"),
     ],
-    ids=["export", "verify", "search"],
+    ids=["export", "verify", "search", "tune"],
 )
 def test_a_command_without_its_extra_ends_with_2_and_says_what_to_type(
     bare: Path, tmp_path: Path, arguments: list[str], message: str

@@ -15,7 +15,7 @@ import click
 
 from paritas import __version__
 from paritas.cli.demo import demo
-from paritas.cli.machine import tune
+from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
 from paritas.cli.options import Settings
 from paritas.cli.search import index, recall, search
@@ -59,6 +59,7 @@ def cli(context: click.Context, registry: str | None) -> None:
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     paritas search corpus.index "how does it work?"
     paritas tune all-MiniLM-L6-v2                    find what is fastest on this machine
+    paritas doctor                                   see what is wrong on it
     """
     context.obj = Settings(registry)
 
@@ -80,7 +81,7 @@ def completion(shell: str) -> None:
     click.echo(completer(cli, {}, "paritas", "_PARITAS_COMPLETE").source())
 
 
-for command in (models, export, verify, index, search, recall, demo, tune):
+for command in (models, export, verify, index, search, recall, demo, tune, doctor):
     cli.add_command(command)
 
 

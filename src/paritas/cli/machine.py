@@ -1,4 +1,4 @@
-"""tune: what this machine does best, measured."""
+"""tune and doctor: what this machine does best, and what is wrong on it."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from paritas.engine.bundle import Bundle
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
+    from paritas.doctor import BundleState, Cpu, Findings, Graph
     from paritas.engine.settings import Measured
 
 
@@ -76,9 +77,13 @@ def tune(
     for race in found.races:
         click.echo(_figures(race) + "\n")
     click.echo(
-        f"{model} in {chosen} now runs with {found.cpus} threads, {found.workers} workers and batches of up "
-        f"to {found.token_budget} tokens, {found.gain:.2f} times as fast as by default\nkept: {record}"
+        f"{model} in {chosen} now runs with {found.cpus} threads, {found.workers} workers and "
+        f"{found.token_budget} tokens a batch: {_won(found.gain)}\nkept: {record}"
     )
+
+
+def _won(gain: float) -> str:
+    return f"{gain:.2f} times as fast as the defaults" if gain > 1 else "nothing beat the defaults"
 
 
 def _figures(race: list[Measured]) -> str:
@@ -88,3 +93,105 @@ def _figures(race: list[Measured]) -> str:
         for one in race
     ]
     return table(["workers", "token budget", "tokens/s", "ratio", "rounds"], rows)
+
+
+@click.command()
+@as_json
+@click.pass_context
+def doctor(context: click.Context, as_json: bool) -> None:
+    """Say what this machine, its packages and the bundles in the store are like, and what to mend.
+
+    Nothing is encoded. The exit code is 2 where something found makes encoding impossible, else 0, warnings
+    included.
+
+    \b
+    paritas doctor
+    paritas doctor --json
+    """
+    from paritas.doctor import examine
+
+    found = examine()
+    if as_json:
+        print_json(found)
+    else:
+        advice = [_advice(bundle, found.cpu) for bundle in found.bundles]
+        parts = [_machine(found), _bundles(found.bundles), "\n".join(filter(None, advice)), _problems(found)]
+        click.echo("\n\n".join(filter(None, parts)))
+    context.exit(0 if found.ok else 2)
+
+
+def _machine(found: Findings) -> str:
+    cpu, memory, runtime, store = found.cpu, found.memory, found.onnxruntime, found.store
+    limiting = "quota" if cpu.available < cpu.affinity else "affinity" if cpu.affinity < cpu.present else ""
+    quota = "no quota" if cpu.quota is None else f"a quota of {cpu.quota:g}"
+    limit = "no cgroup limit" if memory.limit_bytes is None else f"limited to {_mb(memory.limit_bytes)} MB"
+    installed = ", ".join(f"{name} {version}" for name, version in runtime.distributions.items())
+    facts = {
+        "CPU": cpu.name,
+        "INT8": f"fast, by {cpu.dot_product}" if cpu.dot_product else "exact, but slower than FP32",
+        "CPUs": f"{cpu.available} of {cpu.present}: affinity to {cpu.affinity}, {quota}"
+        + (f"; the {limiting} limits" if limiting else ""),
+        "memory": f"{_mb(memory.total_bytes)} MB, {limit}",
+        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "runtime": f"{installed or 'none'}: {', '.join(runtime.providers) or 'does not load'}",
+        "store": f"{store.path}, {'writable' if store.writable else 'not writable'}; cache "
+        f"{_mb(store.cache_bytes)} MB, of it prepared graphs {_mb(store.prepared_bytes)}",
+    }
+    return "\n".join(f"{name:<10}{fact}" for name, fact in facts.items())
+
+
+def _bundles(bundles: list[BundleState]) -> str:
+    if not bundles:
+        return "no bundles; type: paritas export all-MiniLM-L6-v2"
+    header = ["bundle", "state", "precision", "MB", "certified with", "on", "prepared"]
+    header += ["threads/workers/tokens", "by"]
+    rows = [
+        [bundle.model, _state(bundle), precision, *_graph(graph)]
+        for bundle in bundles
+        for precision, graph in bundle.graphs.items()
+    ]
+    rows += [[bundle.model, _state(bundle), *["-"] * 7] for bundle in bundles if not bundle.graphs]
+    return table(header, rows)
+
+
+def _state(bundle: BundleState) -> str:
+    if bundle.error is not None:
+        return "damaged"
+    return "not all read" if bundle.unread_bytes else "whole"
+
+
+def _graph(graph: Graph) -> list[object]:
+    made = [_mb(graph.size_bytes), " ".join(graph.certified) or "-", graph.date]
+    runs = graph.settings
+    if runs is None:
+        return [*made, "-", "-", "-"]
+    prepared = "yes" if graph.prepared else "no"
+    return [*made, prepared, f"{runs.threads}/{runs.workers}/{runs.token_budget}", runs.origin]
+
+
+def _advice(bundle: BundleState, cpu: Cpu) -> str:
+    """What to load a bundle with, and why."""
+    if bundle.error is not None or bundle.precision is None:
+        return ""
+    name, graph = bundle.model, bundle.graphs[bundle.precision]
+    lines = [f"{name}: take precision={bundle.precision!r}: {bundle.reason}"]
+    if cpu.dot_product and "int8" not in bundle.graphs:
+        wanted = ",".join([*bundle.graphs, "int8"])
+        lines.append(f"  INT8 would be fast here; type: paritas export {name} --precision {wanted}")
+    if (runs := graph.settings) is not None:
+        values = f"  {runs.threads} threads, {runs.workers} workers, {runs.token_budget} tokens a batch"
+        if graph.gain is None:
+            mend = f"paritas tune {name} --precision {bundle.precision}"
+            lines.append(f"{values}: the defaults, not measured here; type: {mend}")
+        else:
+            lines.append(f"{values}: tuned, {_won(graph.gain)}")
+    return "\n".join(lines)
+
+
+def _problems(found: Findings) -> str:
+    problems = [f"{one.severity}: {one.what}\n  type: {one.mend}" for one in found.problems]
+    return "\n".join(problems) or "no problems"
+
+
+def _mb(size_bytes: int | None) -> int | str:
+    return "?" if size_bytes is None else round(size_bytes / 1e6)

@@ -18,7 +18,7 @@ from paritas.engine.encoder import Encoder
 from tests.unit.cli.runs import Run, answer, command, refused, said
 from tests.unit.files import change_byte, contents
 
-COMMANDS = ["models", "export", "verify", "index", "search", "recall", "demo", "tune", "completion"]
+COMMANDS = ["models", "export", "verify", "index", "search", "recall", "demo", "tune", "doctor", "completion"]
 
 
 def test_models_lists_the_registry_the_users_own_models_and_what_is_exported(folder: Path, run: Run) -> None:
@@ -201,7 +201,7 @@ def test_tune_measures_and_keeps_what_it_found_until_it_is_forgotten(folder: Pat
     assert header.split() == ["workers", "token", "budget", "tokens/s", "ratio", "rounds"]
     assert [row.split()[1] for row in rows] == ["512", "128", "256", "1024"]
     verdict, kept = verdict.splitlines()
-    assert re.match(r"bert\.bundle in fp16 now runs with \d+ threads, \d+ workers and batches", verdict)
+    assert re.match(r"bert\.bundle in fp16 now runs with \d+ threads, \d+ workers and 512 tokens", verdict)
     record = Path(kept.removeprefix("kept: "))
     assert record.parent == folder / "home" / "cache" / "tuned"
     assert "tokens a batch: 128, 256, 512, 1024" in result.stderr
@@ -219,6 +219,38 @@ def test_tune_as_json_is_the_record(folder: Path, run: Run) -> None:
     forgotten = answer(run(*shlex.split("tune mpnet.bundle --forget --json")))
     assert forgotten["forgotten"] == answered["record"]
     assert answer(run(*shlex.split("tune mpnet.bundle --forget --json")))["forgotten"] is None
+
+
+def test_doctor_shows_the_machine_the_bundles_and_what_to_load_them_with(folder: Path, run: Run) -> None:
+    shutil.copytree(folder / "bert.bundle", folder / "home" / "bundles" / "tiny-bert")
+    said(run(*shlex.split("tune tiny-bert --seconds 0.01")))
+    result = run("doctor")
+    machine, table, advice, problems = said(result).split("\n\n")
+    facts = [line.split()[0] for line in machine.splitlines()]
+    assert facts == ["CPU", "INT8", "CPUs", "memory", "versions", "runtime", "store"]
+    rows = [line.split() for line in table.splitlines()[1:]]
+    assert [row[:3] for row in rows] == [["tiny-bert", "whole", "fp32"], ["tiny-bert", "whole", "fp16"]]
+    assert [row[-3:-1:2] + row[-1:] for row in rows] == [["yes", "tuned"], ["no", "default"]]
+    assert advice.startswith("tiny-bert: take precision='fp32': the bundle has no INT8")
+    assert "512 tokens a batch: tuned, nothing beat the defaults" in advice
+    assert problems == "no problems\n"
+    assert result.stderr == ""
+
+
+def test_doctor_as_json_is_one_document(folder: Path, run: Run) -> None:
+    shutil.copytree(folder / "bert.bundle", folder / "home" / "bundles" / "tiny-bert")
+    found = answer(run("doctor", "--json"))
+    names = ["ok", "versions", "cpu", "memory", "onnxruntime", "store", "bundles", "problems"]
+    assert list(found) == names
+    (bundle,) = found["bundles"]
+    assert (bundle["model"], bundle["error"], bundle["precision"]) == ("tiny-bert", None, "fp32")
+    assert bundle["graphs"]["fp32"]["settings"]["origin"] == "default"
+    assert found["ok"] is True
+    assert found["store"]["path"] == str(folder / "home")
+
+
+def test_doctor_without_bundles_says_how_to_get_one(run: Run) -> None:
+    assert "no bundles; type: paritas export all-MiniLM-L6-v2" in said(run("doctor"))
 
 
 def test_an_exported_id_serves_every_command(folder: Path, run: Run) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.runs import LIMIT, Run, command, refused, write_jsonl
-from tests.unit.files import contents
+from tests.unit.cli.runs import LIMIT, Result, Run, command, refused, write_jsonl
+from tests.unit.files import change_byte, contents
 
 
 @pytest.mark.parametrize(
@@ -92,3 +95,51 @@ def test_a_fault_of_ours_ends_with_1_and_its_traceback(folder: Path, environment
     assert result.stderr.startswith("Traceback (most recent call last)")
     assert result.stderr.endswith("RuntimeError: a wheel came off\n")
     assert result.stdout == ""
+
+
+def ill(result: Result, *messages: str) -> None:
+    """The doctor found what makes encoding impossible, and says so after everything else."""
+    assert (result.returncode, result.stderr) == (2, "")
+    assert result.stdout.startswith("CPU ")
+    for message in messages:
+        assert message in result.stdout.rpartition("\n\n")[2]
+
+
+def test_doctor_names_a_damaged_bundle_and_shows_the_others(folder: Path, run: Run) -> None:
+    for name in ("bert", "mpnet"):
+        shutil.copytree(folder / f"{name}.bundle", folder / "home" / "bundles" / f"tiny-{name}")
+    change_byte(folder / "home" / "bundles" / "tiny-bert" / "model.fp16.onnx.data")
+    result = run("doctor")
+    ill(result, "tiny-bert/model.fp16.onnx.data: changed since", "type: paritas export tiny-bert --precision")
+    assert "tiny-mpnet  whole" in result.stdout
+    assert "tiny-bert   damaged" in result.stdout
+    found = json.loads(run("doctor", "--json").stdout)
+    assert found["ok"] is False
+    assert [problem["severity"] for problem in found["problems"]] == ["error"]
+
+
+def test_doctor_names_two_onnxruntimes(tmp_path: Path, run: Run, environment: dict[str, str]) -> None:
+    record = tmp_path / "packages" / "onnxruntime_gpu-1.30.0.dist-info" / "METADATA"
+    record.parent.mkdir(parents=True)
+    record.write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.30.0\n", encoding="utf-8")
+    environment["PYTHONPATH"] = f"{tmp_path / 'packages'}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    result = run("doctor")
+    ill(result, "onnxruntime and onnxruntime-gpu are both installed", "type: pip uninstall -y onnxruntime")
+    assert ", onnxruntime-gpu 1.30.0: does not load" in result.stdout
+
+
+def test_doctor_names_an_onnxruntime_that_lost_its_files(
+    folder: Path, run: Run, environment: dict[str, str]
+) -> None:
+    shutil.copytree(folder / "bert.bundle", folder / "home" / "bundles" / "tiny-bert")
+    (folder / "packages" / "onnxruntime").mkdir(parents=True)
+    (folder / "packages" / "onnxruntime" / "__init__.py").touch()
+    environment["PYTHONPATH"] = f"{folder / 'packages'}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    result = run("doctor")
+    ill(result, "onnxruntime is damaged: ", "type: pip install --force-reinstall onnxruntime")
+    assert "tiny-bert  whole" in result.stdout
+
+
+def test_doctor_without_a_store_that_can_be_read_says_so(tmp_path: Path, run: Run) -> None:
+    (tmp_path / "home").write_text("a file where the store should be")
+    ill(run("doctor"), "bundles cannot be listed: ", "type: export PARITAS_HOME=DIR")
