@@ -135,7 +135,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     certificate: Certificate
     quantization: Quantization | None = None
 
-    def graph_for(self, *, on_cpu: bool, max_padding: float) -> str:
+    def graph_for(self, *, on_cpu: bool, max_padding: float = 0.0) -> str:
         """Return the graph that serves batches of at most so much padding."""
         if not on_cpu:
             return self.graph

@@ -110,7 +110,9 @@ def choose_settings(
 def tuned_path(bundle: Bundle, precision: Precision) -> Path:
     """Return where what was tuned for a bundle's precision on this machine belongs."""
     variant = bundle.variant(precision)
-    return store.cache() / "tuned" / f"{graph_key(bundle, variant.cpu_graph, variant.files)}.json"
+    return (
+        store.cache() / "tuned" / f"{graph_key(bundle, variant.graph_for(on_cpu=True), variant.files)}.json"
+    )
 
 
 def read_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:

@@ -95,7 +95,7 @@ def tune(
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds is {seconds}; expected more than 0")
     variant = bundle.variant(precision)
-    bundle.check([TOKENIZER, variant.cpu_graph, *variant.files])
+    bundle.check([TOKENIZER, variant.graph_for(on_cpu=True), *variant.files])
     _check_store(bundle, precision)
     default = choose_settings(None, None, None, on_cpu=True)
     threads, first = default.threads, Candidate(default.workers, default.token_budget)

@@ -318,7 +318,8 @@ def _has_size(path: Path, size_bytes: int) -> bool:
 
 def _graph(bundle: Bundle, precision: Precision) -> Graph:
     variant = bundle.variant(precision)
-    names = {variant.cpu_graph, *variant.files}
+    graph = variant.graph_for(on_cpu=True)
+    names = {graph, *variant.files}
     size_bytes = sum(bundle.manifest.files[name].size_bytes for name in names)
     certificate = variant.certificate
     try:
@@ -331,7 +332,7 @@ def _graph(bundle: Bundle, precision: Precision) -> Graph:
         size_bytes,
         certificate.instructions,
         certificate.date,
-        prepared=is_prepared(bundle, variant.cpu_graph, variant.files),
+        prepared=is_prepared(bundle, graph, variant.files),
         settings=choose_settings(None, None, None, on_cpu=True, tuned=tuned),
         gain=tuned.gain if tuned else None,
         tuned_cpus=before.cpus if before else None,
