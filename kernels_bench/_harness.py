@@ -1,16 +1,25 @@
-"""What benchmarks share: contenders in processes of their own, and the facts a figure needs beside it."""
+"""What benchmarks share: contenders, turns, statistics, and the facts a figure needs beside it.
+
+Whole engines are contenders in processes of their own; single kernels are calls within one process. Both take
+turns, so that a machine whose speed drifts is as slow for one as for the others.
+"""
 
 from __future__ import annotations
 
 import datetime
+import gc
 import json
 import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import click
+import numpy as np
 
 from paritas.engine.cpus import available_cpus, cpu_name
 from paritas.export.certify import versions
@@ -18,12 +27,21 @@ from paritas.export.certify import versions
 _PYTHON = (sys.executable, "-m")
 RESULTS = Path(__file__).resolve().parent / "results"
 
+# A sample of a kernel lasts so long at least, in seconds: the clock's own 50 ns then weigh nothing.
+_SAMPLE_S = 0.002
+
+
+_Name = TypeVar("_Name", bound=str)
+
+
+class ContenderError(Exception):
+    """A contender did not start, failed or died; the message is its reason."""
+
 
 class Contender:
-    """A process that has loaded one engine, warmed it up, and runs a round each time it is asked.
+    """A process that has loaded one engine and runs a round each time it is asked.
 
-    All contenders stay loaded while the rounds go round, so that what the machine does meanwhile hits each
-    of them alike; a contender that is not asked waits on a pipe and uses no CPU.
+    A contender that is not asked waits on a pipe and uses no CPU.
     """
 
     def __init__(self, module: str, arguments: list[str], *, python: Sequence[str] = _PYTHON) -> None:
@@ -33,38 +51,59 @@ class Contender:
             module: what to run: a module's name, or with another `python` a script.
             arguments: its arguments.
             python: the interpreter, with what stands before the module.
+
+        Raises:
+            ContenderError: no such interpreter, or what it runs says that it cannot.
         """
-        self._process = subprocess.Popen(
-            [*python, module, *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        started = time.perf_counter()
+        try:
+            self._process = subprocess.Popen(
+                [*python, module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+        except OSError as error:
+            raise ContenderError(f"{python[0]}: {error.strerror}") from error
         self.ready: dict[str, Any] = self._answer()
+        self.start_s = time.perf_counter() - started
+        """From before the process was spawned to its first answer."""
 
     def round(self) -> dict[str, Any]:
         """Run one round and return its figures."""
-        return self._ask("go")
+        return self.ask("go")
 
     def finish(self) -> dict[str, Any]:
         """End the process and return its last figures, the peak memory among them."""
-        last = self._ask("end")
-        self._process.wait(timeout=60)
+        last = self.ask("end")
+        self._process.communicate(timeout=60)
         return last
 
-    def _ask(self, word: str) -> dict[str, Any]:
+    def ask(self, word: str) -> dict[str, Any]:
+        """Send a word and return the answer.
+
+        Raises:
+            ContenderError: the process answers with an error, or died.
+        """
         assert self._process.stdin is not None
-        self._process.stdin.write(word + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(word + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._dead() from None
         return self._answer()
 
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self._process.args!r} ended with {self._process.wait()}")
+            raise self._dead()
         answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            self._process.communicate()
+            raise ContenderError(answer["error"])
         return answer
+
+    def _dead(self) -> ContenderError:
+        self._process.communicate()
+        return ContenderError(f"the process ended with {self._process.returncode}")
 
 
 def serve_rounds(ready: dict[str, Any], one_round: Callable[[], dict[str, Any]]) -> None:
@@ -87,20 +126,60 @@ def peak_rss_mb() -> float:
     return round(int(kibibytes) * 1024 / 1e6, 1)
 
 
-def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, list[float]]:
-    """Return a figure of every round, by contender.
+def turns(names: Sequence[_Name], rounds: int) -> Iterator[_Name]:
+    """Yield every name once a round.
 
     Who begins changes from round to round, and every other round runs backwards: what a contender leaves
     behind, a warm CPU or one that was slowed down, meets each of the others alike.
     """
-    names = list(contenders)
-    seen: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(rounds):
         first = turn % len(names)
-        order = names[first:] + names[:first]
-        for name in order[:: -1 if turn % 2 else 1]:
-            seen[name].append(contenders[name].round()[figure])
+        order = [*names[first:], *names[:first]]
+        yield from order[:: -1 if turn % 2 else 1]
+
+
+def interleave(contenders: dict[str, Contender], rounds: int, figure: str) -> dict[str, list[float]]:
+    """Return a figure of every round, by contender, all of them loaded throughout."""
+    seen: dict[str, list[float]] = {name: [] for name in contenders}
+    for name in turns(list(contenders), rounds):
+        seen[name].append(contenders[name].round()[figure])
     return seen
+
+
+def time_calls(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Return the seconds that each call took in every round, the calls in turns within this process.
+
+    Every call is warmed up first; a short one is repeated until a sample is long enough for the clock.
+    """
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    seen: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    for name in turns(list(calls), rounds):
+        call = calls[name]
+        started = time.perf_counter()
+        for _ in range(repeats[name]):
+            call()
+        seen[name].append((time.perf_counter() - started) / repeats[name])
+    return seen
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    """Warm a call up, and return how many of it make one sample."""
+    call()
+    started = time.perf_counter()
+    call()
+    return max(1, round(_SAMPLE_S / max(time.perf_counter() - started, 1e-7)))
+
+
+def spread(values: Sequence[float], *, scale: float = 1.0) -> dict[str, float]:
+    """Return the 20th, 50th and 80th percentile of some values, each times `scale`, to four digits."""
+    found = np.quantile(np.asarray(values, np.float64) * scale, (0.2, 0.5, 0.8))
+    return {name: significant(value) for name, value in zip(("p20", "p50", "p80"), found, strict=True)}
+
+
+def significant(value: float, digits: int = 4) -> float:
+    """Return a figure without the digits that no measurement here supports."""
+    return float(f"{value:.{digits}g}")
 
 
 def speed_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
@@ -112,7 +191,7 @@ def speed_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
 
 
 def environment() -> dict[str, Any]:
-    """Return what a reader needs to judge a figure."""
+    """Return what a reader needs to judge a figure; "cpus" are its threads too, where it says no other."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"],  # noqa: S607
         cwd=RESULTS.parent,
@@ -132,6 +211,92 @@ def environment() -> dict[str, Any]:
 def cpu_slug(cpu: str) -> str:
     """Return a CPU's name as a part of a file's: "Intel(R) Xeon(R) Processor @ 2.50GHz" is "intel-xeon"."""
     return "-".join(re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", cpu).lower().split())
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as a Markdown table; what is None in every row is left out."""
+    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    lines = [[heading(key) for key in keys], ["---"] * len(keys)]
+    lines += [[cell(key, row[key]) for key in keys] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# How a key ends, and the unit that its head shows instead.
+_UNITS = {"_per_s": "/s", "_ms": ", ms", "_us": ", µs", "_s": ", s", "_mb": ", MB", "_gops": ", GOP/s"}
+
+
+def heading(key: str) -> str:
+    """Return a key as the head of a column: "peak_rss_mb" is "peak RSS, MB"."""
+    for end, unit in _UNITS.items():
+        if key.endswith(end):
+            key = key.removesuffix(end) + unit
+            break
+    return key.replace("_", " ").replace("rss", "RSS").replace("gemm", "GEMM")
+
+
+def cell(key: str, value: Any) -> str:
+    """Return a value as a table shows it: nothing for None, shares in percent, thousands with commas."""
+    if value is None:
+        return ""
+    if key.endswith("share"):
+        return f"{value:.0%}"
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 100:
+        value = int(value)
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --save, which `deliver` obeys."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+    told = "Write result and plot to kernels_bench/results."
+    return click.option("--save", "keep", is_flag=True, help=told)(command)
+
+
+def deliver(
+    name: str,
+    result: dict[str, Any],
+    *,
+    as_json: bool,
+    keep: bool,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Print a result, as JSON or as a table, and with `keep` write it and its plot.
+
+    Args:
+        name: of its files, the CPU apart.
+        result: with "question" and "rows" at least; "figure" where a bound is asked for.
+        as_json: print JSON and nothing else.
+        keep: write the files.
+        draw: draws the result into the file of the name given.
+    """
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        click.echo(f"{result['question']}; {result['cpus']} CPUs of {result['cpu']}\n")
+        click.echo(table(result["rows"]))
+        if "figure" in result:
+            click.echo("\n" + verdict(result["figure"]))
+    if keep:
+        path = save(name, result)
+        if draw is not None:
+            draw(result, path.with_suffix(".svg"))
+        click.echo(path, err=True)
+
+
+def bounded(name: str, value: float, *, floor: float, aim: float, unit: str = "") -> dict[str, Any]:
+    """Return a figure that is held against bounds: at least `floor`, and `aim` if all goes well."""
+    return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim, "unit": unit}
+
+
+def verdict(figure: Mapping[str, Any]) -> str:
+    """Say in a sentence whether a figure meets its floor and its aim, and if not, by how much it misses."""
+    value, unit = figure["value"], figure["unit"]
+    told = f"{figure['name']}: {value:g}{unit}, with a floor of {figure['floor']:g}{unit} and an aim of "
+    told += f"{figure['aim']:g}{unit}; "
+    for bound in ("floor", "aim"):
+        if value < figure[bound]:
+            return f"{told}the {bound} is missed by {figure[bound] - value:.3g}{unit}."
+    return told + "both are met."
 
 
 def save(name: str, result: dict[str, Any]) -> Path:

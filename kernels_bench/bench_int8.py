@@ -14,7 +14,6 @@ What it does not show: other models and lengths; CPUs with faster or slower byte
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -35,18 +34,14 @@ from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer
 from paritas.export.calibration import built_in_texts
 from paritas.export.sources import open_checkpoint
-from paritas.kernels_bench import _harness
-from paritas.kernels_bench.bench_bulk import paragraphs
+from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench._stage import Stage
+from paritas.kernels_bench._texts import evaluation_data, spaced
 from paritas.registry import load_registry
 
 MODULE = "paritas.kernels_bench.bench_int8"
 OURS = ("paritas fp32", "paritas int8", "onnxruntime dynamic int8")
-# Where each of the peers is installed, below --peers.
-PEERS = {
-    "sentence-transformers onnx int8": "onnx",
-    "optimum onnx int8, per column": "onnx",
-    "openvino static int8": "openvino",
-}
+PEERS = ("sentence-transformers onnx int8", "optimum onnx int8, per column", "openvino static int8")
 
 
 @click.command()
@@ -77,7 +72,7 @@ def main(
         assert work is not None
         compete(contender, work)
         return
-    data = data or Path(os.environ["PARITAS_EVAL_DATA"])
+    data = data or evaluation_data()
     with tempfile.TemporaryDirectory() as scratch:
         result, cosines = compare(model, data, peers, count, rounds, Path(scratch))
     report(result)
@@ -124,10 +119,10 @@ def compare(
     model: str, data: Path, peers: Path | None, count: int, rounds: int, work: Path
 ) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
     """Run all contenders in turn; return the result and each engine's cosines."""
-    squad = paragraphs(data / "squad" / "corpus.jsonl", count)
+    squad = spaced(data / "squad" / "corpus.jsonl", count)
     documents = [str(d.as_text(pair=False)) for d in read_documents(str(data / "scifact" / "corpus.jsonl"))]
     scifact = documents[:: max(1, len(documents) // count)][:count]
-    texts: dict[str, list[str]] = {"quality": [*squad, *scifact], "speed": squad[::4]}
+    texts: dict[str, list[str]] = {"quality": [*squad, *scifact], "speed": squad[::4], "warm": squad[::4]}
     (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     (work / "calibration.json").write_text(json.dumps(built_in_texts("calibration")), encoding="utf-8")
     with open_checkpoint(model, load_registry()[model], "package") as checkpoint:
@@ -139,13 +134,12 @@ def compare(
         quantize_dynamic(work / "bundle" / "model.fp32.onnx", work / "dynamic.onnx")
         own = ["--work", str(work), "--contender"]
         contenders = {name: _harness.Contender(MODULE, [*own, name]) for name in OURS}
-        script = str(Path(__file__).with_name("int8_peers.py"))
-        for name, folder in (PEERS if peers is not None else {}).items():
-            assert peers is not None
-            python = str(peers.absolute() / folder / "bin" / "python")
-            contenders[name] = _harness.Contender(
-                script, [name, str(checkpoint.directory), str(work)], python=[python]
-            )
+        if peers is not None:
+            stage = Stage(peers, checkpoint.directory, work)
+            for name in PEERS:
+                contenders[name] = stage.start(name)
+                contenders[name].ask("vectors")
+                contenders[name].ask("warm")
         seconds = _harness.interleave(contenders, rounds, "seconds")
         peaks = {name: contender.finish()["peak_rss_mb"] for name, contender in contenders.items()}
     exact = np.load(work / f"{OURS[0]}.npy").astype(np.float64)
@@ -207,13 +201,7 @@ def report(result: dict[str, Any]) -> None:
 
 def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: Path) -> None:
     """Draw how the cosines are distributed: the share of texts at or above each."""
-    import matplotlib as mpl
-
-    mpl.use("svg")
-    mpl.rcParams["svg.hashsalt"] = "paritas"  # the same figures give the same file
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(8, 5.4), layout="constrained")
+    drawing, (axes,) = _plot.panels(f"{result['model']}: INT8 vectors of {result['texts']} texts", height=5.4)
     for name, values in cosines.items():
         if name == OURS[0]:
             continue
@@ -223,10 +211,9 @@ def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: 
     axes.set_xscale("log")
     axes.set_xlabel("1 - cosine to FP32 (left is nearer)")
     axes.set_ylabel("texts at most so far off, %")
-    axes.set_title(f"{result['model']}: INT8 vectors of {result['texts']} texts")
     axes.grid(visible=True, which="both", alpha=0.25)
-    figure.legend(loc="outside lower center")
-    figure.savefig(path, metadata={"Date": None})
+    _plot.legend(drawing, axes)
+    _plot.write(drawing, path)
 
 
 if __name__ == "__main__":

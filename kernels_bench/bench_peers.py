@@ -1,0 +1,210 @@
+"""How does paritas compare with what people use instead: speed, latency, start, memory and vectors?
+
+    python -m paritas.kernels_bench.bench_peers --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
+
+sentence-transformers (PyTorch, onnxruntime, OpenVINO), optimum, fastembed and light-embed encode the same
+SQuAD paragraphs and questions as paritas, from the same checkpoint. Vectors are compared first, with those of
+PyTorch in FP32. Then, in every round and in turns, each engine gets a fresh process in its own environment,
+which loads, encodes one text, warms up on an eighth of the paragraphs and is timed; it ends before the next
+one starts, so that no two share the memory. All run with threads of their own, and once more with the same.
+
+An engine that cannot run has a row that says why. What it does not show: other models, lengths and machines;
+GPUs; several callers at once; cold starts from a disk that has not been read before.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from paritas import Encoder
+from paritas.engine.cpus import available_cpus
+from paritas.export.calibration import built_in_texts
+from paritas.export.sources import open_checkpoint
+from paritas.kernels_bench import _harness, _plot, _texts, peers
+from paritas.kernels_bench._harness import ContenderError
+from paritas.kernels_bench._stage import Stage
+from paritas.registry import load_registry
+
+REFERENCE = "sentence-transformers torch fp32"
+# FP16 has FP32's speed on CPUs; the other dynamic form is bench_int8's.
+ENGINES = [name for name in peers.ENGINES if name not in ("paritas fp16", "optimum onnx int8, per column")]
+FIGURES = (
+    *("texts_per_s", "tokens_per_s", "ratio", "mean_cosine", "min_cosine"),
+    *("query_p50_ms", "query_p95_ms", "start_s", "peak_rss_mb"),
+)
+
+
+@dataclass
+class Entry:
+    """An engine with its own threads (None) or a number of them, and what was seen of it."""
+
+    engine: str
+    threads: int | None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+
+    def seconds(self) -> list[float]:
+        """Return what the paragraphs took, by round."""
+        return [each["seconds"] for each in self.rounds]
+
+
+@click.command()
+@_texts.text_options(256)
+@click.option("--peers", "environments", type=click.Path(path_type=Path), help="Environments of the peers.")
+@click.option("--queries", default=50, show_default=True, help="SQuAD questions of each round.")
+@click.option("--rounds", default=3, show_default=True)
+@click.option("--only", multiple=True, type=click.Choice(ENGINES), help="Default: all engines.")
+@_harness.output_options
+def main(
+    model: str,
+    count: int,
+    environments: Path | None,
+    queries: int,
+    rounds: int,
+    only: tuple[str, ...],
+    as_json: bool,
+    keep: bool,
+) -> None:
+    """Compare paritas with other engines."""
+    names = list(only or ENGINES)
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        texts = write_texts(work, count, queries)
+        with Encoder(model) as encoder:
+            (work / "bundle").symlink_to(encoder.bundle.directory.resolve())
+            model = encoder.bundle.manifest.model
+            encoder.encode(texts, role="passage")
+            assert encoder.last_stats is not None
+            tokens = encoder.last_stats.tokens
+        with open_checkpoint(model, load_registry()[model], "package") as checkpoint:
+            stage = Stage(environments, checkpoint.directory, work)
+            failed, versions = compare_vectors(stage, names)
+            entries = [
+                Entry(name, n, error=failed.get(name)) for n in (None, available_cpus()) for name in names
+            ]
+            run_rounds(stage, entries, rounds)
+            rows = [row(entry, entries, work, len(texts), tokens) for entry in entries]
+    result = {
+        "question": f"{model} beside other engines: {len(texts)} SQuAD paragraphs, {tokens} tokens",
+        "model": model,
+        "texts": len(texts),
+        "tokens": tokens,
+        "queries": queries,
+        "rounds": rounds,
+        "rows": rows,
+        **_harness.environment(),
+        "peers": versions,
+    }
+    _harness.deliver(f"peers-{model}", result, as_json=as_json, keep=keep, draw=draw)
+
+
+def write_texts(work: Path, count: int, queries: int) -> list[str]:
+    """Write what the engines read, and return the paragraphs."""
+    texts = _texts.paragraphs(count)
+    chosen = {"quality": texts, "speed": texts, "warm": texts[::8], "queries": _texts.questions(queries)}
+    (work / "texts.json").write_text(json.dumps(chosen), encoding="utf-8")
+    (work / "calibration.json").write_text(json.dumps(built_in_texts("calibration")), encoding="utf-8")
+    return texts
+
+
+def compare_vectors(stage: Stage, names: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+    """Let every engine write its vectors; return why some cannot, and the versions of the others."""
+    failed, versions = {}, {}
+    for name in names:
+        try:
+            contender = stage.start(name)
+            contender.ask("vectors")
+            versions[name] = contender.ask("versions")
+            contender.finish()
+        except ContenderError as error:
+            failed[name] = str(error)
+    return failed, versions
+
+
+def run_rounds(stage: Stage, entries: list[Entry], rounds: int) -> None:
+    """Run the rounds; an entry that fails is left out of those that follow."""
+    places = {f"{entry.engine} {entry.threads}": entry for entry in entries}
+    for place in _harness.turns(list(places), rounds):
+        entry = places[place]
+        if entry.error is None:
+            try:
+                entry.rounds.append(measure(stage, entry))
+            except ContenderError as error:
+                entry.error = str(error)
+
+
+def measure(stage: Stage, entry: Entry) -> dict[str, Any]:
+    """Run one round of one engine in a fresh process."""
+    contender = stage.start(entry.engine, entry.threads)
+    contender.ask("warm")
+    seconds = contender.round()["seconds"]
+    latencies = contender.ask("queries")["seconds"]
+    return {"start_s": contender.start_s, "seconds": seconds, "latencies": latencies, **contender.finish()}
+
+
+def row(entry: Entry, entries: list[Entry], work: Path, texts: int, tokens: int) -> dict[str, Any]:
+    """Return what an entry comes to: medians over the rounds, quantiles over the queries of all of them."""
+    shown = {"engine": entry.engine, "threads": "own" if entry.threads is None else str(entry.threads)}
+    if entry.error is not None:
+        return {**shown, **dict.fromkeys(FIGURES), "error": entry.error}
+    median = statistics.median(entry.seconds())
+    latencies = 1000 * np.concatenate([each["latencies"] for each in entry.rounds])
+    figures = (
+        _harness.significant(texts / median, 3),
+        round(tokens / median),
+        ratio(entry, entries),
+        *cosines(work, entry.engine),
+        _harness.significant(float(np.quantile(latencies, 0.5)), 3),
+        _harness.significant(float(np.quantile(latencies, 0.95)), 3),
+        _harness.significant(statistics.median(each["start_s"] for each in entry.rounds), 3),
+        round(max(each["peak_rss_mb"] for each in entry.rounds)),
+    )
+    return {**shown, **dict(zip(FIGURES, figures, strict=True)), "error": None}
+
+
+def ratio(entry: Entry, entries: list[Entry]) -> float | None:
+    """Return how many times as fast as PyTorch in FP32 with as many threads, None where that did not run."""
+    for other in entries:
+        if (other.engine, other.threads, other.error) == (REFERENCE, entry.threads, None):
+            return _harness.speed_ratio(entry.seconds(), other.seconds())
+    return None
+
+
+def cosines(work: Path, name: str) -> tuple[float | None, float | None]:
+    """Return the mean and the smallest cosine to PyTorch's FP32, None where that did not run.
+
+    Raises:
+        click.ClickException: paritas in FP32 disagrees; its speed is then not worth knowing.
+    """
+    if not (work / f"{REFERENCE}.npy").exists():
+        return None, None
+    ours, exact = (np.load(work / f"{each}.npy").astype(np.float64) for each in (name, REFERENCE))
+    ours /= np.linalg.norm(ours, axis=1, keepdims=True)  # what BF16 normalises is 0.2 % off unit length
+    found = np.einsum("ij,ij->i", ours, exact)
+    if name == "paritas fp32" and found.min() < 0.99999:
+        raise click.ClickException(f"{name} and {REFERENCE} disagree: cosine {found.min():.6f}")
+    return round(float(found.mean()), 5), round(float(found.min()), 5)
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw texts/s and query latency, with the engines' own threads and with the same."""
+    drawing, axes = _plot.panels(result["question"], 4, height=5)
+    kinds = [(figure, mode) for figure in ("texts_per_s", "query_p50_ms") for mode in ("own", result["cpus"])]
+    told = {"texts_per_s": "texts/s", "query_p50_ms": "ms a question, median"}
+    for place, (figure, mode) in enumerate(kinds):
+        rows = [each for each in result["rows"] if each["threads"] == str(mode) and each["error"] is None]
+        bars = {each["engine"]: each[figure] for each in rows}
+        _plot.bars(axes[place], bars, x=f"{told[figure]}\n{mode} threads", named=place == 0)
+    _plot.write(drawing, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""Fill the pages' tables from the saved results, so that they show no figure that a benchmark did not.
+
+    python -m paritas.kernels_bench.pages [--cpu intel-xeon]
+
+A page has a place for a result between two comments, and prose of its own around it:
+
+    <!-- begin peers-all-mpnet-base-v2 threads=own -->
+    <!-- end -->
+
+The first word names the result's file, the kind of CPU apart. With "key=value" only those rows are shown.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paritas.engine.cpus import cpu_name
+from paritas.kernels_bench import _harness
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", _harness.RESULTS / "README.md")
+
+_PLACE = re.compile(r"(<!-- begin (\S+)(?: (\w+)=(\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_OPEN = re.compile(r"<!-- begin\b")
+
+
+def fill(text: str, find: Callable[[str], str | None]) -> tuple[str, list[str]]:
+    """Return a page with its places filled, and the names of those for which there is no result.
+
+    Args:
+        text: the page; a place without a result stays as it is.
+        find: the section to put into a place, by the place's words; None where nothing was measured.
+
+    Raises:
+        ValueError: a place has no end, or begins inside another.
+    """
+    places = _PLACE.findall(text)
+    if len(places) != len(_OPEN.findall(text)) or any(_OPEN.search(place[4]) for place in places):
+        raise ValueError("a place begins that does not end; expected <!-- end --> after every <!-- begin -->")
+    missing = []
+
+    def replaced(place: re.Match[str]) -> str:
+        words = " ".join(filter(None, (place[2], f"{place[3]}={place[4]}" if place[3] else "")))
+        section = find(words)
+        if section is None:
+            missing.append(words)
+            return place[0]
+        return f"{place[1]}{section}\n{place[6]}"
+
+    return _PLACE.sub(replaced, text), missing
+
+
+def section(result: dict[str, Any], key: str | None = None, value: str | None = None) -> str:
+    """Return a result as Markdown: question, table, verdict, and what it was measured with.
+
+    Args:
+        result: as a benchmark saves it.
+        key, value: show only the rows where this key has this value, without that column.
+
+    Raises:
+        ValueError: no row has it.
+    """
+    rows = result["rows"]
+    if key is not None:
+        rows = [{k: v for k, v in row.items() if k != key} for row in rows if str(row.get(key)) == value]
+        if not rows:
+            raise ValueError(f"no row of {result['question']!r} has {key}={value}")
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
+    question = result["question"]
+    parts = [f"{question[0].upper()}{question[1:]}:", _harness.table(rows)]
+    if "figure" in result:
+        parts.append(f"**{_harness.verdict(result['figure'])}**")
+    return "\n\n".join([*parts, f"<sub>{source}</sub>"])
+
+
+def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
+    """Return a page's text with the results of a kind of CPU, and the places for which there are none."""
+
+    def find(words: str) -> str | None:
+        name, _, condition = words.partition(" ")
+        path = _harness.RESULTS / f"{name}-{cpu}.json"
+        if not path.exists():
+            return None
+        key, _, value = condition.partition("=")
+        found = section(json.loads(path.read_text(encoding="utf-8")), key or None, value)
+        plot = path.with_suffix(".svg")
+        # The plots stand on the page beside them alone.
+        return f"{found}\n\n![{name}]({plot.name})" if plot.exists() and plot.parent == page.parent else found
+
+    return fill(page.read_text(encoding="utf-8"), find)
+
+
+@click.command()
+@click.option("--cpu", help="Whose results to show, as their files end. Default: this machine's.")
+def main(cpu: str | None) -> None:
+    """Fill the tables of README.md and kernels_bench/results/README.md."""
+    slug = cpu or _harness.cpu_slug(cpu_name())
+    for page in PAGES:
+        text, missing = filled(page, slug)
+        page.write_text(text, encoding="utf-8")
+        for words in missing:
+            click.echo(f"{page.relative_to(ROOT)}: {words} was not measured on {slug}", err=True)
+
+
+if __name__ == "__main__":
+    main()
