@@ -11,7 +11,6 @@ What it does not show: other models, lengths and machines; a GPU; single queries
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from pathlib import Path
@@ -22,30 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import Encoder, export_model
-from paritas.documents import read_documents
-from paritas.engine.cpus import available_cpus
 from paritas.export.sources import open_checkpoint
 from paritas.kernels_bench import _harness
+from paritas.kernels_bench._texts import evaluation_data, spaced
+from paritas.kernels_bench.bench_roofline import gemm_peak, operations
 from paritas.registry import Precision, load_registry
 
 MODEL = "all-mpnet-base-v2"
 MODULE = "paritas.kernels_bench.bench_bulk"
-
-# Operations of one token: two for each weight of the linear layers, and the attention's over other tokens.
-LAYERS, DIM, INTERMEDIATE = 12, 768, 3072
-
-
-def operations(lengths: NDArray[np.int64]) -> float:
-    """Return the floating-point operations that texts of these lengths need, padding apart."""
-    linear = 2 * LAYERS * (4 * DIM * DIM + 2 * DIM * INTERMEDIATE) * lengths.sum()
-    attention = 4 * LAYERS * DIM * (lengths.astype(np.float64) ** 2).sum()
-    return float(linear + attention)
-
-
-def paragraphs(path: Path, count: int) -> list[str]:
-    """Return every n-th text of a corpus, so that its articles are all drawn from."""
-    texts = [document.text for document in read_documents(str(path))]
-    return texts[:: max(1, len(texts) // count)][:count]
 
 
 @click.command()
@@ -59,8 +42,8 @@ def main(
     path: Path | None, count: int, rounds: int, save: bool, contender: str | None, work: Path | None
 ) -> None:
     """Compare bulk encoding with sentence-transformers."""
-    path = path or Path(os.environ["PARITAS_EVAL_DATA"], "squad", "corpus.jsonl")
-    texts = paragraphs(path, count)
+    path = path or evaluation_data() / "squad" / "corpus.jsonl"
+    texts = spaced(path, count)
     if contender is not None:
         assert work is not None
         compete(contender, texts, work)
@@ -119,14 +102,15 @@ def compare(path: Path, texts: list[str], rounds: int, work: Path) -> dict[str, 
         peaks = {name: contender.finish()["peak_rss_mb"] for name, contender in contenders.items()}
     median = {name: statistics.median(values) for name, values in seconds.items()}
     lengths = token_lengths(work, texts)
-    peak_gflops = gemm_gflops()
+    peak_gflops, _ = gemm_peak(MODEL, "fp32", 20)
+    work_gflop = operations(MODEL, lengths.tolist()) / 1e9
     rows = [
         {
             "engine": name,
             "texts_per_s": round(len(texts) / median[name], 2),
             "tokens_per_s": round(float(lengths.sum()) / median[name]),
             "speed_ratio": _harness.speed_ratio(seconds[name], seconds[names[0]]),
-            "gemm_share": round(operations(lengths) / median[name] / 1e9 / peak_gflops, 3),
+            "gemm_share": round(work_gflop / median[name] / peak_gflops, 3),
             "min_cosine": round(cosines[name], 6),
             "peak_rss_mb": peaks[name],
             "padding_share": contenders[name].ready.get("padding_share"),
@@ -163,35 +147,6 @@ def token_lengths(work: Path, texts: list[str]) -> NDArray[np.int64]:
 
     tokenizer = Tokenizer(work / "bundle" / "tokenizer.json", load_registry()[MODEL].roles)
     return tokenizer.encode(texts, "passage").lengths
-
-
-def gemm_gflops() -> float:
-    """Return the GFLOP/s of onnxruntime's FP32 GEMM at the encoder's own sizes, the fastest of them."""
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    rates = []
-    for wide in (DIM, INTERMEDIATE):
-        weight = np.random.default_rng(0).standard_normal((DIM, wide)).astype(np.float32)
-        graph = helper.make_graph(
-            [helper.make_node("MatMul", ["x", "w"], ["y"])],
-            "gemm",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["m", DIM])],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["m", wide])],
-            [numpy_helper.from_array(weight, "w")],
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = available_cpus()
-        session = onnxruntime.InferenceSession(model.SerializeToString(), options)
-        value = np.random.default_rng(1).standard_normal((512, DIM)).astype(np.float32)
-        times = []
-        for _ in range(60):
-            started = time.perf_counter()
-            session.run(None, {"x": value})
-            times.append(time.perf_counter() - started)
-        rates.append(2 * 512 * DIM * wide / statistics.median(times) / 1e9)
-    return max(rates)
 
 
 def peer_versions() -> dict[str, str]:
