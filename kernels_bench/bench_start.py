@@ -1,0 +1,94 @@
+"""How long does a fresh process take to its first vector?
+
+    python -m paritas.kernels_bench.bench_start [--model all-MiniLM-L6-v2] [--rounds 15] [--json] [--save]
+
+Each round spawns a fresh `python` for each precision, in turns, and takes the wall clock from before the
+spawn to the line with which the process says that it has its first vector: interpreter, imports, digests,
+loading and one short text. Beside it the time of a `python` that imports nothing.
+
+What it does not show: a disk that was not read before; other engines' starts (bench_peers).
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from paritas import Encoder
+from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench._stage import Stage
+
+BARE = "python, nothing imported"
+ENGINES = ("paritas fp32", "paritas int8")
+
+
+@click.command()
+@click.option("--model", default="all-mpnet-base-v2", show_default=True, help="An id, or a bundle's path.")
+@click.option("--rounds", default=15, show_default=True)
+@_harness.output_options
+def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
+    """Measure cold starts."""
+    with tempfile.TemporaryDirectory() as scratch:
+        work = Path(scratch)
+        with Encoder(model) as encoder:
+            (work / "bundle").symlink_to(encoder.bundle.directory.resolve())
+            model = encoder.bundle.manifest.model
+        texts = {"quality": ["what is qa"]}
+        (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+        stage = Stage(None, work, work)
+        compare(stage, work)
+        seen: dict[str, list[float]] = {name: [] for name in (BARE, *ENGINES)}
+        for name in _harness.turns((BARE, *ENGINES), rounds):
+            seen[name].append(start_s(stage, name))
+    result = {
+        "question": f"{model}: from spawning a process to its first vector",
+        "model": model,
+        "rounds": rounds,
+        "rows": [
+            {"process": name, "start_s": found["p50"], "p20_s": found["p20"], "p80_s": found["p80"]}
+            for name, found in ((name, _harness.spread(values)) for name, values in seen.items())
+        ],
+        **_harness.environment(),
+    }
+    _harness.deliver(f"start-{model}", result, as_json=as_json, keep=keep, draw=draw)
+
+
+def compare(stage: Stage, work: Path) -> None:
+    """Compare what the processes compute."""
+    for name in ENGINES:
+        contender = stage.start(name)
+        contender.ask("vectors")
+        contender.finish()
+    exact, integer = (np.load(work / f"{name}.npy") for name in ENGINES)
+    if (cosine := float((exact * integer).sum())) < 0.98:
+        raise click.ClickException(f"INT8 and FP32 disagree: cosine {cosine:.4f}")
+
+
+def start_s(stage: Stage, name: str) -> float:
+    """Return the seconds of one start."""
+    if name == BARE:
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "print()"], stdout=subprocess.DEVNULL, check=True)
+        return time.perf_counter() - started
+    contender = stage.start(name)
+    contender.finish()
+    return contender.start_s
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the medians."""
+    drawing, (axes,) = _plot.panels(result["question"], height=2.4)
+    _plot.bars(axes, {row["process"]: row["start_s"] for row in result["rows"]}, x="seconds, median")
+    _plot.write(drawing, path)
+
+
+if __name__ == "__main__":
+    main()
