@@ -1,0 +1,160 @@
+"""How do tokens/s depend on the token budget, the length of the texts and the number of threads?
+
+    python -m paritas.kernels_bench.bench_shapes [--model all-MiniLM-L6-v2] [--json] [--save]
+
+Three sweeps in FP32 and INT8, each with the others at their defaults: token budgets over SQuAD paragraphs,
+texts of one length (a word repeated: speed does not depend on the words), and threads over the paragraphs.
+The settings of a sweep take turns. A text of 512 tokens is longer than most models take, so the bundle is
+read with the role's max_length at 512, which its positions allow. All vectors of a sweep must agree.
+
+What it does not show: several callers at once; padded batches; what a mixture of lengths costs (bench_plan).
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from paritas import Encoder
+from paritas.engine.cpus import available_cpus
+from paritas.kernels_bench import _harness, _plot, _texts
+from paritas.registry import Precision
+
+BUDGETS = (64, 128, 256, 512, 1024, 2048)
+LENGTHS = (16, 32, 64, 128, 256, 512)
+PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
+
+
+def with_length(bundle: Path, length: int, scratch: Path) -> Path:
+    """Return a copy of a bundle whose roles take texts of `length` tokens; files but the manifest are links.
+
+    The digests hold: they are those of the files that are linked.
+    """
+    scratch.mkdir()
+    for path in bundle.iterdir():
+        (scratch / path.name).symlink_to(path.resolve())
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    for role in manifest["contract"]["roles"].values():
+        role["max_length"] = length
+    (scratch / "manifest.json").unlink()
+    (scratch / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return scratch
+
+
+def text_of(tokens: int) -> str:
+    """Return a text of so many tokens, the two special ones among them."""
+    return "the " * (tokens - 2)
+
+
+@click.command()
+@_texts.text_options(64)
+@click.option("--tokens", default=4096, show_default=True, help="Tokens of each pass over one length.")
+@click.option("--rounds", default=7, show_default=True)
+@_harness.output_options
+def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: bool) -> None:
+    """Measure tokens/s by budget, length and threads."""
+    paragraphs = _texts.paragraphs(count)
+    same = {length: [text_of(length)] * max(1, tokens // length) for length in LENGTHS}
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        with Encoder(model) as loaded:
+            bundle = loaded.bundle
+        longer = with_length(bundle.directory, max(LENGTHS), Path(scratch, "bundle"))
+        for precision in PRECISIONS:
+            budgets = {
+                budget: (Encoder(longer, precision=precision, token_budget=budget), paragraphs)
+                for budget in BUDGETS
+            }
+            rows += sweep("token budget", precision, budgets, rounds)
+            one = Encoder(longer, precision=precision)
+            rows += sweep("length", precision, {length: (one, same[length]) for length in LENGTHS}, rounds)
+            threads = {
+                number: (Encoder(longer, precision=precision, threads=number), paragraphs)
+                for number in range(1, available_cpus() + 1)
+            }
+            rows += sweep("threads", precision, threads, rounds)
+    by_length = [
+        row["tokens_per_s"] for row in rows if (row["sweep"], row["precision"]) == ("length", "int8")
+    ]
+    result = {
+        "question": f"{bundle.manifest.model}: tokens/s by token budget, length and threads",
+        "model": bundle.manifest.model,
+        "texts": count,
+        "rounds": rounds,
+        "rows": rows,
+        "figure": _harness.bounded(
+            f"INT8 at {LENGTHS[0]} to {LENGTHS[-1]} tokens a text, the slowest over the fastest",
+            min(by_length) / max(by_length),
+            floor=0.6,
+            aim=0.75,
+        ),
+        **_harness.environment(),
+    }
+    _harness.deliver(f"shapes-{result['model']}", result, as_json=as_json, keep=keep, draw=draw)
+
+
+def sweep(
+    name: str, precision: Precision, settings: dict[int, tuple[Encoder, list[str]]], rounds: int
+) -> list[dict[str, Any]]:
+    """Return a row for each setting: an encoder and the texts it encodes.
+
+    Raises:
+        click.ClickException: two settings give the same texts other vectors.
+    """
+    tokens: dict[int, int] = {}
+    seen: dict[str, Any] = {}
+    for value, (encoder, texts) in settings.items():
+        vectors = encoder.encode(texts, role="passage")
+        assert encoder.last_stats is not None
+        tokens[value] = encoder.last_stats.tokens
+        first = seen.setdefault(texts[0], vectors)
+        if not np.allclose(first, vectors, atol=1e-6):
+            raise click.ClickException(
+                f"{name} {value}, {precision}: other vectors than with the first setting"
+            )
+
+    def call(value: int) -> Any:
+        encoder, texts = settings[value]
+        return lambda: encoder.encode(texts, role="passage")
+
+    seconds = _harness.time_calls({str(value): call(value) for value in settings}, rounds)
+    rows = []
+    for value in settings:
+        rates = [tokens[value] / second for second in seconds[str(value)]]
+        found = _harness.spread(rates)
+        rows.append(
+            {
+                "precision": precision,
+                "sweep": name,
+                "value": value,
+                "tokens_per_s": found["p50"],
+                "p20": found["p20"],
+                "p80": found["p80"],
+            }
+        )
+    return rows
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the three sweeps side by side."""
+    drawing, axes = _plot.panels(result["question"], 3)
+    for place, name in zip(axes, ("token budget", "length", "threads"), strict=True):
+        series = {}
+        for precision in PRECISIONS:
+            rows = [row for row in result["rows"] if (row["sweep"], row["precision"]) == (name, precision)]
+            series[precision] = ([row["value"] for row in rows], [row["tokens_per_s"] for row in rows])
+        labels = {"length": "tokens a text"}
+        _plot.lines(
+            place, series, x=labels.get(name, name), y="tokens/s", log="" if name == "threads" else "x"
+        )
+    _plot.legend(drawing, axes[0])
+    _plot.write(drawing, path)
+
+
+if __name__ == "__main__":
+    main()
