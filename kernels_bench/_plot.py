@@ -78,7 +78,7 @@ def bars(axes: Any, values: Mapping[str, float], *, x: str, named: bool = True) 
 
 def legend(drawing: Any, axes: Any) -> None:
     """Put one legend, of the series of `axes`, below all panels."""
-    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    drawing.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
 
 
 def write(drawing: Any, path: Path) -> None:

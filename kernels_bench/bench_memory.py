@@ -1,15 +1,14 @@
-"""How much memory does an encoder take over time: in bulk, in a burst of callers, over 10,000 calls, and
-after?
+"""How much memory does an encoder hold: in bulk, in a burst of callers, after it, and over 10,000 calls?
 
     python -m paritas.kernels_bench.bench_memory [--model all-MiniLM-L6-v2] [--json] [--save]
 
 A process for each precision reads its own resident memory every 50 ms while it goes through five phases:
 loading and a first text, bulk (SQuAD paragraphs in one call), a burst (16 threads that each encode the
 longest paragraphs at once), a rest of two seconds, and calls of 1 to 16 texts of random lengths, one after
-another. A figure of memory that grows with the number of calls would show as a slope in the last phase.
+another. Memory that grows with the number of calls would show as a slope in the last phase.
 
-What it does not show: memory that several processes share, such as the mapped weights of FP32; Windows and
-macOS.
+What it does not show: memory that several processes share, such as the mapped weights of FP32; other systems
+than Linux.
 """
 
 from __future__ import annotations
