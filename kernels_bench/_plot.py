@@ -50,6 +50,8 @@ def lines(
     if "x" in log:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
+    else:
+        axes.locator_params(axis="x", integer=True)
     if "y" in log:
         axes.set_yscale("log")
     else:

@@ -81,7 +81,7 @@ def attention(length: int) -> dict[str, TinyGraph]:
     """Return the forms of attention within texts of one length, together at most `TOKENS` tokens."""
     batch, size = max(1, TOKENS // length), DIM // HEADS
     values = {name: _random(batch, length, DIM, seed=seed) for seed, name in enumerate("qkv")}
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "split": np.array([0, 0, HEADS, size], np.int64),
         "joined": np.array([0, 0, DIM], np.int64),
         "scale": np.array(size**-0.5, np.float32),

@@ -57,10 +57,13 @@ class Layer:
     def random(cls, tokens: int, inputs: int, outputs: int) -> Layer:
         """Return a seeded layer whose first channels are outliers."""
         generator = np.random.default_rng(0)
-        x = generator.standard_normal((max(TOKENS), inputs), np.float32) / 2
+        x: NDArray[np.float32] = np.float32(0.5) * generator.standard_normal(
+            (max(TOKENS), inputs), np.float32
+        )
         rectified = inputs == _GELU_INPUTS
         if rectified:
-            x = (x - 1) / (1 + np.exp(np.float32(-1.702) * (x - 1)))  # near enough to a GELU
+            x -= 1
+            x /= 1 + np.exp(np.float32(-1.702) * x)  # near enough to a GELU
         x[::64, :3] += np.array([57, 19, 14], np.float32)
         weights = generator.standard_normal((inputs, outputs), np.float32) / np.float32(inputs**0.5)
         grid = choose_grid(Channels.of(x), weights, rectified=rectified)
@@ -94,7 +97,7 @@ def static(layer: Layer) -> TinyGraph:
         node("QuantizeLinear", "x scale zero", "main"),
         contrib("MatMulIntegerToFloat", "main w scale steps zero _ b"),
     ]
-    constants = {"scale": np.array(scale), "zero": np.array(zero), "b": layer.bias}
+    constants: dict[str, NDArray[Any]] = {"scale": np.array(scale), "zero": np.array(zero), "b": layer.bias}
     return TinyGraph(nodes, {"x": layer.x}, _rounded(layer.weights) | constants)
 
 

@@ -152,7 +152,7 @@ def measure(stage: Stage, entry: Entry) -> dict[str, Any]:
 
 def row(entry: Entry, entries: list[Entry], work: Path, texts: int, tokens: int) -> dict[str, Any]:
     """Return what an entry comes to: medians over the rounds, quantiles over the queries of all of them."""
-    shown = {"engine": entry.engine, "threads": "own" if entry.threads is None else str(entry.threads)}
+    shown = {"engine": entry.engine, "threads": "own" if entry.threads is None else "cpus"}
     if entry.error is not None:
         return {**shown, **dict.fromkeys(FIGURES), "error": entry.error}
     median = statistics.median(entry.seconds())
@@ -197,12 +197,13 @@ def cosines(work: Path, name: str) -> tuple[float | None, float | None]:
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw texts/s and query latency, with the engines' own threads and with the same."""
     drawing, axes = _plot.panels(result["question"], 4, height=5)
-    kinds = [(figure, mode) for figure in ("texts_per_s", "query_p50_ms") for mode in ("own", result["cpus"])]
+    kinds = [(figure, mode) for figure in ("texts_per_s", "query_p50_ms") for mode in ("own", "cpus")]
     told = {"texts_per_s": "texts/s", "query_p50_ms": "ms a question, median"}
+    threads = {"own": "threads of their own choice", "cpus": f"{result['cpus']} threads"}
     for place, (figure, mode) in enumerate(kinds):
-        rows = [each for each in result["rows"] if each["threads"] == str(mode) and each["error"] is None]
+        rows = [each for each in result["rows"] if each["threads"] == mode and each["error"] is None]
         bars = {each["engine"]: each[figure] for each in rows}
-        _plot.bars(axes[place], bars, x=f"{told[figure]}\n{mode} threads", named=place == 0)
+        _plot.bars(axes[place], bars, x=f"{told[figure]}\n{threads[mode]}", named=place == 0)
     _plot.write(drawing, path)
 
 

@@ -144,7 +144,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the three sweeps side by side."""
     drawing, axes = _plot.panels(result["question"], 3)
     for place, name in zip(axes, ("token budget", "length", "threads"), strict=True):
-        series = {}
+        series: dict[str, tuple[list[float], list[float]]] = {}
         for precision in PRECISIONS:
             rows = [row for row in result["rows"] if (row["sweep"], row["precision"]) == (name, precision)]
             series[precision] = ([row["value"] for row in rows], [row["tokens_per_s"] for row in rows])

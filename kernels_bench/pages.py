@@ -83,6 +83,8 @@ def section(result: dict[str, Any], key: str | None = None, value: str | None = 
 def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
     """Return a page's text with the results of a kind of CPU, and the places for which there are none."""
 
+    shown: set[Path] = set()
+
     def find(words: str) -> str | None:
         name, _, condition = words.partition(" ")
         path = _harness.RESULTS / f"{name}-{cpu}.json"
@@ -91,8 +93,11 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
         key, _, value = condition.partition("=")
         found = section(json.loads(path.read_text(encoding="utf-8")), key or None, value)
         plot = path.with_suffix(".svg")
-        # The plots stand on the page beside them alone.
-        return f"{found}\n\n![{name}]({plot.name})" if plot.exists() and plot.parent == page.parent else found
+        # Once, and on the page beside them alone.
+        if plot.exists() and plot.parent == page.parent and plot not in shown:
+            shown.add(plot)
+            found += f"\n\n![{name}]({plot.name})"
+        return found
 
     return fill(page.read_text(encoding="utf-8"), find)
 

@@ -6,9 +6,21 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from paritas.kernels_bench import _harness, pages, peers
+from paritas import Encoder
+from paritas.engine.bundle import Bundle
+from paritas.kernels_bench import (
+    _harness,
+    bench_linear,
+    bench_memory,
+    bench_plan,
+    bench_roofline,
+    bench_shapes,
+    pages,
+    peers,
+)
 from paritas.kernels_bench._harness import Contender, ContenderError
 from paritas.kernels_bench._stage import Stage
 from paritas.kernels_bench.bench_peers import REFERENCE, Entry, ratio, row, run_rounds
@@ -133,6 +145,67 @@ def test_pages_show_the_saved_results_of_one_machine(page: Path) -> None:
     }
     text = page.read_text(encoding="utf-8")
     assert text in [pages.filled(page, _harness.cpu_slug(cpu))[0] for cpu in machines]
+
+
+# What single benchmarks compute besides times.
+
+
+def test_padding_is_counted_and_every_text_is_in_one_batch() -> None:
+    lengths = np.array([5, 1, 5, 3] * 20)
+    found = bench_plan.groupings(lengths)
+    for batches in found.values():
+        rows = np.concatenate([batch.rows for batch in batches])
+        np.testing.assert_array_equal(np.sort(rows), np.arange(80))
+    ours, by_length, as_given = (sum(batch.cells for batch in batches) for batches in found.values())
+    assert ours == lengths.sum() == 280
+    assert as_given == 80 * 5
+    assert by_length == 32 * 5 + 32 * 5 + 16 * 1  # 40 of 5 tokens, 20 of 3, 20 of 1
+
+
+def test_operations_are_those_of_every_matrix_and_of_attention() -> None:
+    # One token of all-MiniLM-L6-v2: 6 layers of four 384 x 384 and two 384 x 1536, and of itself.
+    linear = 2 * 6 * (4 * 384**2 + 2 * 384 * 1536)
+    assert bench_roofline.operations("all-MiniLM-L6-v2", [1]) == linear + 6 * 4 * 384
+    together = bench_roofline.operations("all-MiniLM-L6-v2", [7, 9])
+    apart = sum(bench_roofline.operations("all-MiniLM-L6-v2", [length]) for length in (7, 9))
+    assert together == apart < bench_roofline.operations("all-MiniLM-L6-v2", [16])
+
+
+def test_memory_figures_keep_every_peak() -> None:
+    samples = [(0.0, 10.0, "load"), (0.1, 90.0, "bulk"), (0.2, 20.0, "bulk"), (0.3, 30.0, "rest")]
+    samples += [(0.4, 25.0, "rest"), (0.5, 26.0, "calls")]
+    assert bench_memory.summary(samples) == {"load_mb": 10, "bulk_mb": 90, "rest_mb": 25, "calls_mb": 26}
+    assert bench_memory.thinned(samples, 2) == [(0.1, 90.0, "bulk"), (0.3, 30.0, "rest")]
+    assert bench_memory.thinned(samples, 100) == samples
+
+
+def test_a_bundle_read_with_longer_texts_is_the_same_bundle(
+    bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    bundle = bundles["tiny-bert"].directory
+    longer = bench_shapes.with_length(bundle, 30, tmp_path / "longer")
+    vectors, tokens = [], []
+    for directory in (bundle, longer):
+        with Encoder(directory) as encoder:
+            vectors.append(encoder.encode(["the"], role="query"))
+            encoder.encode([bench_shapes.text_of(40)], role="query")
+            assert encoder.last_stats is not None
+            tokens.append(encoder.last_stats.tokens)
+    np.testing.assert_array_equal(*vectors)
+    assert tokens == [12, 30]
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), bench_linear.SIZES[::2])
+def test_columns_come_nearer_to_fp32_than_one_scale(inputs: int, outputs: int) -> None:
+    layer = bench_linear.Layer.random(8, inputs, outputs)
+    exact = layer.x.astype(np.float64) @ layer.weights + layer.bias
+    errors = {
+        name: bench_linear.relative_error(form(layer).output(), exact.astype(np.float32))
+        for name, form in bench_linear.FORMS.items()
+    }
+    assert errors["fp32"] < 1e-6
+    assert errors["columns"] < errors["static"] / 3
+    assert errors["columns"] < errors["dynamic"] / 3
 
 
 # Contenders and peers.
