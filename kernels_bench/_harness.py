@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import gc
+import importlib.util
 import json
 import re
 import statistics
@@ -249,7 +250,14 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json and --save, which `deliver` obeys."""
     command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
     told = "Write result and plot to kernels_bench/results."
-    return click.option("--save", "keep", is_flag=True, help=told)(command)
+    return click.option("--save", "keep", is_flag=True, callback=_can_draw, help=told)(command)
+
+
+def _can_draw(_context: click.Context, _option: click.Parameter, keep: bool) -> bool:
+    """Refuse --save before hours of measuring, not after, where no plot could be drawn."""
+    if keep and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--save draws a plot; type: pip install matplotlib")
+    return keep
 
 
 def deliver(

@@ -68,7 +68,7 @@ def _products(precision: str, rows: int, inner: int, outer: int) -> dict[str, Ti
     }
     whole = [node("MatMulInteger", "x w zero", "sums"), node("Cast", "sums", to=1)]
     return {
-        # The Cast makes it float32, as all outputs here are; it costs a few in a hundred.
+        # The Cast makes it float32, as all outputs here are.
         "MatMulInteger": TinyGraph(whole, {"x": integers}, constants, optimized=False),
         "MatMulIntegerToFloat": TinyGraph(
             [contrib("MatMulIntegerToFloat", "x w step steps zero")], {"x": integers}, constants
@@ -98,7 +98,7 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
     if (cosine := float(np.einsum("ij,ij->i", exact, integer).min())) < 0.98:
         raise click.ClickException(f"INT8 and FP32 disagree: cosine {cosine:.4f}")
     work = operations(model, token_lengths(encoders["fp32"], texts))
-    # A fifth of the GEMMs' rounds before each of the encoders', so that both meet the same machine.
+    # GEMMs of each precision just before its encoder, so that both meet the same machine.
     peaks: dict[str, list[tuple[float, str]]] = {precision: [] for precision in PRECISIONS}
     seconds: dict[str, list[float]] = {precision: [] for precision in PRECISIONS}
     for precision in _harness.turns(PRECISIONS, rounds):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
@@ -24,6 +27,8 @@ from paritas.kernels_bench import (
 from paritas.kernels_bench._harness import Contender, ContenderError
 from paritas.kernels_bench._stage import Stage
 from paritas.kernels_bench.bench_peers import REFERENCE, Entry, ratio, row, run_rounds
+
+ROOT = Path(__file__).resolve().parents[2]
 
 # Turns and statistics.
 
@@ -49,12 +54,20 @@ def test_the_spread_is_in_order_and_scaled() -> None:
     assert _harness.spread([0.5, 0.1, 0.2, 0.3, 0.4, 0.0], scale=1000) == {"p20": 100, "p50": 250, "p80": 400}
 
 
-def test_calls_are_timed_once_a_round_and_a_slow_one_is_not_repeated() -> None:
-    called = []
-    seen = _harness.time_calls({"quick": lambda: None, "slow": lambda: called.append(sum(range(10**6)))}, 3)
-    assert {name: len(seconds) for name, seconds in seen.items()} == {"quick": 3, "slow": 3}
-    assert len(called) == 2 + 3  # warm-up apart
-    assert all(second > 0 for seconds in seen.values() for second in seconds)
+def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    calls = {"short": 0, "long": 0}
+
+    def call(name: str, seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        calls[name] += 1
+
+    monkeypatch.setattr("paritas.kernels_bench._harness.time.perf_counter", lambda: now)
+    forms = {"short": partial(call, "short", 0.0005), "long": partial(call, "long", 0.5)}
+    seen = _harness.time_calls(forms, 3)
+    assert seen == {"short": pytest.approx([0.0005] * 3), "long": pytest.approx([0.5] * 3)}
+    assert calls == {"short": 2 + 3 * 4, "long": 2 + 3}  # two to warm up; a sample is 2 ms at least
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,22 @@ def test_calls_are_timed_once_a_round_and_a_slow_one_is_not_repeated() -> None:
 def test_a_verdict_says_what_is_missed_and_by_how_much(value: float, told: str) -> None:
     figure = _harness.bounded("share", value, floor=0.55, aim=0.79)
     assert _harness.verdict(figure) == f"share: {value:g}, with a floor of 0.55 and an aim of 0.79; {told}"
+
+
+def test_benchmarks_need_no_plotting_to_run_and_say_so_before_they_measure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = [f"paritas.kernels_bench.{path.stem}" for path in (ROOT / "kernels_bench").glob("[!_]*.py")]
+    code = (
+        "import importlib, sys\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+        "sys.exit(str([name for name in ('matplotlib', 'psutil', 'torch') if name in sys.modules]))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.stderr.strip() == "[]"
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(click.UsageError, match="type: pip install matplotlib"):
+        bench_linear.main.main(["--save"], standalone_mode=False)
 
 
 # Tables and pages.
@@ -263,7 +292,7 @@ def test_the_peers_script_explains_itself_when_called_wrongly(arguments: list[st
 
 
 def test_every_engine_has_a_recipe_that_exists_and_an_environment_that_is_installed() -> None:
-    makefile = (pages.ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     environments = {recipe.environment for recipe in peers.RECIPES.values()}
     for engine in peers.ENGINES.values():
         assert engine.recipe is None or engine.recipe in peers.RECIPES
