@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from paritas import Encoder, export_model
 from paritas.export.sources import open_checkpoint
-from paritas.kernels_bench import _harness
+from paritas.kernels_bench import _harness, _report
 from paritas.kernels_bench._texts import evaluation_data, spaced
 from paritas.kernels_bench.bench_roofline import gemm_peak, operations
 from paritas.registry import Precision, load_registry
@@ -54,7 +54,7 @@ def main(
         result = compare(path, texts, rounds, Path(scratch))
     report(result)
     if save:
-        click.echo(_harness.save("bulk", result))
+        click.echo(_report.save("bulk", result))
 
 
 def compete(contender: str, texts: list[str], work: Path) -> None:
@@ -125,7 +125,7 @@ def compare(path: Path, texts: list[str], rounds: int, work: Path) -> dict[str, 
         "rounds": rounds,
         "gemm_gflops": round(peak_gflops, 1),
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
         "peers": peer_versions(),
     }
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from paritas.export.networks import read_network
 from paritas.export.sources import open_checkpoint
-from paritas.kernels_bench import _harness
+from paritas.kernels_bench import _report
 from paritas.registry import load_registry
 
 MODEL = "simlm-base-msmarco-finetuned"
@@ -88,12 +88,12 @@ def main(rounds: int, save: bool) -> None:
         "model": MODEL,
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }
     for row in rows:
         click.echo(f"{row['precisions']}: {row['seconds']} s, peak {row['peak_rss_mb']} MB")
     if save:
-        click.echo(_harness.save("export", result))
+        click.echo(_report.save("export", result))
 
 
 def measure(checkpoint: Path, out: Path, precisions: str, rounds: int) -> dict[str, Any]:

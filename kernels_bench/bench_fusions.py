@@ -26,7 +26,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 
 DIM, HEADS, INTERMEDIATE = 768, 12, 3072
@@ -116,7 +116,7 @@ UNITS = {"normalisation": "tokens", "activation": "tokens", "attention": "tokens
 @click.command()
 @click.option("--rounds", default=101, show_default=True)
 @click.option("--size", "sizes", type=int, multiple=True, help=f"Default: {', '.join(map(str, SIZES))}.")
-@_harness.output_options
+@_report.output_options
 def main(rounds: int, sizes: tuple[int, ...], as_json: bool, keep: bool) -> None:
     """Time operators and their fused forms."""
     rows = [row for part in PARTS for size in sizes or SIZES for row in measure(part, size, rounds)]
@@ -124,9 +124,9 @@ def main(rounds: int, sizes: tuple[int, ...], as_json: bool, keep: bool) -> None
         "question": "operators and their fused forms in FP32 (size: tokens, for attention tokens a text)",
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver("fusions", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver("fusions", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def measure(part: str, size: int, rounds: int) -> list[dict[str, Any]]:

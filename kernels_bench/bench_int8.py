@@ -34,7 +34,7 @@ from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer
 from paritas.export.calibration import built_in_texts
 from paritas.export.sources import open_checkpoint
-from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._stage import Stage
 from paritas.kernels_bench._texts import evaluation_data, spaced
 from paritas.registry import load_registry
@@ -77,7 +77,7 @@ def main(
         result, cosines = compare(model, data, peers, count, rounds, Path(scratch))
     report(result)
     if save:
-        path = _harness.save(f"int8-{model}", result)
+        path = _report.save(f"int8-{model}", result)
         plot(cosines, result, path.with_suffix(".svg"))
         click.echo(path)
 
@@ -172,7 +172,7 @@ def compare(
         "rounds": rounds,
         "export_fp32_int8_s": round(export_s, 1),
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }, cosines
 
 

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from paritas.export.activations import Channels, Grid, choose_grid
 from paritas.export.matrices import column_scales
-from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 
 SIZES = ((768, 768), (768, 3072), (3072, 768))
@@ -148,7 +148,7 @@ FORMS: dict[str, Callable[[Layer], TinyGraph]] = {
 @click.command()
 @click.option("--rounds", default=101, show_default=True)
 @click.option("--tokens", "chosen", type=int, multiple=True, help=f"Default: {', '.join(map(str, TOKENS))}.")
-@_harness.output_options
+@_report.output_options
 def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> None:
     """Time the forms of a linear layer."""
     rows: list[dict[str, Any]] = []
@@ -159,9 +159,9 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
         "question": "one linear layer by precision, microseconds",
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver("linear", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver("linear", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def measure(layer: Layer, rounds: int) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot, _texts
+from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 MODULE = "paritas.kernels_bench.bench_memory"
@@ -76,7 +76,7 @@ def rss_mb() -> float:
 @_texts.text_options(256)
 @click.option("--calls", default=10_000, show_default=True, help="Calls of random sizes.")
 @click.option("--contender", type=click.Choice(PRECISIONS), hidden=True, help="Be one of the processes.")
-@_harness.output_options
+@_report.output_options
 def main(model: str, count: int, calls: int, contender: Precision | None, as_json: bool, keep: bool) -> None:
     """Measure memory over time."""
     if contender is not None:
@@ -98,9 +98,9 @@ def main(model: str, count: int, calls: int, contender: Precision | None, as_jso
         "calls": calls,
         "rows": rows,
         "series": {precision: thinned(samples, POINTS) for precision, samples in series.items()},
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver(f"memory-{name}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"memory-{name}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def go_through_phases(model: str, precision: Precision, count: int, calls: int) -> dict[str, Any]:

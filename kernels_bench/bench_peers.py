@@ -28,7 +28,7 @@ from paritas import Encoder
 from paritas.engine.cpus import available_cpus
 from paritas.export.calibration import built_in_texts
 from paritas.export.sources import open_checkpoint
-from paritas.kernels_bench import _harness, _plot, _texts, peers
+from paritas.kernels_bench import _harness, _plot, _report, _texts, peers
 from paritas.kernels_bench._harness import ContenderError
 from paritas.kernels_bench._stage import Stage
 from paritas.registry import load_registry
@@ -62,7 +62,7 @@ class Entry:
 @click.option("--queries", default=50, show_default=True, help="SQuAD questions of each round.")
 @click.option("--rounds", default=3, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(ENGINES), help="Default: all engines.")
-@_harness.output_options
+@_report.output_options
 def main(
     model: str,
     count: int,
@@ -100,10 +100,10 @@ def main(
         "queries": queries,
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
         "peers": versions,
     }
-    _harness.deliver(f"peers-{model}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"peers-{model}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def write_texts(work: Path, count: int, queries: int) -> list[str]:

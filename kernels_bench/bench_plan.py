@@ -27,7 +27,7 @@ from paritas.engine.batching import Batch, plan
 from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.tokenizer import Tokenizer, Tokens
-from paritas.kernels_bench import _harness, _plot, _texts
+from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 BUDGET, BATCH = 512, 32
@@ -85,7 +85,7 @@ class Graph:
 @click.command()
 @_texts.text_options(256)
 @click.option("--rounds", default=5, show_default=True)
-@_harness.output_options
+@_report.output_options
 def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Compare groupings of texts."""
     texts = _texts.paragraphs(count)
@@ -101,9 +101,9 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         "model": name,
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver(f"plan-{name}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"plan-{name}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def measure(precision: Precision, graph: Graph, tokens: Tokens, rounds: int) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.pooling import mean_pool, normalize
-from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench import _harness, _plot, _report
 
 TOKENS = 512
 LENGTHS = (16, 32, 64, 128, 256, 512)
@@ -52,7 +52,7 @@ def by_linalg(vectors: Array) -> Array:
 @click.command()
 @click.option("--rounds", default=201, show_default=True)
 @click.option("--dim", default=768, show_default=True)
-@_harness.output_options
+@_report.output_options
 def main(rounds: int, dim: int, as_json: bool, keep: bool) -> None:
     """Time pooling and normalisation."""
     rows: list[dict[str, Any]] = []
@@ -78,9 +78,9 @@ def main(rounds: int, dim: int, as_json: bool, keep: bool) -> None:
         "question": f"mean pooling and normalisation of {TOKENS} tokens of {dim} channels, by tokens a text",
         "rounds": rounds,
         "rows": rows,
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver("pooling", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver("pooling", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def measure(

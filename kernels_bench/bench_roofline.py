@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot, _texts
+from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 from paritas.registry import Precision
 
@@ -86,7 +86,7 @@ def gemm_peak(model: str, precision: str, rounds: int) -> tuple[float, str]:
 @click.command()
 @_texts.text_options(256)
 @click.option("--rounds", default=5, show_default=True)
-@_harness.output_options
+@_report.output_options
 def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Hold bulk encoding against the GEMM peak."""
     texts = _texts.paragraphs(count)
@@ -124,10 +124,10 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         "model": model,
         "rounds": rounds,
         "rows": rows,
-        "figure": _harness.bounded("INT8's share of the INT8 GEMM peak", share, floor=0.55, aim=0.79),
-        **_harness.environment(),
+        "figure": _report.bounded("INT8's share of the INT8 GEMM peak", share, floor=0.55, aim=0.79),
+        **_report.environment(),
     }
-    _harness.deliver(f"roofline-{model}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"roofline-{model}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def token_lengths(encoder: Encoder, texts: Sequence[str]) -> list[int]:

@@ -22,7 +22,7 @@ import numpy as np
 
 from paritas import Encoder
 from paritas.engine.cpus import available_cpus
-from paritas.kernels_bench import _harness, _plot, _texts
+from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)
@@ -55,7 +55,7 @@ def text_of(tokens: int) -> str:
 @_texts.text_options(64)
 @click.option("--tokens", default=4096, show_default=True, help="Tokens of each pass over one length.")
 @click.option("--rounds", default=7, show_default=True)
-@_harness.output_options
+@_report.output_options
 def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Measure tokens/s by budget, length and threads."""
     paragraphs = _texts.paragraphs(count)
@@ -87,15 +87,15 @@ def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: 
         "texts": count,
         "rounds": rounds,
         "rows": rows,
-        "figure": _harness.bounded(
+        "figure": _report.bounded(
             f"INT8 at {LENGTHS[0]} to {LENGTHS[-1]} tokens a text, the slowest over the fastest",
             min(by_length) / max(by_length),
             floor=0.6,
             aim=0.75,
         ),
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver(f"shapes-{result['model']}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"shapes-{result['model']}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def sweep(

@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot
+from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._stage import Stage
 
 BARE = "python, nothing imported"
@@ -33,7 +33,7 @@ ENGINES = ("paritas fp32", "paritas int8")
 @click.command()
 @click.option("--model", default="all-mpnet-base-v2", show_default=True, help="An id, or a bundle's path.")
 @click.option("--rounds", default=15, show_default=True)
-@_harness.output_options
+@_report.output_options
 def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
     """Measure cold starts."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -56,9 +56,9 @@ def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
             {"process": name, "start_s": found["p50"], "p20_s": found["p20"], "p80_s": found["p80"]}
             for name, found in ((name, _harness.spread(values)) for name, values in seen.items())
         ],
-        **_harness.environment(),
+        **_report.environment(),
     }
-    _harness.deliver(f"start-{model}", result, as_json=as_json, keep=keep, draw=draw)
+    _report.deliver(f"start-{model}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def compare(stage: Stage, work: Path) -> None:

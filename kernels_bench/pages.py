@@ -21,10 +21,10 @@ from typing import Any
 import click
 
 from paritas.engine.cpus import cpu_name
-from paritas.kernels_bench import _harness
+from paritas.kernels_bench import _report
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", _harness.RESULTS / "README.md")
+PAGES = (ROOT / "README.md", _report.RESULTS / "README.md")
 
 _PLACE = re.compile(r"(<!-- begin (\S+)(?: (\w+)=(\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- begin\b")
@@ -74,9 +74,9 @@ def section(result: dict[str, Any], key: str | None = None, value: str | None = 
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
     question = result["question"]
-    parts = [f"{question[0].upper()}{question[1:]}:", _harness.table(rows)]
+    parts = [f"{question[0].upper()}{question[1:]}:", _report.table(rows)]
     if "figure" in result:
-        parts.append(f"**{_harness.verdict(result['figure'])}**")
+        parts.append(f"**{_report.verdict(result['figure'])}**")
     return "\n\n".join([*parts, f"<sub>{source}</sub>"])
 
 
@@ -87,7 +87,7 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
 
     def find(words: str) -> str | None:
         name, _, condition = words.partition(" ")
-        path = _harness.RESULTS / f"{name}-{cpu}.json"
+        path = _report.RESULTS / f"{name}-{cpu}.json"
         if not path.exists():
             return None
         key, _, value = condition.partition("=")
@@ -106,7 +106,7 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
 @click.option("--cpu", help="Whose results to show, as their files end. Default: this machine's.")
 def main(cpu: str | None) -> None:
     """Fill the tables of README.md and kernels_bench/results/README.md."""
-    slug = cpu or _harness.cpu_slug(cpu_name())
+    slug = cpu or _report.cpu_slug(cpu_name())
     for page in PAGES:
         text, missing = filled(page, slug)
         page.write_text(text, encoding="utf-8")

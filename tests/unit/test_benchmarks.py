@@ -16,6 +16,7 @@ from paritas import Encoder
 from paritas.engine.bundle import Bundle
 from paritas.kernels_bench import (
     _harness,
+    _report,
     bench_linear,
     bench_memory,
     bench_plan,
@@ -79,8 +80,8 @@ def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch: pytest.Monk
     ],
 )
 def test_a_verdict_says_what_is_missed_and_by_how_much(value: float, told: str) -> None:
-    figure = _harness.bounded("share", value, floor=0.55, aim=0.79)
-    assert _harness.verdict(figure) == f"share: {value:g}, with a floor of 0.55 and an aim of 0.79; {told}"
+    figure = _report.bounded("share", value, floor=0.55, aim=0.79)
+    assert _report.verdict(figure) == f"share: {value:g}, with a floor of 0.55 and an aim of 0.79; {told}"
 
 
 def test_benchmarks_need_no_plotting_to_run_and_say_so_before_they_measure(
@@ -107,7 +108,7 @@ def test_a_table_has_units_in_its_head_and_no_column_of_nothing() -> None:
         {"engine": "a", "tokens_per_s": 12345, "peak_rss_mb": 1e3, "gemm_share": 0.5, "error": None},
         {"engine": "b", "tokens_per_s": None, "peak_rss_mb": 0.5, "gemm_share": None, "error": None},
     ]
-    assert _harness.table(rows).splitlines() == [
+    assert _report.table(rows).splitlines() == [
         "| engine | tokens/s | peak RSS, MB | GEMM share |",
         "| --- | --- | --- | --- |",
         "| a | 12,345 | 1,000 | 50% |",
@@ -147,7 +148,7 @@ def test_a_place_without_its_end_is_an_error(page: str) -> None:
 RESULT = {
     "question": "who is fast",
     "rows": [{"engine": "a", "threads": "own", "ms": 1}, {"engine": "a", "threads": "2", "ms": 2}],
-    "figure": _harness.bounded("share", 0.6, floor=0.5, aim=0.7),
+    "figure": _report.bounded("share", 0.6, floor=0.5, aim=0.7),
     "cpu": "some CPU",
     "cpus": 2,
     "versions": {"numpy": "2.0"},
@@ -170,10 +171,10 @@ def test_a_section_shows_the_rows_asked_for_the_verdict_and_the_machine() -> Non
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.relative_to(pages.ROOT)))
 def test_pages_show_the_saved_results_of_one_machine(page: Path) -> None:
     machines = {
-        json.loads(path.read_text(encoding="utf-8"))["cpu"] for path in _harness.RESULTS.glob("*.json")
+        json.loads(path.read_text(encoding="utf-8"))["cpu"] for path in _report.RESULTS.glob("*.json")
     }
     text = page.read_text(encoding="utf-8")
-    assert text in [pages.filled(page, _harness.cpu_slug(cpu))[0] for cpu in machines]
+    assert text in [pages.filled(page, _report.cpu_slug(cpu))[0] for cpu in machines]
 
 
 # What single benchmarks compute besides times.

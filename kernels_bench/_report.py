@@ -1,0 +1,144 @@
+"""How a result is told: with the machine it was measured on, as a table, as JSON, against a bound."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.util
+import json
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from paritas.engine.cpus import available_cpus, cpu_name
+from paritas.export.certify import versions
+from paritas.kernels_bench._harness import significant
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def environment() -> dict[str, Any]:
+    """Return what a reader needs to judge a figure; "cpus" are its threads too, where it says no other."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],  # noqa: S607
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout.strip()
+    return {
+        "cpu": cpu_name(),
+        "cpus": available_cpus(),
+        "versions": versions(),
+        "commit": commit or "unknown",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def cpu_slug(cpu: str) -> str:
+    """Return a CPU's name as a part of a file's: "Intel(R) Xeon(R) Processor @ 2.50GHz" is "intel-xeon"."""
+    return "-".join(re.sub(r"\(.*?\)|@.*|\bCPU\b|\bProcessor\b", " ", cpu).lower().split())
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows with the same keys as a Markdown table; what is None in every row is left out."""
+    keys = [key for key in rows[0] if any(row[key] is not None for row in rows)]
+    lines = [[heading(key) for key in keys], ["---"] * len(keys)]
+    lines += [[cell(key, row[key]) for key in keys] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+# How a key ends, and the unit that its head shows instead.
+_UNITS = {"_per_s": "/s", "_ms": ", ms", "_us": ", µs", "_s": ", s", "_mb": ", MB", "_gops": ", GOP/s"}
+
+
+def heading(key: str) -> str:
+    """Return a key as the head of a column: "peak_rss_mb" is "peak RSS, MB"."""
+    for end, unit in _UNITS.items():
+        if key.endswith(end):
+            key = key.removesuffix(end) + unit
+            break
+    return key.replace("_", " ").replace("rss", "RSS").replace("gemm", "GEMM")
+
+
+def cell(key: str, value: Any) -> str:
+    """Return a value as a table shows it: nothing for None, shares in percent, thousands with commas."""
+    if value is None:
+        return ""
+    if key.endswith("share"):
+        return f"{value:.0%}"
+    if isinstance(value, float) and value.is_integer() and abs(value) >= 100:
+        value = int(value)
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --save, which `deliver` obeys."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
+    told = "Write result and plot to kernels_bench/results."
+    return click.option("--save", "keep", is_flag=True, callback=_can_draw, help=told)(command)
+
+
+def _can_draw(_context: click.Context, _option: click.Parameter, keep: bool) -> bool:
+    """Refuse --save before hours of measuring, not after, where no plot could be drawn."""
+    if keep and importlib.util.find_spec("matplotlib") is None:
+        raise click.UsageError("--save draws a plot; type: pip install matplotlib")
+    return keep
+
+
+def deliver(
+    name: str,
+    result: dict[str, Any],
+    *,
+    as_json: bool,
+    keep: bool,
+    draw: Callable[[dict[str, Any], Path], None] | None = None,
+) -> None:
+    """Print a result, as JSON or as a table, and with `keep` write it and its plot.
+
+    Args:
+        name: of its files, the CPU apart.
+        result: with "question" and "rows" at least; "figure" where a bound is asked for.
+        as_json: print JSON and nothing else.
+        keep: write the files.
+        draw: draws the result into the file of the name given.
+    """
+    if as_json:
+        click.echo(json.dumps(result, indent=1))
+    else:
+        click.echo(f"{result['question']}; {result['cpus']} CPUs of {result['cpu']}\n")
+        click.echo(table(result["rows"]))
+        if "figure" in result:
+            click.echo("\n" + verdict(result["figure"]))
+    if keep:
+        path = save(name, result)
+        if draw is not None:
+            draw(result, path.with_suffix(".svg"))
+        click.echo(path, err=True)
+
+
+def bounded(name: str, value: float, *, floor: float, aim: float, unit: str = "") -> dict[str, Any]:
+    """Return a figure that is held against bounds: at least `floor`, and `aim` if all goes well."""
+    return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim, "unit": unit}
+
+
+def verdict(figure: Mapping[str, Any]) -> str:
+    """Say in a sentence whether a figure meets its floor and its aim, and if not, by how much it misses."""
+    value, unit = figure["value"], figure["unit"]
+    told = f"{figure['name']}: {value:g}{unit}, with a floor of {figure['floor']:g}{unit} and an aim of "
+    told += f"{figure['aim']:g}{unit}; "
+    for bound in ("floor", "aim"):
+        if value < figure[bound]:
+            return f"{told}the {bound} is missed by {figure[bound] - value:.3g}{unit}."
+    return told + "both are met."
+
+
+def save(name: str, result: dict[str, Any]) -> Path:
+    """Write a result, a file for each kind of CPU, where the README looks for it; return its path."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{cpu_slug(result['cpu'])}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return path
