@@ -72,7 +72,7 @@ def cell(key: str, value: Any) -> str:
         return f"{value:.0%}"
     if isinstance(value, float) and value.is_integer() and abs(value) >= 100:
         value = int(value)
-    return f"{value:,}" if isinstance(value, (int, float)) else str(value)
+    return f"{value:,}" if isinstance(value, (int, float)) else str(value).replace("|", "\\|")
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -95,7 +95,7 @@ def deliver(
     *,
     as_json: bool,
     keep: bool,
-    draw: Callable[[dict[str, Any], Path], None] | None = None,
+    draw: Callable[[dict[str, Any], Path], None],
 ) -> None:
     """Print a result, as JSON or as a table, and with `keep` write it and its plot.
 
@@ -115,24 +115,24 @@ def deliver(
             click.echo("\n" + verdict(result["figure"]))
     if keep:
         path = save(name, result)
-        if draw is not None:
-            draw(result, path.with_suffix(".svg"))
+        draw(result, path.with_suffix(".svg"))
         click.echo(path, err=True)
 
 
-def bounded(name: str, value: float, *, floor: float, aim: float, unit: str = "") -> dict[str, Any]:
+def bounded(name: str, value: float, *, floor: float, aim: float) -> dict[str, Any]:
     """Return a figure that is held against bounds: at least `floor`, and `aim` if all goes well."""
-    return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim, "unit": unit}
+    return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim}
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
     """Say in a sentence whether a figure meets its floor and its aim, and if not, by how much it misses."""
-    value, unit = figure["value"], figure["unit"]
-    told = f"{figure['name']}: {value:g}{unit}, with a floor of {figure['floor']:g}{unit} and an aim of "
-    told += f"{figure['aim']:g}{unit}; "
+    value = figure["value"]
+    told = (
+        f"{figure['name']}: {value:g}, with a floor of {figure['floor']:g} and an aim of {figure['aim']:g}; "
+    )
     for bound in ("floor", "aim"):
         if value < figure[bound]:
-            return f"{told}the {bound} is missed by {figure[bound] - value:.3g}{unit}."
+            return f"{told}the {bound} is missed by {figure[bound] - value:.3g}."
     return told + "both are met."
 
 

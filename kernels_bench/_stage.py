@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paritas.kernels_bench import peers
+from paritas.kernels_bench import peer_recipes, peers
 from paritas.kernels_bench._harness import Contender, ContenderError
 
 _SCRIPT = str(Path(peers.__file__).resolve())
+_RECIPES = str(Path(peer_recipes.__file__).resolve())
 
 
 class Stage:
@@ -33,31 +34,21 @@ class Stage:
         engine = peers.ENGINES[name]
         if engine.recipe is not None and (reason := self._prepare(engine.recipe)) is not None:
             raise ContenderError(reason)
-        arguments = ["serve", name, str(self._checkpoint), str(self._work)]
+        arguments = [name, str(self._checkpoint), str(self._work)]
         arguments += [] if threads is None else [str(threads)]
         return Contender(_SCRIPT, arguments, python=[self._python(engine.environment)])
 
     def _prepare(self, name: str) -> str | None:
         """Follow a recipe, once; return why that failed."""
         if name not in self._prepared:
-            recipe = peers.RECIPES[name]
+            recipe = peer_recipes.RECIPES[name]
             reason = None if recipe.needs is None else self._prepare(recipe.needs)
             self._prepared[name] = reason or self._follow(name, recipe.environment)
         return self._prepared[name]
 
     def _follow(self, name: str, environment: str) -> str | None:
-        command = [
-            self._python(environment),
-            _SCRIPT,
-            "prepare",
-            name,
-            str(self._checkpoint),
-            str(self._work),
-        ]
-        try:
-            run = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            return f"{command[0]}: {error.strerror}"
+        command = [self._python(environment), _RECIPES, name, str(self._checkpoint), str(self._work)]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode == 0:
             return None
         return f"{name} cannot be made: {(run.stderr.strip().splitlines() or ['no message'])[-1]}"[:300]
@@ -67,4 +58,7 @@ class Stage:
             return sys.executable
         if self._environments is None:
             raise ContenderError("--peers names no environments")
-        return str(self._environments.absolute() / environment / "bin" / "python")
+        python = self._environments.absolute() / environment / "bin" / "python"
+        if not python.exists():
+            raise ContenderError(f"the environment {environment!r} is not installed; type: make peers")
+        return str(python)

@@ -1,13 +1,12 @@
 """One engine in an environment of its own, as bench_peers and bench_int8 ask for it.
 
-    python peers.py prepare RECIPE CHECKPOINT WORK           exports or quantises, into WORK/RECIPE
-    python peers.py serve ENGINE CHECKPOINT WORK [THREADS]   loads, encodes a text, then takes words
+    python peers.py ENGINE CHECKPOINT WORK [THREADS]
 
-Served, it speaks the harness's protocol: a JSON line when the first vector is there, and one for each word
-that it reads: "vectors" (encode the quality texts, to WORK/ENGINE.npy), "warm" (encode the warm texts), "go"
-(the seconds that the speed texts take), "queries" (the seconds of each query, one at a time), "versions",
-"end" (the peak memory). Texts are in WORK/texts.json. What fails is answered as {"error": reason}. Without
-THREADS all engines keep their defaults.
+It speaks the harness's protocol: a JSON line when the first vector is there, and one for each word that it
+reads: "vectors" (encode the quality texts, to WORK/ENGINE.npy), "warm" (encode the warm texts), "go" (the
+seconds that the speed texts take), "queries" (the seconds of each query, one at a time), "versions", "end"
+(the peak memory). Texts are in WORK/texts.json. What fails is answered as {"error": reason}. Without THREADS
+all engines keep their defaults.
 
 It does not import paritas, which the peers' environments lack, but where paritas is the engine.
 """
@@ -15,7 +14,6 @@ It does not import paritas, which the peers' environments lack, but where parita
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -42,17 +40,6 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """How the files of an engine are made, before anything is timed."""
-
-    environment: str
-    make: Callable[[str, Path], None]
-    """Takes checkpoint and WORK."""
-    needs: str | None = None
-    """The recipe whose files it reads."""
-
-
-@dataclass(frozen=True)
 class Engine:
     """What is compared."""
 
@@ -60,89 +47,9 @@ class Engine:
     """The folder of its interpreter among the peers' environments; "" is paritas's own."""
     load: Callable[[Setup], Encode]
     recipe: str | None = None
+    """What makes its files; see peer_recipes."""
     packages: tuple[str, ...] = ()
     """Whose versions its figures depend on."""
-
-
-# What is made before anything is timed.
-
-
-def max_length(checkpoint: str) -> int:
-    """Return the tokens that the model takes."""
-    config = json.loads(Path(checkpoint, "sentence_bert_config.json").read_text(encoding="utf-8"))
-    return int(config["max_seq_length"])
-
-
-def make_onnx(checkpoint: str, work: Path) -> None:
-    """Export as sentence-transformers does; the file serves fastembed, light-embed and optimum too."""
-    from sentence_transformers import SentenceTransformer
-
-    folder = work / "onnx"
-    SentenceTransformer(checkpoint, backend="onnx", device="cpu").save_pretrained(str(folder))
-    # fastembed and light-embed cut texts to these and know no sentence_bert_config.json.
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["model_max_length"] = config["max_length"] = max_length(checkpoint)
-    path.write_text(json.dumps(config), encoding="utf-8")
-
-
-def make_onnx_int8(checkpoint: str, work: Path) -> None:  # noqa: ARG001
-    """Quantise dynamically with the avx512_vnni preset, as sentence-transformers' documentation has it."""
-    from sentence_transformers import SentenceTransformer, export_dynamic_quantized_onnx_model
-
-    folder = str(shutil.copytree(work / "onnx", work / "onnx-int8"))
-    export_dynamic_quantized_onnx_model(
-        SentenceTransformer(folder, backend="onnx", device="cpu"), "avx512_vnni", folder
-    )
-
-
-def make_optimum_int8(checkpoint: str, work: Path) -> None:  # noqa: ARG001
-    """Quantise dynamically with a scale a column, by optimum's quantiser."""
-    from optimum.onnxruntime import ORTQuantizer
-    from optimum.onnxruntime.configuration import AutoQuantizationConfig
-
-    how = AutoQuantizationConfig.avx512_vnni(is_static=False, per_channel=True)
-    quantizer = ORTQuantizer.from_pretrained(work / "onnx" / "onnx", file_name="model.onnx")
-    quantizer.quantize(save_dir=work / "optimum-int8", quantization_config=how)
-    shutil.copy(work / "onnx" / "config.json", work / "optimum-int8")
-
-
-def make_openvino(checkpoint: str, work: Path) -> None:
-    """Export as sentence-transformers does."""
-    from sentence_transformers import SentenceTransformer
-
-    exact = SentenceTransformer(checkpoint, backend="openvino", device="cpu")
-    exact.save_pretrained(str(work / "openvino"))
-
-
-def make_openvino_int8(checkpoint: str, work: Path) -> None:
-    """Quantise statically, calibrated on WORK/calibration.json."""
-    from datasets import Dataset
-    from optimum.intel import OVConfig, OVModelForFeatureExtraction, OVQuantizationConfig, OVQuantizer
-    from transformers import AutoTokenizer
-
-    folder = shutil.copytree(work / "openvino", work / "openvino-int8")
-    calibration = json.loads((work / "calibration.json").read_text(encoding="utf-8"))
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    tokens = Dataset.from_dict({"text": calibration}).map(
-        lambda row: tokenizer(row["text"], truncation=True, max_length=256), remove_columns=["text"]
-    )
-    OVQuantizer.from_pretrained(
-        OVModelForFeatureExtraction.from_pretrained(checkpoint, export=True)
-    ).quantize(
-        calibration_dataset=tokens,
-        save_directory=folder / "openvino",
-        ov_config=OVConfig(quantization_config=OVQuantizationConfig()),
-    )
-
-
-RECIPES = {
-    "onnx": Recipe("onnx", make_onnx),
-    "onnx-int8": Recipe("onnx", make_onnx_int8, needs="onnx"),
-    "optimum-int8": Recipe("onnx", make_optimum_int8, needs="onnx"),
-    "openvino": Recipe("openvino", make_openvino),
-    "openvino-int8": Recipe("openvino", make_openvino_int8, needs="openvino"),
-}
 
 
 # What is loaded; from here on the clock runs.
@@ -217,8 +124,7 @@ def load_optimum(folder: str, file_name: str, subfolder: str = "") -> Callable[[
             file_name=file_name,
             **_session_options(setup.threads),
         )
-        tokenizer = AutoTokenizer.from_pretrained(setup.checkpoint)
-        longest = max_length(setup.checkpoint)
+        tokenizer = AutoTokenizer.from_pretrained(setup.work / "onnx")  # cuts to the model's max_length
 
         def encode(texts: list[str]) -> Any:
             found = []
@@ -227,7 +133,6 @@ def load_optimum(folder: str, file_name: str, subfolder: str = "") -> Callable[[
                     texts[start : start + _BATCH],
                     padding=True,
                     truncation=True,
-                    max_length=longest,
                     return_tensors="pt",
                 )
                 hidden = model(**batch).last_hidden_state
@@ -378,13 +283,11 @@ def _peak_rss_mb() -> float:
 
 
 def main(arguments: list[str]) -> None:
-    """Do as the first argument says."""
+    """Serve the engine that the first argument names."""
     match arguments:
-        case ["prepare", recipe, checkpoint, work] if recipe in RECIPES:
-            RECIPES[recipe].make(checkpoint, Path(work))
-        case ["serve", engine, checkpoint, work] if engine in ENGINES:
+        case [engine, checkpoint, work] if engine in ENGINES:
             serve(engine, Setup(checkpoint, Path(work), None))
-        case ["serve", engine, checkpoint, work, threads] if engine in ENGINES:
+        case [engine, checkpoint, work, threads] if engine in ENGINES:
             serve(engine, Setup(checkpoint, Path(work), int(threads)))
         case _:
             raise SystemExit(__doc__)

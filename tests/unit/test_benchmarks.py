@@ -23,6 +23,7 @@ from paritas.kernels_bench import (
     bench_roofline,
     bench_shapes,
     pages,
+    peer_recipes,
     peers,
 )
 from paritas.kernels_bench._harness import Contender, ContenderError
@@ -268,7 +269,7 @@ def test_a_peer_without_an_environment_is_reported_and_ends_nothing(work: Path) 
     run_rounds(stage, entries, 2)
     for entry in entries:
         shown = row(entry, entries, work, 2, 10)
-        assert "No such file or directory" in shown["error"]
+        assert shown["error"] == "the environment 'onnx' is not installed; type: make peers"
         assert shown["texts_per_s"] is None
     with pytest.raises(ContenderError, match="--peers names no environments"):
         Stage(None, work, work).start(REFERENCE)
@@ -284,20 +285,30 @@ def test_ratios_are_to_the_reference_with_as_many_threads() -> None:
     assert ratio(entries[2], entries) is None
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["serve", "no-such-engine", "c", "w"], ["prepare", "no-such-recipe", "c", "w"], ["go"]]
-)
-def test_the_peers_script_explains_itself_when_called_wrongly(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match=r"peers\.py serve ENGINE CHECKPOINT WORK"):
+@pytest.mark.parametrize("arguments", [[], ["fastembed fp32"], ["no-such-engine", "c", "w"]])
+def test_the_peers_scripts_explain_themselves_when_called_wrongly(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match=r"peers\.py ENGINE CHECKPOINT WORK"):
         peers.main(arguments)
+    with pytest.raises(SystemExit, match=r"peer_recipes\.py RECIPE CHECKPOINT WORK"):
+        peer_recipes.main(arguments)
+
+
+def test_threads_are_an_engine_s_own_unless_they_are_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = []
+    monkeypatch.setattr(peers, "serve", lambda name, setup: seen.append((name, setup.threads)))
+    peers.main(["fastembed fp32", "c", str(tmp_path)])
+    peers.main(["fastembed fp32", "c", str(tmp_path), "3"])
+    assert seen == [("fastembed fp32", None), ("fastembed fp32", 3)]
 
 
 def test_every_engine_has_a_recipe_that_exists_and_an_environment_that_is_installed() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    environments = {recipe.environment for recipe in peers.RECIPES.values()}
+    environments = {recipe.environment for recipe in peer_recipes.RECIPES.values()}
     for engine in peers.ENGINES.values():
-        assert engine.recipe is None or engine.recipe in peers.RECIPES
+        assert engine.recipe is None or engine.recipe in peer_recipes.RECIPES
         environments |= {engine.environment} - {""}
     for environment in environments:
         assert f"-m venv $(VENV)/peers/{environment}\n" in makefile
-    assert {recipe.needs for recipe in peers.RECIPES.values()} - {None} <= set(peers.RECIPES)
+    assert {recipe.needs for recipe in peer_recipes.RECIPES.values()} - {None} <= set(peer_recipes.RECIPES)
