@@ -41,6 +41,9 @@ FIGURES = (
     *("query_p50_ms", "query_p95_ms", "start_s", "peak_rss_mb"),
 )
 
+Cosines = tuple[float | None, float | None]
+"""Mean and smallest; None where there is nothing to compare with."""
+
 
 @dataclass
 class Entry:
@@ -86,12 +89,13 @@ def main(
             tokens = encoder.last_stats.tokens
         with open_checkpoint(model, load_registry()[model], "package") as checkpoint:
             stage = Stage(environments, checkpoint.directory, work)
-            failed, versions = compare_vectors(stage, names)
+            failed, versions = write_vectors(stage, names)
+            agreed = {name: cosines(work, name) for name in names if name not in failed}
             entries = [
                 Entry(name, n, error=failed.get(name)) for n in (None, available_cpus()) for name in names
             ]
             run_rounds(stage, entries, rounds)
-            rows = [row(entry, entries, work, len(texts), tokens) for entry in entries]
+            rows = [row(entry, entries, agreed, len(texts), tokens) for entry in entries]
     result = {
         "question": f"{model} beside other engines: {len(texts)} SQuAD paragraphs, {tokens} tokens",
         "model": model,
@@ -115,7 +119,7 @@ def write_texts(work: Path, count: int, queries: int) -> list[str]:
     return texts
 
 
-def compare_vectors(stage: Stage, names: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+def write_vectors(stage: Stage, names: list[str]) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
     """Let every engine write its vectors; return why some cannot, and the versions of the others."""
     failed, versions = {}, {}
     for name in names:
@@ -150,7 +154,9 @@ def measure(stage: Stage, entry: Entry) -> dict[str, Any]:
     return {"start_s": contender.start_s, "seconds": seconds, "latencies": latencies, **contender.finish()}
 
 
-def row(entry: Entry, entries: list[Entry], work: Path, texts: int, tokens: int) -> dict[str, Any]:
+def row(
+    entry: Entry, entries: list[Entry], agreed: dict[str, Cosines], texts: int, tokens: int
+) -> dict[str, Any]:
     """Return what an entry comes to: medians over the rounds, quantiles over the queries of all of them."""
     shown = {"engine": entry.engine, "threads": "own" if entry.threads is None else "cpus"}
     if entry.error is not None:
@@ -161,7 +167,7 @@ def row(entry: Entry, entries: list[Entry], work: Path, texts: int, tokens: int)
         _harness.significant(texts / median, 3),
         round(tokens / median),
         ratio(entry, entries),
-        *cosines(work, entry.engine),
+        *agreed[entry.engine],
         _harness.significant(float(np.quantile(latencies, 0.5)), 3),
         _harness.significant(float(np.quantile(latencies, 0.95)), 3),
         _harness.significant(statistics.median(each["start_s"] for each in entry.rounds), 3),
@@ -178,7 +184,7 @@ def ratio(entry: Entry, entries: list[Entry]) -> float | None:
     return None
 
 
-def cosines(work: Path, name: str) -> tuple[float | None, float | None]:
+def cosines(work: Path, name: str) -> Cosines:
     """Return the mean and the smallest cosine to PyTorch's FP32, None where that did not run.
 
     Raises:

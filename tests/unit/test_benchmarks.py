@@ -28,7 +28,7 @@ from paritas.kernels_bench import (
 )
 from paritas.kernels_bench._harness import Contender, ContenderError
 from paritas.kernels_bench._stage import Stage
-from paritas.kernels_bench.bench_peers import REFERENCE, Entry, ratio, row, run_rounds
+from paritas.kernels_bench.bench_peers import REFERENCE, Entry, cosines, ratio, row, run_rounds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -268,11 +268,41 @@ def test_a_peer_without_an_environment_is_reported_and_ends_nothing(work: Path) 
     entries = [Entry(name, None) for name in ("fastembed fp32", REFERENCE)]
     run_rounds(stage, entries, 2)
     for entry in entries:
-        shown = row(entry, entries, work, 2, 10)
+        shown = row(entry, entries, {}, 2, 10)
         assert shown["error"] == "the environment 'onnx' is not installed; type: make peers"
         assert shown["texts_per_s"] is None
     with pytest.raises(ContenderError, match="--peers names no environments"):
         Stage(None, work, work).start(REFERENCE)
+
+
+def test_paritas_must_agree_with_pytorch_before_its_speed_counts(tmp_path: Path) -> None:
+    assert cosines(tmp_path, "paritas fp32") == (None, None)
+    exact = np.array([[1, 0], [0.6, 0.8]], np.float32)
+    np.save(tmp_path / f"{REFERENCE}.npy", exact)
+    np.save(tmp_path / "openvino fp32.npy", 2 * exact)
+    assert cosines(tmp_path, "openvino fp32") == (1, 1)  # whatever their length
+    for name in ("paritas int8", "paritas fp32"):
+        np.save(tmp_path / f"{name}.npy", np.array([[1, 0], [0, 1]], np.float32))
+    assert cosines(tmp_path, "paritas int8") == (0.9, 0.8)
+    with pytest.raises(click.ClickException, match=r"paritas fp32 and .* disagree: cosine 0\.800000"):
+        cosines(tmp_path, "paritas fp32")
+
+
+def test_a_row_has_medians_over_rounds_and_quantiles_over_all_queries() -> None:
+    rounds = [
+        {"seconds": seconds, "latencies": latencies, "start_s": start, "peak_rss_mb": peak}
+        for seconds, latencies, start, peak in (
+            (1, [0.01, 0.02], 3, 10),
+            (4, [0.03], 1, 30),
+            (2, [0.04], 2, 20),
+        )
+    ]
+    entry = Entry("paritas int8", 2, rounds)
+    assert row(entry, [entry], {"paritas int8": (0.999, 0.99)}, 10, 100) == {
+        **{"engine": "paritas int8", "threads": "cpus"},
+        **{"texts_per_s": 5, "tokens_per_s": 50, "ratio": None, "mean_cosine": 0.999, "min_cosine": 0.99},
+        **{"query_p50_ms": 25, "query_p95_ms": 38.5, "start_s": 2, "peak_rss_mb": 30, "error": None},
+    }
 
 
 def test_ratios_are_to_the_reference_with_as_many_threads() -> None:
