@@ -9,7 +9,9 @@ from typing import Any
 
 import click
 
+from paritas import store
 from paritas.documents import read_documents
+from paritas.errors import ParitasError
 
 
 def evaluation_data() -> Path:
@@ -41,18 +43,34 @@ def questions(count: int) -> list[str]:
     return spaced(evaluation_data() / "squad" / "queries.jsonl", count)
 
 
+def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --model, which must name a bundle."""
+    told = "An exported model's id, or a bundle's path."
+    return click.option(
+        "--model", default="all-mpnet-base-v2", show_default=True, callback=_check_model, help=told
+    )(command)
+
+
+def _check_model(_context: click.Context, _option: click.Parameter, model: str) -> str:
+    try:
+        store.find(model)
+    except ParitasError as error:
+        raise click.BadParameter(str(error)) from error
+    return model
+
+
 def text_options(count: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add --model and --texts, with `count` texts where none are asked for."""
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        command = click.option(
-            "--model",
-            default="all-mpnet-base-v2",
+        number = click.option(
+            "--texts",
+            "count",
+            type=click.IntRange(min=1),
+            default=count,
             show_default=True,
-            help="An exported model's id, or a bundle's path.",
-        )(command)
-        return click.option(
-            "--texts", "count", default=count, show_default=True, help="SQuAD paragraphs to encode."
-        )(command)
+            help="SQuAD paragraphs to encode.",
+        )
+        return model_option(number(command))
 
     return add

@@ -34,7 +34,7 @@ MODULE = "paritas.kernels_bench.bench_bulk"
 @click.command()
 @click.option("--texts", "path", type=click.Path(path_type=Path), help="Default: $PARITAS_EVAL_DATA's SQuAD.")
 @click.option("--count", default=256, show_default=True)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--save", is_flag=True, help="Write the result to kernels_bench/results.")
 @click.option("--contender", hidden=True, help="Be one of the processes that are compared.")
 @click.option("--work", hidden=True, type=click.Path(path_type=Path))

@@ -72,7 +72,7 @@ def write_checkpoint(directory: Path) -> None:
 
 
 @click.command()
-@click.option("--rounds", default=3, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--save", is_flag=True, help="Write the result to kernels_bench/results.")
 def main(rounds: int, save: bool) -> None:
     """Time exports and measure their memory."""

@@ -114,7 +114,7 @@ UNITS = {"normalisation": "tokens", "activation": "tokens", "attention": "tokens
 
 
 @click.command()
-@click.option("--rounds", default=101, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=101, show_default=True)
 @click.option("--size", "sizes", type=int, multiple=True, help=f"Default: {', '.join(map(str, SIZES))}.")
 @_report.output_options
 def main(rounds: int, sizes: tuple[int, ...], as_json: bool, keep: bool) -> None:

@@ -53,7 +53,7 @@ PEERS = ("sentence-transformers onnx int8", "optimum onnx int8, per column", "op
     "--peers", type=click.Path(path_type=Path), help="Environments of the peers; without, ours alone."
 )
 @click.option("--count", default=256, show_default=True, help="Texts of each collection.")
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @click.option("--save", is_flag=True, help="Write result and plot to kernels_bench/results.")
 @click.option("--contender", hidden=True, help="Be one of the processes that are compared.")
 @click.option("--work", hidden=True, type=click.Path(path_type=Path))

@@ -146,7 +146,7 @@ FORMS: dict[str, Callable[[Layer], TinyGraph]] = {
 
 
 @click.command()
-@click.option("--rounds", default=101, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=101, show_default=True)
 @click.option("--tokens", "chosen", type=int, multiple=True, help=f"Default: {', '.join(map(str, TOKENS))}.")
 @_report.output_options
 def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> None:

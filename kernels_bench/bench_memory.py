@@ -74,7 +74,9 @@ def rss_mb() -> float:
 
 @click.command()
 @_texts.text_options(256)
-@click.option("--calls", default=10_000, show_default=True, help="Calls of random sizes.")
+@click.option(
+    "--calls", type=click.IntRange(min=1), default=10_000, show_default=True, help="Calls of random sizes."
+)
 @click.option("--contender", type=click.Choice(PRECISIONS), hidden=True, help="Be one of the processes.")
 @_report.output_options
 def main(model: str, count: int, calls: int, contender: Precision | None, as_json: bool, keep: bool) -> None:

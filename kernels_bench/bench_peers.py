@@ -62,8 +62,14 @@ class Entry:
 @click.command()
 @_texts.text_options(256)
 @click.option("--peers", "environments", type=click.Path(path_type=Path), help="Environments of the peers.")
-@click.option("--queries", default=50, show_default=True, help="SQuAD questions of each round.")
-@click.option("--rounds", default=3, show_default=True)
+@click.option(
+    "--queries",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="SQuAD questions of each round.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--only", multiple=True, type=click.Choice(ENGINES), help="Default: all engines.")
 @_report.output_options
 def main(

@@ -84,7 +84,7 @@ class Graph:
 
 @click.command()
 @_texts.text_options(256)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @_report.output_options
 def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Compare groupings of texts."""

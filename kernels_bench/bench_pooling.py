@@ -50,7 +50,7 @@ def by_linalg(vectors: Array) -> Array:
 
 
 @click.command()
-@click.option("--rounds", default=201, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=201, show_default=True)
 @click.option("--dim", default=768, show_default=True)
 @_report.output_options
 def main(rounds: int, dim: int, as_json: bool, keep: bool) -> None:

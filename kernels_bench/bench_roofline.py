@@ -85,7 +85,7 @@ def gemm_peak(model: str, precision: str, rounds: int) -> tuple[float, str]:
 
 @click.command()
 @_texts.text_options(256)
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
 @_report.output_options
 def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Hold bulk encoding against the GEMM peak."""

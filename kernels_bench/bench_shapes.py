@@ -53,8 +53,14 @@ def text_of(tokens: int) -> str:
 
 @click.command()
 @_texts.text_options(64)
-@click.option("--tokens", default=4096, show_default=True, help="Tokens of each pass over one length.")
-@click.option("--rounds", default=7, show_default=True)
+@click.option(
+    "--tokens",
+    type=click.IntRange(min=1),
+    default=4096,
+    show_default=True,
+    help="Tokens of each pass over one length.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=7, show_default=True)
 @_report.output_options
 def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Measure tokens/s by budget, length and threads."""

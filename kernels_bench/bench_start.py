@@ -23,7 +23,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot, _report
+from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.kernels_bench._stage import Stage
 
 BARE = "python, nothing imported"
@@ -31,8 +31,8 @@ ENGINES = ("paritas fp32", "paritas int8")
 
 
 @click.command()
-@click.option("--model", default="all-mpnet-base-v2", show_default=True, help="An id, or a bundle's path.")
-@click.option("--rounds", default=15, show_default=True)
+@_texts.model_option
+@click.option("--rounds", type=click.IntRange(min=1), default=15, show_default=True)
 @_report.output_options
 def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
     """Measure cold starts."""
