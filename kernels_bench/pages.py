@@ -73,8 +73,7 @@ def section(result: dict[str, Any], key: str | None = None, value: str | None = 
             raise ValueError(f"no row of {result['question']!r} has {key}={value}")
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
-    question = result["question"]
-    parts = [f"{question[0].upper()}{question[1:]}:", _report.table(rows)]
+    parts = [f"*{result['question']}*", _report.table(rows)]
     if "figure" in result:
         parts.append(f"**{_report.verdict(result['figure'])}**")
     return "\n\n".join([*parts, f"<sub>{source}</sub>"])
