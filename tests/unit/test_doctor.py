@@ -160,7 +160,7 @@ def test_a_whole_bundle_is_shown_with_what_it_runs_with(placed: Path, home: Path
     assert (found.ok, bundle.error, bundle.unread_bytes) == (True, None, 0)
     assert (bundle.precision, bundle.reason) == ("fp32", "the bundle has no INT8")
     assert {name: graph.prepared for name, graph in bundle.graphs.items()} == {"fp32": True, "fp16": False}
-    names = ("model.fp32.onnx", "model.fp32.onnx.data")
+    names = ("model.fp32.equal_length.onnx", "model.fp32.onnx.data")
     assert bundle.graphs["fp32"].size_bytes == sum((placed / name).stat().st_size for name in names)
     assert found.store.cache_bytes == found.store.prepared_bytes + 100
     assert found.store.prepared_bytes > 0
