@@ -1,9 +1,9 @@
 """Who runs which batch: all CPUs inside a batch that is alone, a worker for each CPU where there are many.
 
-Threads inside a batch meet at the end of every operator and wait for the slowest; batches side by side do not.
-Two workers with one thread each encode 1.16 times as many tokens a second as one with two threads
-(all-mpnet-base-v2 in INT8, 2 CPUs), and 1.3 times as many as two that share a session of two threads, which is
-why there are two sessions. A single query has no other batch to run beside, and is done soonest with all
+Threads inside a batch meet at the end of every operator and wait for the slowest; batches side by side do
+not. Two workers with one thread each encode 1.16 times as many tokens a second as one with two threads
+(all-mpnet-base-v2 in INT8, 2 CPUs), and 1.3 times as many as two that share a session of two threads, which
+is why there are two sessions. A single query has no other batch to run beside, and is done soonest with all
 threads inside it. Whatever many callers ask for at once, no more threads run than CPUs.
 """
 
