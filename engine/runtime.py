@@ -132,6 +132,7 @@ class Session:
                 "and that its libraries can be found (onnxruntime's message is above)"
             )
         _sessions.add(self)
+        self._on_cpu = name == PROVIDERS["cpu"]
         self.input_names = frozenset(value.name for value in self._session.get_inputs())
         self.output_name: str = self._session.get_outputs()[0].name
         self.dim: int | str | None = self._session.get_outputs()[0].shape[-1]
@@ -149,8 +150,11 @@ class Session:
         """Give the memory that earlier runs left in the arena back to the system; runs under way keep theirs.
 
         onnxruntime does so at the end of a run that asks for it, here the shortest there is. Its output is
-        bound to memory of ours, for one in the arena would hold a region there.
+        bound to memory of ours, for one in the arena would hold a region there. On CPUs only: elsewhere the
+        memory is the provider's to manage.
         """
+        if not self._on_cpu:
+            return
         options = onnxruntime.RunOptions()
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         token = np.zeros((1, 1), np.int64)
@@ -184,7 +188,7 @@ def write_prepared(graph: Path, target: Path) -> None:
     """Write a CPU's form of a graph: optimised for it, with the weights packed as its kernels read them.
 
     onnxruntime maps the file it writes beside `target`, named like it with `.data`, so that sessions and
-    processes share one copy in memory, and packs nothing while loading.
+    processes share one copy in memory, packed as it is.
 
     Args:
         graph: the .onnx file; its weights file lies beside it.

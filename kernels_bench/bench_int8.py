@@ -87,8 +87,8 @@ def compete(contender: str, work: Path) -> None:
     texts = json.loads((work / "texts.json").read_text(encoding="utf-8"))
     bundle = Bundle(work / "bundle")
     graphs = {
-        "paritas fp32": work / "bundle" / "model.fp32.onnx",
-        "paritas int8": work / "bundle" / "model.int8.onnx",
+        "paritas fp32": work / "bundle" / "model.fp32.equal_length.onnx",
+        "paritas int8": work / "bundle" / "model.int8.equal_length.onnx",
         "onnxruntime dynamic int8": work / "dynamic.onnx",
     }
     session = Session(graphs[contender], provider="cpu", threads=available_cpus())
@@ -131,7 +131,7 @@ def compare(
             model, source=str(checkpoint.directory), precisions=("fp32", "int8"), out=work / "bundle"
         )
         export_s = time.perf_counter() - started
-        quantize_dynamic(work / "bundle" / "model.fp32.onnx", work / "dynamic.onnx")
+        quantize_dynamic(work / "bundle" / "model.fp32.equal_length.onnx", work / "dynamic.onnx")
         own = ["--work", str(work), "--contender"]
         contenders = {name: _harness.Contender(MODULE, [*own, name]) for name in OURS}
         if peers is not None:
