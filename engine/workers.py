@@ -9,11 +9,12 @@ threads inside it. Whatever many callers ask for at once, no more threads run th
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from paritas.engine.batching import Batch
 from paritas.engine.runtime import Session
@@ -91,16 +92,26 @@ class Workers:
                 self._change.notify(wanted)
 
     def release(self) -> None:
-        """Give the memory that earlier runs left back to the system."""
+        """Give the memory that earlier runs and the tokenizer left back to the system."""
         for session in dict.fromkeys((self._alone, self._beside)):
             if session is not None:
                 session.release()
+        _trim()
 
     def _side_by_side(self) -> Session:
         with self._loading:
             if self._beside is None:
                 self._beside = self._load(self._threads_beside)
         return self._beside
+
+
+def _trim() -> None:
+    """Let the C library give back what was freed, where it is one that can be told (glibc).
+
+    It keeps pages for every thread that ever allocated: 20 to 80 MB after 16 callers at once.
+    """
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _next(left: deque[Batch]) -> Batch | None:
