@@ -128,8 +128,7 @@ def test_the_accelerators_fp16_graph_is_pytorchs_too(zoo: Zoo, name: str, tmp_pa
     vectors = []
     for row in rows:
         tokens = tokenizer.encode([zoo.texts(name, "query")[row]], "query")
-        ids, types = tokens.input_ids[None], tokens.token_type_ids[None]
-        mask = np.ones_like(ids)
+        ids, mask, types = tokens.arrays(np.arange(1), int(tokens.lengths[0]))
         hidden = session.run(ids, mask, types)
         vectors.append(pool(hidden, mask, pooling=contract.pooling, normalized=contract.normalize))
     assert_parity(
