@@ -38,7 +38,7 @@ from paritas.files import locked
 _log = logging.getLogger("paritas")
 
 # Raised when what `write_prepared` writes changes.
-_FORMAT = 1
+_FORMAT = 2
 _MADE = "made.json"
 _GRAPH = "model.onnx"
 _UNUSED_S = 30 * 86_400

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -31,6 +32,10 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime  # noqa: E402 - both lines above must come first
 
 VERSION: str = onnxruntime.__version__
+
+_CACHE_LINE = 64
+# Where onnxruntime notes packed weights in an optimised graph: "operator+hash|offset;length;checksum|...".
+_PACKED_AT = re.compile(rb"\|(\d+);\d+;")
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -200,12 +205,25 @@ def write_prepared(graph: Path, target: Path) -> None:
     Raises:
         BundleError: onnxruntime cannot load the graph, or cannot write.
     """
+    _write_optimized(graph, target, packed=True)
+    # Packed weights lie wherever the tensors before them end, and kernels that read whole cache lines crash
+    # on any other address (onnxruntime 1.31.1, FP32 on AVX-512). Native graphs are written so that all
+    # tensors that come into the file end on a line; others are packed anew by each session where they do not.
+    if any(int(place) % _CACHE_LINE for place in _PACKED_AT.findall(target.read_bytes())):
+        target.unlink()
+        _write_optimized(graph, target, packed=False)
+
+
+def _write_optimized(graph: Path, target: Path, *, packed: bool) -> None:
     options = _options(threads=1)
     options.optimized_model_filepath = str(target)
+    data = target.with_name(f"{target.name}.data")
+    data.unlink(missing_ok=True)
     for key, value in (
-        ("session.save_external_prepacked_constant_initializers", "1"),
-        ("session.optimized_model_external_initializers_file_name", f"{target.name}.data"),
-        ("session.optimized_model_external_initializers_min_size_in_bytes", "1024"),
+        ("session.save_external_prepacked_constant_initializers", "1" if packed else "0"),
+        ("session.optimized_model_external_initializers_file_name", data.name),
+        # Biases and scales, of any length, stay in the graph's own file.
+        ("session.optimized_model_external_initializers_min_size_in_bytes", "65536"),
     ):
         options.add_session_config_entry(key, value)
     _load(graph, options, PROVIDERS["cpu"])

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
-from paritas.engine import prepared
+from paritas.engine import prepared, runtime
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError
@@ -57,7 +59,7 @@ def test_it_is_made_once(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 2)]
+    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 99)]
 )
 def test_what_another_machine_or_version_made_is_not_used(
     bundles: dict[str, Bundle], home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
@@ -74,12 +76,12 @@ def test_another_bundle_has_another_form(bundles: dict[str, Bundle], home: Path)
 
 
 def truncate(directory: Path) -> None:
-    with (directory / "model.onnx.data").open("r+b") as file:
+    with (directory / "model.onnx").open("r+b") as file:
         file.truncate(100)
 
 
 def overwrite_later(directory: Path) -> None:
-    path = directory / "model.onnx.data"
+    path = directory / "model.onnx"
     path.write_bytes(bytes(path.stat().st_size))
     os.utime(path, (time.time() + 5, time.time() + 5))
 
@@ -100,10 +102,11 @@ def overwrite_later(directory: Path) -> None:
 def test_a_spoilt_form_is_made_again(bundles: dict[str, Bundle], home: Path, spoil) -> None:
     expected = encode(bundles["tiny-bert"])
     (directory,) = kept(home)
+    names = {path.name for path in directory.iterdir()}
     spoil(directory)
     assert np.array_equal(encode(bundles["tiny-bert"]), expected)
     assert kept(home) == [directory]
-    assert {path.name for path in directory.iterdir()} == {"model.onnx", "model.onnx.data", "made.json"}
+    assert {path.name for path in directory.iterdir()} == names
 
 
 def test_a_form_that_does_not_load_is_made_again(bundles: dict[str, Bundle], home: Path) -> None:
@@ -200,3 +203,40 @@ np.save(sys.argv[2], vectors)
     assert len(kept(home)) == 1
     vectors = [np.load(tmp_path / f"{number}.npy") for number in range(4)]
     assert all(np.array_equal(each, vectors[0]) for each in vectors)
+
+
+def product_after(constant: np.ndarray) -> onnx.ModelProto:
+    """x W + constant, where the constant comes into the file before W."""
+    weight = np.random.default_rng(7).standard_normal((160, 160), np.float32)
+    nodes = [
+        helper.make_node("Gather", ["constant", "place"], ["value"]),
+        helper.make_node("MatMul", ["x", "weight"], ["product"]),
+        helper.make_node("Add", ["product", "value"], ["y"]),
+    ]
+    inputs = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 160]),
+        helper.make_tensor_value_info("place", TensorProto.INT64, []),
+    ]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 160])]
+    constants = [numpy_helper.from_array(constant, "constant"), numpy_helper.from_array(weight, "weight")]
+    graph = helper.make_graph(nodes, "product", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+
+
+@pytest.mark.parametrize(("length", "packed"), [(20_000, True), (20_001, False)], ids=["whole lines", "odd"])
+def test_packed_weights_are_kept_where_kernels_can_read_them(
+    tmp_path: Path, length: int, packed: bool
+) -> None:
+    """onnxruntime maps them where they lie, and kernels for whole cache lines crash anywhere else."""
+    constant = np.arange(length, dtype=np.float32)
+    (tmp_path / "graph.onnx").write_bytes(product_after(constant).SerializeToString())
+    runtime.write_prepared(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
+    places = [int(place) for place in runtime._PACKED_AT.findall((tmp_path / "prepared.onnx").read_bytes())]
+    assert bool(places) == packed
+    assert all(place % 64 == 0 for place in places)
+    feeds = {"x": np.ones((3, 160), np.float32), "place": np.array(7)}
+    found = []
+    for name, prepared_form in (("graph.onnx", False), ("prepared.onnx", True)):
+        session = runtime.Session(tmp_path / name, provider="cpu", threads=1, prepared=prepared_form)
+        found.append(session._session.run(["y"], feeds)[0])
+    assert np.array_equal(found[0], found[1])
