@@ -221,10 +221,12 @@ class Encoder:
             ShapeError: `out` does not fit.
             BundleError: the encoder was closed, or loaded before this process was forked.
         """
+        tally = Tally()
         workers = self._open_workers()
         checked = check_texts(_listed(texts), self._tokenizer.role(role))
+        tally.add(texts=len(checked))
         vectors = self._output(out, len(checked))
-        repeats, tally = Repeats(checked), Tally(len(checked))
+        repeats = Repeats(checked)
         with _bar(len(checked), shown=progress) as advance:
             for window in self._windows(repeats, role, tally):
                 lengths = window.tokens.lengths
@@ -241,7 +243,7 @@ class Encoder:
         texts = repeats.distinct
         tokenize = partial(self._tokenizer.encode, role=role)
         parts = [slice(start, start + _WINDOW) for start in range(0, len(texts), _WINDOW)]
-        with ThreadPoolExecutor(1) if len(parts) > 1 else nullcontext() as pool:
+        with ThreadPoolExecutor(1) if len(parts) > 1 else nullcontext() as beside:
             coming = deque[Future[Tokens]]()
             for place, part in enumerate(parts):
                 begun = time.perf_counter()
@@ -252,8 +254,8 @@ class Encoder:
                     truncated=int(counts[tokens.truncated].sum()),
                     tokenize_s=time.perf_counter() - begun,
                 )
-                if pool is not None and place + 1 < len(parts):
-                    coming.append(pool.submit(tokenize, texts[parts[place + 1]]))
+                if beside is not None and place + 1 < len(parts):
+                    coming.append(beside.submit(tokenize, texts[parts[place + 1]]))
                 yield _Window(tokens, repeats.rows[part], counts)
 
     def _run(

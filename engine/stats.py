@@ -43,15 +43,16 @@ class EncodeStats:
 class Tally:
     """The stats of a call under way, to which several workers add."""
 
-    def __init__(self, texts: int) -> None:
+    def __init__(self) -> None:
         """Begin to count the time."""
         self._begun = time.perf_counter()
         self._lock = threading.Lock()
-        self._stats = EncodeStats(texts, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+        self._stats = EncodeStats(0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
 
     def add(
         self,
         *,
+        texts: int = 0,
         tokens: int = 0,
         truncated: int = 0,
         padding: int = 0,
@@ -61,7 +62,7 @@ class Tally:
         pool_s: float = 0.0,
     ) -> None:
         """Add what was done, by the names of `EncodeStats`."""
-        done = EncodeStats(0, tokens, truncated, padding, batches, tokenize_s, run_s, pool_s, 0.0)
+        done = EncodeStats(texts, tokens, truncated, padding, batches, tokenize_s, run_s, pool_s, 0.0)
         with self._lock:
             self._stats += done
 
