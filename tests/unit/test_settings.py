@@ -99,7 +99,7 @@ def test_another_bundle_has_a_record_of_its_own(bundles: dict[str, Bundle]) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 2)]
+    ("name", "value"), [("cpu_name", lambda: "another CPU"), ("VERSION", "99.0"), ("_FORMAT", 99)]
 )
 def test_another_machine_or_version_has_nothing_tuned(
     bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, name: str, value: object

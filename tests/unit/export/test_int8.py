@@ -13,7 +13,7 @@ import pytest
 from onnx import helper
 from safetensors.numpy import load_file, save_file
 
-from paritas.engine import encoder as encoder_module
+from paritas.engine import precision as precision_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ExportError, InputError, ParityError
@@ -111,7 +111,7 @@ def test_the_certificate_tells_texts_apart_by_length_and_knows_its_cpu(bundle: B
     assert certificate.bound.mean_cosine == 0.996
     figures = certificate.figures
     assert figures.min_cosine <= figures.p1_cosine <= figures.mean_cosine <= 1
-    assert certificate.instructions == encoder_module.instructions()
+    assert certificate.instructions == precision_module.instructions()
 
 
 def test_the_same_inputs_give_the_same_files(
@@ -160,7 +160,7 @@ def test_int8_vectors_are_a_family_of_their_own(int8: Encoder) -> None:
 
 
 def on(monkeypatch: pytest.MonkeyPatch, *instructions: str) -> None:
-    monkeypatch.setattr(encoder_module, "instructions", lambda: list(instructions))
+    monkeypatch.setattr(precision_module, "instructions", lambda: list(instructions))
 
 
 @pytest.mark.parametrize("name", ["avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"])
