@@ -5,10 +5,10 @@ A twin has seeded random weights. Parity does not depend on what the weights are
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +40,10 @@ class Zoo:
         self.directory = directory
         self.models = load_registry()
         self._stack = stack
-        self.checkpoint = cache(self._checkpoint)
-        self.bundle = cache(self._bundle)
-        self.int8 = cache(self._int8)
-        self.pytorch = cache(self._pytorch)
+        self.checkpoint = functools.cache(self._checkpoint)
+        self.bundle = functools.cache(self._bundle)
+        self.int8 = functools.cache(self._int8)
+        self.pytorch = functools.cache(self._pytorch)
 
     def _checkpoint(self, name: str) -> Path:
         if name not in TWINS:
@@ -95,6 +95,24 @@ def _write_twin(directory: Path, *, mpnet: bool) -> None:
         MPNetModel(config).save_pretrained(directory)
     else:
         BertModel(BertConfig()).save_pretrained(directory)
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A store without a cache: prepared forms of all full-size graphs would take 10 GB of the disk."""
+    directory = tmp_path_factory.mktemp("user")
+    (directory / "cache").write_text("no directory")
+    monkeypatch.setenv("PARITAS_HOME", str(directory))
+    return directory
+
+
+@pytest.fixture
+def cache(home: Path) -> Iterator[Path]:
+    """A cache after all, for as long as the test lasts."""
+    directory = home / "cache"
+    directory.unlink()
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

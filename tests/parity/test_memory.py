@@ -66,6 +66,9 @@ def figures(zoo: Zoo, task: str) -> dict[str, Any]:
     return found
 
 
+pytestmark = pytest.mark.usefixtures("cache")
+
+
 @pytest.mark.parametrize("above", [0, 60])
 def test_a_limit_is_kept(zoo: Zoo, above: int) -> None:
     limit = figures(zoo, "limit")["least"] + above

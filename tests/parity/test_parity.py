@@ -18,6 +18,7 @@ from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.export.certify import compare
 from paritas.export.rounding import rounded
+from paritas.registry import Precision
 from tests.parity.conftest import MODELS, Zoo
 from tests.parity.texts import prose, texts
 
@@ -95,6 +96,19 @@ def test_a_vector_is_the_same_bits_alone_and_in_any_batch(zoo: Zoo, name: str, f
     for options in ({"token_budget": 64}, {"token_budget": 8192}, {"threads": 1}):
         with Encoder(bundle, **options) as other:
             assert np.array_equal(other.encode(chosen, role=role), together), options
+
+
+@pytest.mark.parametrize(("name", "precision"), [("all-MiniLM-L6-v2", "int8"), ("all-mpnet-base-v2", "fp32")])
+def test_a_prepared_graph_gives_the_same_bits(zoo: Zoo, cache: Path, name: str, precision: Precision) -> None:
+    """As it is made, and as it is loaded from what was made."""
+    bundle = zoo.int8(name, "native") if precision == "int8" else zoo.bundle(name, "native")
+    chosen = zoo.texts(name, "query")[::4]
+    with Encoder(bundle, precision=precision, cache=False) as encoder:
+        plain = encoder.encode(chosen, role="query")
+    for _ in range(2):
+        with Encoder(bundle, precision=precision) as encoder:
+            assert np.array_equal(encoder.encode(chosen, role="query"), plain)
+    assert len(list((cache / "prepared").iterdir())) == 1
 
 
 @pytest.mark.parametrize("name", ["all-MiniLM-L6-v2", "all-mpnet-base-v2"])
