@@ -164,6 +164,19 @@ def _repeats(call: Callable[[], object]) -> int:
     return max(1, round(_SAMPLE_S / max(time.perf_counter() - started, 1e-7)))
 
 
+def race(forms: Mapping[str, Callable[[], object]], rounds: int, *, reference: str) -> list[dict[str, Any]]:
+    """Return a row a form: p20, p50 and p80 in microseconds, and how many times as fast as the reference."""
+    seconds = time_calls(forms, rounds)
+    return [
+        {
+            "form": name,
+            **{f"{key}_us": value for key, value in spread(seconds[name], scale=1e6).items()},
+            "speed_ratio": speed_ratio(seconds[name], seconds[reference]),
+        }
+        for name in forms
+    ]
+
+
 def spread(values: Sequence[float], *, scale: float = 1.0) -> dict[str, float]:
     """Return the 20th, 50th and 80th percentile of some values, each times `scale`, to four digits."""
     found = np.quantile(np.asarray(values, np.float64) * scale, (0.2, 0.5, 0.8))

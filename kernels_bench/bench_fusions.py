@@ -138,17 +138,7 @@ def measure(part: str, size: int, rounds: int) -> list[dict[str, Any]]:
         off = float(np.abs(graph.output() - exact).max())
         if off > _TOLERANCES.get(name, 1e-5):
             raise click.ClickException(f"{part} of {size}: {name} and {first} differ by {off:.1e}")
-    seconds = _harness.time_calls(graphs, rounds)
-    return [
-        {
-            "part": part,
-            "size": size,
-            "form": name,
-            **{f"{key}_us": value for key, value in _harness.spread(seconds[name], scale=1e6).items()},
-            "speed_ratio": _harness.speed_ratio(seconds[name], seconds[first]),
-        }
-        for name in graphs
-    ]
+    return [{"part": part, "size": size, **row} for row in _harness.race(graphs, rounds, reference=first)]
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -171,17 +171,15 @@ def measure(layer: Layer, rounds: int) -> list[dict[str, Any]]:
     errors = {name: relative_error(graph.output(), exact) for name, graph in graphs.items()}
     if errors["columns"] > 0.03 or errors["dynamic"] > 0.5:
         raise click.ClickException(f"forms of {layer.weights.shape} disagree: errors {errors}")
-    seconds = _harness.time_calls(graphs, rounds)
+    shape = f"{layer.weights.shape[0]} x {layer.weights.shape[1]}"
     return [
         {
-            "layer": f"{layer.weights.shape[0]} x {layer.weights.shape[1]}",
+            "layer": shape,
             "tokens": len(layer.x),
-            "form": name,
-            **{f"{key}_us": value for key, value in _harness.spread(seconds[name], scale=1e6).items()},
-            "speed_ratio": _harness.speed_ratio(seconds[name], seconds["fp32"]),
-            "error": _harness.significant(errors[name], 2),
+            **row,
+            "error": _harness.significant(errors[row["form"]], 2),
         }
-        for name in FORMS
+        for row in _harness.race(graphs, rounds, reference="fp32")
     ]
 
 

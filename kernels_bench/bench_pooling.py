@@ -92,16 +92,9 @@ def measure(
     for name, form in forms.items():
         if not np.allclose(form(), exact, atol=1e-6):
             raise click.ClickException(f"{name} and {ours} disagree at {length} tokens a text")
-    seconds = _harness.time_calls(forms, rounds)
     return [
-        {
-            "kernel": kernel,
-            "tokens_a_text": length,
-            "form": name,
-            **{f"{key}_us": value for key, value in _harness.spread(seconds[name], scale=1e6).items()},
-            "times_ours": _harness.speed_ratio(seconds[ours], seconds[name]),
-        }
-        for name in forms
+        {"kernel": kernel, "tokens_a_text": length, **row}
+        for row in _harness.race(forms, rounds, reference=ours)
     ]
 
 
