@@ -2,12 +2,12 @@
 
     python -m paritas.kernels_bench.bench_roofline [--model all-MiniLM-L6-v2] [--json] [--save]
 
-The peak is the fastest run of all: onnxruntime's GEMM alone, in FP32 and in INT8 (MatMulInteger, and
-MatMulIntegerToFloat as encoders run it), at the encoder's own sizes and several numbers of tokens, on all
-CPUs, in turns with the encoder. Held against it are the operations that the texts need, two for each product
-and sum of linear layers and attention, over the median time of encoding them, everything included:
-tokenising, normalisation, softmax, pooling. So a share of 1 is out of reach, and attention, which INT8 graphs
-compute in FP32, counts as if it were bytes.
+A round's peak is the fastest of its runs of onnxruntime's GEMM alone, in FP32 and in INT8 (MatMulInteger,
+and MatMulIntegerToFloat as encoders run it), at the encoder's own sizes and several numbers of tokens, on all
+CPUs. Held against it are the operations that the texts need, two for each product and sum of linear layers
+and attention, over the time of encoding them just after, everything included: tokenising, normalisation,
+softmax, pooling. So a share of 1 is out of reach, and attention, which INT8 graphs compute in FP32, counts as
+if it were bytes. Shares and rates are medians over the rounds.
 
 What it does not show: what share the memory's bandwidth would allow single queries; other models.
 """
@@ -108,14 +108,7 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         assert stats is not None
         seconds[precision].append(stats.total_s)
     rows = [
-        {
-            "precision": precision,
-            "gemm_peak_gops": _harness.significant(max(peaks[precision])[0]),
-            "reached_by": max(peaks[precision])[1],
-            "encoder_gops": _harness.significant(work / statistics.median(seconds[precision]) / 1e9),
-            "share": round(work / statistics.median(seconds[precision]) / 1e9 / max(peaks[precision])[0], 3),
-            "texts_per_s": _harness.significant(count / statistics.median(seconds[precision])),
-        }
+        row(precision, peaks[precision], [work / taken / 1e9 for taken in seconds[precision]])
         for precision in PRECISIONS
     ]
     share = float(str(rows[-1]["share"]))
@@ -128,6 +121,21 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         **_report.environment(),
     }
     _report.deliver(f"roofline-{model}", result, as_json=as_json, keep=keep, draw=draw)
+
+
+def row(precision: str, peaks: Sequence[tuple[float, str]], rates: Sequence[float]) -> dict[str, Any]:
+    """Return a precision's row, from each round's peak, which GEMM reached it, and the encoder's GOP/s."""
+    fastest = [peak for peak, _ in peaks]
+    shares = [rate / peak for rate, peak in zip(rates, fastest, strict=True)]
+    return {
+        "precision": precision,
+        "gemm_peak_gops": _harness.significant(statistics.median(fastest)),
+        "reached_by": max(peaks)[1],
+        "encoder_gops": _harness.significant(statistics.median(rates)),
+        "share": round(statistics.median(shares), 3),
+        "lowest_share": round(min(shares), 3),
+        "highest_share": round(max(shares), 3),
+    }
 
 
 def token_lengths(encoder: Encoder, texts: Sequence[str]) -> list[int]:
