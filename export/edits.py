@@ -23,6 +23,12 @@ def tensors_of_type(model: onnx.ModelProto, element: int) -> set[str]:
     return names | {tensor.name for tensor in model.graph.initializer if tensor.data_type == element}
 
 
+def add_contrib(model: onnx.ModelProto) -> None:
+    """Let a model use operators of the domain `CONTRIB`."""
+    if all(opset.domain != CONTRIB for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+
+
 def cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
     """Return a Cast node."""
     return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=to)

@@ -37,6 +37,7 @@ from paritas.engine.bundle import (
 from paritas.engine.cpus import instructions
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
+from paritas.export.attention import fuse_attention
 from paritas.export.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.certify import certify, save_reference, versions, worse
 from paritas.export.contract import Frontend, contract_of
@@ -216,6 +217,7 @@ class _Build:
         model = without_mask(onnx.load(self.directory / cpu_graph, load_external_data=False))
         if model is None:
             return cpu_graph
+        fuse_attention(model)
         name = _EQUAL_LENGTH.format(precision=precision)
         _save(model, self.directory / name)
         return name

@@ -27,6 +27,7 @@ from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
 from paritas.export.edits import (
     CONTRIB,
+    add_contrib,
     cast_node,
     copy_model,
     quantize_before_moving,
@@ -272,8 +273,7 @@ class _Writer:
         left = [self.weights.moved(t, directory) for t in model.graph.initializer if t.name in read]
         replace_initializers(model, [*left, *self.added.values()])
         del model.graph.value_info[:]
-        if all(opset.domain != CONTRIB for opset in model.opset_import):
-            model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+        add_contrib(model)
         return model
 
     def _linear(self, layer: Linear) -> None:

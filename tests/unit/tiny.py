@@ -45,6 +45,8 @@ MPNET: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 2,
 }
+# Options that make matrices wide enough to be quantised.
+WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4}
 
 _BERT_SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # As published MPNet vocabularies have it: <unk> is there, but the tokenizer's unknown token is [UNK].

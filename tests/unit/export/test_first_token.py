@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,12 +18,10 @@ from paritas.export.native import OUTPUT, export_native
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import Precision
 from tests.unit.export.entries import entry
-from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
+from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
 
 KINDS = pytest.mark.parametrize("kind", ["bert", "mpnet"])
 ALL: tuple[Precision, ...] = ("fp32", "fp16", "int8")
-# Wide enough for its matrices to count as such.
-WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4}
 TEXTS = ["", *(line[:60] for line in built_in_texts("certificate"))]
 
 

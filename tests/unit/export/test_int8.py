@@ -24,11 +24,9 @@ from paritas.export.calibration import built_in_texts
 from paritas.export.linear import linear_layers
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry
-from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
+from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
-# Wide enough for its matrices to count as such.
-WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 192, "num_attention_heads": 4}
 TEXTS = [line[:60] for line in built_in_texts("certificate")]
 
 

@@ -1,0 +1,140 @@
+"""Attention as one operator where that is faster: onnxruntime's flash attention on CPUs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+import onnx
+from onnx import helper, numpy_helper
+
+from paritas.export.edits import CONTRIB, add_contrib, drop_unused, set_nodes
+
+# Orders of axes: (batch, seq, heads, head dim) to (batch, heads, seq, head dim) and back, and to columns.
+_ROWS = [0, 2, 1, 3]
+_COLUMNS = [0, 2, 3, 1]
+
+
+class _Attention(NamedTuple):
+    """One layer's softmax(q k') v."""
+
+    projections: list[str]
+    """Queries, keys and values, (batch, seq, dim), not yet split into heads."""
+    heads: int
+    after: list[onnx.NodeProto]
+    """The nodes from the heads' context to the layer's, (batch, seq, dim)."""
+
+
+def fuse_attention(model: onnx.ModelProto) -> None:
+    """Compute attention that adds nothing to its scores in one operator, MultiHeadAttention.
+
+    It goes over the scores in blocks that stay in the cache, and never writes them down whole. For a thread
+    with 400 to 500 tokens of all-MiniLM-L6-v2, INT8 is 1.04 times as fast for texts of 128 tokens, 1.05 for
+    165 and 1.08 for 384 (0.99 for 16); FP32 1.03, 1.05 and 1.08. In all, 256 SQuAD paragraphs gained 1.05 in
+    INT8 and 1.04 in FP32, single queries 1.07 and 1.05. With anything added to the scores,
+    onnxruntime has no such kernel, and the operator gains nothing (MPNet, whose positions are added: 0.97
+    to 1.03): that attention stays as it is.
+    """
+    paths = _Paths(model)
+    fused: dict[str, list[onnx.NodeProto]] = {}
+    """What takes the place of the node with an output."""
+    for node in model.graph.node:
+        found = _attention(node, paths) if node.op_type == "Softmax" else None
+        if found is not None:
+            fused[found.after[-1].output[0]] = _operators(found)
+    if not fused:
+        return
+    set_nodes(model, [new for node in model.graph.node for new in fused.get(node.output[0], [node])])
+    drop_unused(model)
+    add_contrib(model)
+
+
+class _Paths:
+    """Ways through a graph, from tensor to tensor."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._nodes = {name: node for node in model.graph.node for name in node.output}
+        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self._readers[name].append(node)
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def up(self, name: str, *op_types: str) -> list[onnx.NodeProto]:
+        """Return the nodes of these types that made a tensor, the last one first; none where they did not."""
+        path = []
+        for op_type in op_types:
+            node = self._nodes.get(name)
+            if node is None or node.op_type != op_type:
+                return []
+            path.append(node)
+            name = node.input[0]
+        return path
+
+    def down(self, name: str, *op_types: str) -> list[onnx.NodeProto]:
+        """Return the nodes of these types that read a tensor first, each as its only reader; or none."""
+        path = []
+        for op_type in op_types:
+            if [(node.op_type, node.input[0]) for node in self._readers[name]] != [(op_type, name)]:
+                return []
+            path += self._readers[name]
+            name = path[-1].output[0]
+        return path
+
+    def split(self, name: str, order: list[int]) -> tuple[str, int]:
+        """Return from which tensor heads were split, in which order of axes, and how many; or "" and 0."""
+        path = self.up(name, "Transpose", "Reshape")
+        if not path or _attributes(path[0]) != {"perm": order} or path[1].input[1] not in self._constants:
+            return "", 0
+        shape = numpy_helper.to_array(self._constants[path[1].input[1]])
+        return path[1].input[0], int(shape[2])
+
+
+def _attention(softmax: onnx.NodeProto, paths: _Paths) -> _Attention | None:
+    """Return the attention around a Softmax; None where it has another form."""
+    plain, turned = paths.up(softmax.input[0], "MatMul"), paths.up(softmax.input[0], "FusedMatMul")
+    context = paths.down(softmax.output[0], "MatMul")
+    if not context or _attributes(softmax) != {"axis": -1}:
+        return None
+    if not plain and [_attributes(node) for node in turned] != [{"transB": 1}]:
+        return None
+    (scores,) = plain or turned
+    joined = ("Transpose", "Reshape")
+    start = context[0].output[0]
+    after = paths.down(start, *joined) or paths.down(start, "QuantizeLinear", *joined)
+    if not after or _attributes(after[-2]) != {"perm": _ROWS}:
+        return None
+    split = [
+        paths.split(scores.input[0], _ROWS),
+        paths.split(scores.input[1], _COLUMNS if plain else _ROWS),
+        paths.split(context[0].input[1], _ROWS),
+    ]
+    if len({heads for _, heads in split}) > 1 or not split[0][1]:
+        return None
+    return _Attention([name for name, _ in split], split[0][1], after)
+
+
+def _operators(found: _Attention) -> list[onnx.NodeProto]:
+    """Return the operator, and behind it what quantised the context."""
+    output = found.after[-1].output[0]
+    quantize = [node for node in found.after if node.op_type == "QuantizeLinear"]
+    fused = f"{output}.float" if quantize else output
+    nodes = [
+        helper.make_node(
+            "MultiHeadAttention",
+            found.projections,
+            [fused],
+            name=f"{output}.fused",
+            domain=CONTRIB,
+            num_heads=found.heads,
+            scale=1.0,
+        )
+    ]
+    for node in quantize:
+        nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        nodes[-1].input[0], nodes[-1].output[0] = fused, output
+    return nodes
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {given.name: helper.get_attribute_value(given) for given in node.attribute}
