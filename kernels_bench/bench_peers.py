@@ -3,13 +3,16 @@
     python -m paritas.kernels_bench.bench_peers --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
 
 sentence-transformers (PyTorch, onnxruntime, OpenVINO), optimum, fastembed and light-embed encode the same
-SQuAD paragraphs and questions as paritas, from the same checkpoint. Vectors are compared first, with those of
-PyTorch in FP32. Then, in every round and in turns, each engine gets a fresh process in its own environment,
-which loads, encodes one text, warms up on an eighth of the paragraphs and is timed; it ends before the next
-one starts, so that no two share the memory. All run with threads of their own, and once more with the same.
+SQuAD paragraphs and questions as paritas, from the same checkpoint. The vectors of a quarter of the
+paragraphs are compared first, with those of PyTorch in FP32. Then, in every round and in turns, each engine
+gets a fresh process in its own environment, which loads, encodes one text, warms up on an eighth of the
+paragraphs and is timed; it ends before the next one starts, so that no two share the memory. All run with
+threads of their own, and, unless `--threads own` leaves that out, once more with the same.
 
-An engine that cannot run has a row that says why. What it does not show: other models, lengths and machines;
-GPUs; several callers at once; cold starts from a disk that has not been read before.
+An engine that cannot run has a row that says why. One that would take longer than `--patience` for the
+paragraphs, as PyTorch in BF16 does on a CPU without instructions for it, is timed on the eighth that it warms
+up on. What it does not show: other models, lengths and machines; GPUs; several callers at once; cold starts
+from a disk that has not been read before.
 """
 
 from __future__ import annotations
@@ -36,10 +39,13 @@ from paritas.registry import load_registry
 REFERENCE = "sentence-transformers torch fp32"
 # FP16 has FP32's speed on CPUs; the other dynamic form is bench_int8's.
 ENGINES = [name for name in peers.ENGINES if name not in ("paritas fp16", "optimum onnx int8, per column")]
+MODES = ("own", "cpus")
 FIGURES = (
-    *("texts_per_s", "tokens_per_s", "ratio", "mean_cosine", "min_cosine"),
+    *("timed_texts", "texts_per_s", "tokens_per_s", "ratio", "mean_cosine", "min_cosine"),
     *("query_p50_ms", "query_p95_ms", "start_s", "peak_rss_mb"),
 )
+
+WARM = 8  # One paragraph in so many warms an engine up.
 
 Cosines = tuple[float | None, float | None]
 """Mean and smallest; None where there is nothing to compare with."""
@@ -55,8 +61,8 @@ class Entry:
     error: str | None = None
 
     def seconds(self) -> list[float]:
-        """Return what the paragraphs took, by round."""
-        return [each["seconds"] for each in self.rounds]
+        """Return what a text took, by round."""
+        return [each["seconds"] / each["texts"] for each in self.rounds]
 
 
 @click.command()
@@ -70,6 +76,20 @@ class Entry:
     help="SQuAD questions of each round.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--patience",
+    type=click.FloatRange(min=0),
+    default=300,
+    show_default=True,
+    help="Seconds that an engine may take for the paragraphs.",
+)
+@click.option(
+    "--threads",
+    "modes",
+    multiple=True,
+    type=click.Choice(MODES),
+    help="The engine's own choice of threads, or as many as CPUs.  Default: both.",
+)
 @click.option("--only", multiple=True, type=click.Choice(ENGINES), help="Default: all engines.")
 @_report.output_options
 def main(
@@ -78,6 +98,8 @@ def main(
     environments: Path | None,
     queries: int,
     rounds: int,
+    patience: float,
+    modes: tuple[str, ...],
     only: tuple[str, ...],
     as_json: bool,
     keep: bool,
@@ -98,10 +120,12 @@ def main(
             failed, versions = write_vectors(stage, names)
             agreed = {name: cosines(work, name) for name in names if name not in failed}
             entries = [
-                Entry(name, n, error=failed.get(name)) for n in (None, available_cpus()) for name in names
+                Entry(name, None if mode == "own" else available_cpus(), error=failed.get(name))
+                for mode in modes or MODES
+                for name in names
             ]
-            run_rounds(stage, entries, rounds)
-            rows = [row(entry, entries, agreed, len(texts), tokens) for entry in entries]
+            run_rounds(stage, entries, rounds, len(texts), patience)
+            rows = [row(entry, entries, agreed, tokens / len(texts)) for entry in entries]
     result = {
         "question": f"{model} beside other engines: {len(texts)} SQuAD paragraphs, {tokens} tokens",
         "model": model,
@@ -119,7 +143,8 @@ def main(
 def write_texts(work: Path, count: int, queries: int) -> list[str]:
     """Write what the engines read, and return the paragraphs."""
     texts = _texts.paragraphs(count)
-    chosen = {"quality": texts, "speed": texts, "warm": texts[::8], "queries": _texts.questions(queries)}
+    warm, asked = texts[::WARM], _texts.questions(queries)
+    chosen = {"quality": texts[::4], "speed": texts, "warm": warm, "queries": asked}
     (work / "texts.json").write_text(json.dumps(chosen), encoding="utf-8")
     (work / "calibration.json").write_text(json.dumps(built_in_texts("calibration")), encoding="utf-8")
     return texts
@@ -139,38 +164,42 @@ def write_vectors(stage: Stage, names: list[str]) -> tuple[dict[str, str], dict[
     return failed, versions
 
 
-def run_rounds(stage: Stage, entries: list[Entry], rounds: int) -> None:
+def run_rounds(stage: Stage, entries: list[Entry], rounds: int, texts: int, patience: float) -> None:
     """Run the rounds; an entry that fails is left out of those that follow."""
     places = {f"{entry.engine} {entry.threads}": entry for entry in entries}
     for place in _harness.turns(list(places), rounds):
         entry = places[place]
         if entry.error is None:
             try:
-                entry.rounds.append(measure(stage, entry))
+                entry.rounds.append(measure(stage, entry, texts, patience))
             except ContenderError as error:
                 entry.error = str(error)
 
 
-def measure(stage: Stage, entry: Entry) -> dict[str, Any]:
-    """Run one round of one engine in a fresh process."""
+def measure(stage: Stage, entry: Entry, texts: int, patience: float) -> dict[str, Any]:
+    """Run one round of one engine in a fresh process: all texts, or the warm ones where it is too slow."""
     contender = stage.start(entry.engine, entry.threads)
-    contender.ask("warm")
-    seconds = contender.round()["seconds"]
+    timed, seconds = len(range(0, texts, WARM)), contender.ask("warm")["seconds"]
+    if seconds / timed * texts <= patience:
+        timed, seconds = texts, contender.round()["seconds"]
     latencies = contender.ask("queries")["seconds"]
-    return {"start_s": contender.start_s, "seconds": seconds, "latencies": latencies, **contender.finish()}
+    found = {"start_s": contender.start_s, "texts": timed, "seconds": seconds, "latencies": latencies}
+    return {**found, **contender.finish()}
 
 
-def row(
-    entry: Entry, entries: list[Entry], agreed: dict[str, Cosines], texts: int, tokens: int
-) -> dict[str, Any]:
-    """Return what an entry comes to: medians over the rounds, quantiles over the queries of all of them."""
+def row(entry: Entry, entries: list[Entry], agreed: dict[str, Cosines], tokens: float) -> dict[str, Any]:
+    """Return what an entry comes to: medians over the rounds, quantiles over the queries of all of them.
+
+    A text has so many tokens on average.
+    """
     shown = {"engine": entry.engine, "threads": "own" if entry.threads is None else "cpus"}
     if entry.error is not None:
         return {**shown, **dict.fromkeys(FIGURES), "error": entry.error}
     median = statistics.median(entry.seconds())
     latencies = 1000 * np.concatenate([each["latencies"] for each in entry.rounds])
     figures = (
-        _harness.significant(texts / median, 3),
+        min(each["texts"] for each in entry.rounds),
+        _harness.significant(1 / median, 3),
         round(tokens / median),
         ratio(entry, entries),
         *agreed[entry.engine],
@@ -208,10 +237,11 @@ def cosines(work: Path, name: str) -> Cosines:
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw texts/s and query latency, with the engines' own threads and with the same."""
-    drawing, axes = _plot.panels(result["question"], 4, height=5)
-    kinds = [(figure, mode) for figure in ("texts_per_s", "query_p50_ms") for mode in ("own", "cpus")]
+    modes = [mode for mode in MODES if any(row["threads"] == mode for row in result["rows"])]
+    kinds = [(figure, mode) for figure in ("texts_per_s", "query_p50_ms") for mode in modes]
     told = {"texts_per_s": "texts/s", "query_p50_ms": "ms a question, median"}
     threads = {"own": "threads of their own choice", "cpus": f"{result['cpus']} threads"}
+    drawing, axes = _plot.panels(result["question"], len(kinds), height=5)
     for place, (figure, mode) in enumerate(kinds):
         rows = [each for each in result["rows"] if each["threads"] == mode and each["error"] is None]
         bars = {each["engine"]: each[figure] for each in rows}

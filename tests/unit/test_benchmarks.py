@@ -7,6 +7,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -28,7 +29,7 @@ from paritas.kernels_bench import (
 )
 from paritas.kernels_bench._harness import Contender, ContenderError
 from paritas.kernels_bench._stage import Stage
-from paritas.kernels_bench.bench_peers import REFERENCE, Entry, cosines, ratio, row, run_rounds
+from paritas.kernels_bench.bench_peers import REFERENCE, Entry, cosines, measure, ratio, row, run_rounds
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -266,9 +267,9 @@ def test_an_engine_that_cannot_load_answers_with_its_reason(work: Path) -> None:
 def test_a_peer_without_an_environment_is_reported_and_ends_nothing(work: Path) -> None:
     stage = Stage(work / "peers", work, work)
     entries = [Entry(name, None) for name in ("fastembed fp32", REFERENCE)]
-    run_rounds(stage, entries, 2)
+    run_rounds(stage, entries, 2, 10, 1)
     for entry in entries:
-        shown = row(entry, entries, {}, 2, 10)
+        shown = row(entry, entries, {}, 5)
         assert shown["error"] == "the environment 'onnx' is not installed; type: make peers"
         assert shown["texts_per_s"] is None
     with pytest.raises(ContenderError, match="--peers names no environments"):
@@ -290,16 +291,16 @@ def test_paritas_must_agree_with_pytorch_before_its_speed_counts(tmp_path: Path)
 
 def test_a_row_has_medians_over_rounds_and_quantiles_over_all_queries() -> None:
     rounds = [
-        {"seconds": seconds, "latencies": latencies, "start_s": start, "peak_rss_mb": peak}
-        for seconds, latencies, start, peak in (
-            (1, [0.01, 0.02], 3, 10),
-            (4, [0.03], 1, 30),
-            (2, [0.04], 2, 20),
+        {"seconds": seconds, "texts": texts, "latencies": latencies, "start_s": start, "peak_rss_mb": peak}
+        for seconds, texts, latencies, start, peak in (
+            (1, 10, [0.01, 0.02], 3, 10),
+            (0.8, 2, [0.03], 1, 30),
+            (2, 10, [0.04], 2, 20),
         )
     ]
     entry = Entry("paritas int8", 2, rounds)
-    assert row(entry, [entry], {"paritas int8": (0.999, 0.99)}, 10, 100) == {
-        **{"engine": "paritas int8", "threads": "cpus"},
+    assert row(entry, [entry], {"paritas int8": (0.999, 0.99)}, 10) == {
+        **{"engine": "paritas int8", "threads": "cpus", "timed_texts": 2},
         **{"texts_per_s": 5, "tokens_per_s": 50, "ratio": None, "mean_cosine": 0.999, "min_cosine": 0.99},
         **{"query_p50_ms": 25, "query_p95_ms": 38.5, "start_s": 2, "peak_rss_mb": 30, "error": None},
     }
@@ -307,12 +308,38 @@ def test_a_row_has_medians_over_rounds_and_quantiles_over_all_queries() -> None:
 
 def test_ratios_are_to_the_reference_with_as_many_threads() -> None:
     def entry(name: str, threads: int | None, seconds: float, error: str | None = None) -> Entry:
-        return Entry(name, threads, [{"seconds": seconds}], error)
+        return Entry(name, threads, [{"seconds": seconds, "texts": 10}], error)
 
     entries = [entry(REFERENCE, None, 8), entry(REFERENCE, 2, 4), entry("a", 2, 2), entry("a", None, 2)]
     assert [ratio(each, entries) for each in entries] == [1, 1, 2, 4]
     entries[1].error = "died in its second round"
     assert ratio(entries[2], entries) is None
+
+
+@pytest.mark.parametrize(("patience", "texts"), [(100, 17), (99, 3)])
+def test_an_engine_that_is_too_slow_is_timed_on_what_it_warms_up_on(patience: float, texts: int) -> None:
+    class Slow:
+        start_s = 2.0
+
+        def ask(self, word: str) -> dict[str, Any]:
+            return {"warm": {"seconds": 300 / 17}, "queries": {"seconds": [0.5]}}[word]
+
+        def round(self) -> dict[str, Any]:
+            return {"seconds": 90}
+
+        def finish(self) -> dict[str, Any]:
+            return {"peak_rss_mb": 5}
+
+    class SlowStage(Stage):
+        def start(self, name: str, threads: int | None = None) -> Any:
+            return Slow()
+
+    # Three of 17 paragraphs, each eighth from the first, take 300 / 17 s: all of them 100.
+    found = measure(SlowStage(None, Path(), Path()), Entry("slow", None), 17, patience)
+    seconds = 90 if texts == 17 else 300 / 17
+    assert found == {
+        **{"start_s": 2, "texts": texts, "seconds": seconds, "latencies": [0.5], "peak_rss_mb": 5},
+    }
 
 
 @pytest.mark.parametrize("arguments", [[], ["fastembed fp32"], ["no-such-engine", "c", "w"]])
