@@ -81,7 +81,7 @@ def main(rounds: int, save: bool) -> None:
         write_checkpoint(checkpoint)
         rows = [
             measure(checkpoint, Path(scratch, "bundle"), precisions, rounds)
-            for precisions in ("fp32", "fp32,fp16")
+            for precisions in ("fp32", "fp32,fp16", "fp32,int8")
         ]
     result = {
         "question": "native export of a BERT-base, certificate included",

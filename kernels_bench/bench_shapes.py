@@ -3,9 +3,9 @@
     python -m paritas.kernels_bench.bench_shapes [--model all-MiniLM-L6-v2] [--json] [--save]
 
 Three sweeps in FP32 and INT8, each with the others at their defaults: token budgets over SQuAD paragraphs,
-texts of one length (a word repeated: speed does not depend on the words), and threads over the paragraphs.
-The settings of a sweep take turns. A text of 512 tokens is longer than most models take, so the bundle is
-read with the role's max_length at 512, which its positions allow. All vectors of a sweep must agree.
+texts of one length (common words: speed does not depend on them), and threads over the paragraphs. The
+settings of a sweep take turns. A text of 512 tokens is longer than most models take, so the bundle is read
+with the role's max_length at 512, which its positions allow. All vectors of a sweep must agree.
 
 What it does not show: several callers at once; padded batches; what a mixture of lengths costs (bench_plan).
 """
@@ -27,6 +27,7 @@ from paritas.registry import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)
 LENGTHS = (16, 32, 64, 128, 256, 512)
+WORDS = ("the", "of", "and", "in", "is", "a", "why", "what")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
@@ -46,9 +47,14 @@ def with_length(bundle: Path, length: int, scratch: Path) -> Path:
     return scratch
 
 
-def text_of(tokens: int) -> str:
-    """Return a text of so many tokens, the two special ones among them."""
-    return "the " * (tokens - 2)
+def texts_of(tokens: int, count: int) -> list[str]:
+    """Return texts of so many tokens each, the two special ones among them; no two are the same.
+
+    Each word is one token, and the first ones tell the texts apart: repeated texts would be encoded once.
+    """
+    base = len(WORDS)
+    digits = [[place // base**power % base for power in range(tokens - 2)] for place in range(count)]
+    return [" ".join(WORDS[digit] for digit in each) for each in digits]
 
 
 @click.command()
@@ -65,7 +71,7 @@ def text_of(tokens: int) -> str:
 def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: bool) -> None:
     """Measure tokens/s by budget, length and threads."""
     paragraphs = _texts.paragraphs(count)
-    same = {length: [text_of(length)] * max(1, tokens // length) for length in LENGTHS}
+    same = {length: texts_of(length, max(1, tokens // length)) for length in LENGTHS}
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         with Encoder(model) as loaded:

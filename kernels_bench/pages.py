@@ -24,7 +24,7 @@ from paritas.engine.cpus import cpu_name
 from paritas.kernels_bench import _report
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (ROOT / "README.md", _report.RESULTS / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", _report.RESULTS / "README.md")
 
 _PLACE = re.compile(r"(<!-- begin (\S+)(?: (\w+)=(\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- begin\b")
@@ -56,21 +56,21 @@ def fill(text: str, find: Callable[[str], str | None]) -> tuple[str, list[str]]:
     return _PLACE.sub(replaced, text), missing
 
 
-def section(result: dict[str, Any], key: str | None = None, value: str | None = None) -> str:
+def section(result: dict[str, Any], key: str | None = None, value: str | None = None) -> str | None:
     """Return a result as Markdown: question, table, verdict, and what it was measured with.
 
     Args:
         result: as a benchmark saves it.
         key, value: show only the rows where this key has this value, without that column.
 
-    Raises:
-        ValueError: no row has it.
+    Returns:
+        The Markdown; None where no row has that value.
     """
     rows = result["rows"]
     if key is not None:
         rows = [{k: v for k, v in row.items() if k != key} for row in rows if str(row.get(key)) == value]
-        if not rows:
-            raise ValueError(f"no row of {result['question']!r} has {key}={value}")
+    if not rows:
+        return None
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
     parts = [f"*{result['question']}*", _report.table(rows)]
@@ -93,7 +93,7 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
         found = section(json.loads(path.read_text(encoding="utf-8")), key or None, value)
         plot = path.with_suffix(".svg")
         # Once, and on the page beside them alone.
-        if plot.exists() and plot.parent == page.parent and plot not in shown:
+        if found and plot.exists() and plot.parent == page.parent and plot not in shown:
             shown.add(plot)
             found += f"\n\n![{name}]({plot.name})"
         return found
@@ -104,7 +104,7 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
 @click.command()
 @click.option("--cpu", help="Whose results to show, as their files end. Default: this machine's.")
 def main(cpu: str | None) -> None:
-    """Fill the tables of README.md and kernels_bench/results/README.md."""
+    """Fill the tables of README.md, docs/int8.md and kernels_bench/results/README.md."""
     slug = cpu or _report.cpu_slug(cpu_name())
     for page in PAGES:
         text, missing = filled(page, slug)
