@@ -112,6 +112,7 @@ $(VENV)/.bench: $(VENV)/.dev
 	touch $@
 
 # What paritas is compared with. sentence-transformers' ONNX and OpenVINO extras cannot share an environment.
+# optimum-intel 2 asks for torchvision, which asks for a PyTorch of its own with 5 GB of CUDA.
 peers: $(foreach name,onnx openvino fastembed light-embed,$(VENV)/peers/$(name)/.done)
 
 $(VENV)/peers/onnx/.done:
@@ -124,7 +125,7 @@ $(VENV)/peers/openvino/.done:
 	$(PYTHON) -m venv $(VENV)/peers/openvino
 	$(VENV)/peers/openvino/bin/pip install -q $(TORCH)
 	$(VENV)/peers/openvino/bin/pip install -q 'sentence-transformers[openvino]==5.7.0' nncf 'datasets<5' \
-		'transformers<4.58'
+		'transformers<4.58' 'optimum-intel<2'
 	touch $@
 
 $(VENV)/peers/fastembed/.done:
