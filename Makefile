@@ -13,7 +13,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
 .PHONY: demo proof test emulators test-cpus lint types eval clean
-.PHONY: bench bench-bulk bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
+.PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -74,18 +74,13 @@ eval: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/evaluation tests/parity -m slow
 
 # Everything that the README and kernels_bench/results show; each part can be run alone.
-bench: bench-bulk bench-int8 bench-peers bench-kernels
+bench: bench-int8 bench-peers bench-kernels
 
 BENCH := $(BIN)/python -m paritas.kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
-KERNELS := pooling linear fusions
+KERNELS := pooling linear fusions first_token export
 ENCODERS := plan roofline shapes start memory
 each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
-
-bench-bulk: $(VENV)/.bench
-	$(BENCH).bench_export --save
-	$(BENCH).bench_bulk --save
-	$(BENCH).pages
 
 bench-int8: $(VENV)/.bench peers
 	$(call each,bench_int8,--peers $(VENV)/peers)
@@ -105,7 +100,7 @@ bench-pages: $(VENV)/.bench
 
 # The bundles that most of them read, made anew by the code as it is.
 bench-bundles: $(VENV)/.bench
-	$(foreach model,$(MODELS),$(BIN)/paritas export $(model) --precision fp32,int8 &&) true
+	$(foreach model,$(MODELS),$(BIN)/paritas export $(model) --precision fp32,fp16,int8 &&) true
 
 $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil matplotlib

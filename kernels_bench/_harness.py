@@ -188,9 +188,10 @@ def significant(value: float, digits: int = 4) -> float:
     return float(f"{value:.{digits}g}")
 
 
-def speed_ratio(seconds: Sequence[float], reference: Sequence[float]) -> float:
+def speed_ratio(seconds: Sequence[float], reference: Sequence[float], *, digits: int = 2) -> float:
     """Return how many times as fast as the reference: the median over rounds, each against the same round's.
 
     A shared machine's speed drifts by tens of percent within a run; two neighbours in time meet the same.
+    `digits` is how many stand behind the point.
     """
-    return round(statistics.median(b / a for a, b in zip(seconds, reference, strict=True)), 2)
+    return round(statistics.median(b / a for a, b in zip(seconds, reference, strict=True)), digits)

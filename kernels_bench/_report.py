@@ -101,7 +101,7 @@ def deliver(
 
     Args:
         name: of its files, the CPU apart.
-        result: with "question" and "rows" at least; "figure" where a bound is asked for.
+        result: with "question" and "rows" at least; "figures" where bounds are asked for.
         as_json: print JSON and nothing else.
         keep: write the files.
         draw: draws the result into the file of the name given.
@@ -111,8 +111,8 @@ def deliver(
     else:
         click.echo(f"{result['question']}; {result['cpus']} CPUs of {result['cpu']}\n")
         click.echo(table(result["rows"]))
-        if "figure" in result:
-            click.echo("\n" + verdict(result["figure"]))
+        for figure in result.get("figures", ()):
+            click.echo("\n" + verdict(figure))
     if keep:
         path = save(name, result)
         draw(result, path.with_suffix(".svg"))
@@ -120,8 +120,18 @@ def deliver(
 
 
 def bounded(name: str, value: float, *, floor: float, aim: float) -> dict[str, Any]:
-    """Return a figure that is held against bounds: at least `floor`, and `aim` if all goes well."""
+    """Return a figure that is held against bounds: `floor` at least, and `aim` if all goes well.
+
+    An aim below the floor says that less is better: the floor is then the most that will do.
+    """
     return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim}
+
+
+def meets(figure: Mapping[str, Any], bound: str) -> bool:
+    """Say whether a figure meets its "floor" or its "aim"."""
+    less_is_better = figure["aim"] < figure["floor"]
+    value, asked = figure["value"], figure[bound]
+    return bool(value <= asked if less_is_better else value >= asked)
 
 
 def verdict(figure: Mapping[str, Any]) -> str:
@@ -131,8 +141,8 @@ def verdict(figure: Mapping[str, Any]) -> str:
         f"{figure['name']}: {value:g}, with a floor of {figure['floor']:g} and an aim of {figure['aim']:g}; "
     )
     for bound in ("floor", "aim"):
-        if value < figure[bound]:
-            return f"{told}the {bound} is missed by {figure[bound] - value:.3g}."
+        if not meets(figure, bound):
+            return f"{told}the {bound} is missed by {abs(figure[bound] - value):.3g}."
     return told + "both are met."
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from paritas import store
-from paritas.documents import read_documents
+from paritas.documents import Document, read_documents
 from paritas.errors import ParitasError
 
 
@@ -29,13 +29,24 @@ def evaluation_data() -> Path:
 
 def spaced(path: Path, count: int) -> list[str]:
     """Return `count` texts of a corpus, evenly spaced, so that all its articles are drawn from."""
-    texts = [document.text for document in read_documents(str(path))]
-    return texts[:: max(1, len(texts) // count)][:count]
+    return [document.text for document in spaced_documents(path, count)]
+
+
+def spaced_documents(path: Path, count: int) -> list[Document]:
+    """Return `count` documents of a corpus, evenly spaced."""
+    documents = list(read_documents(str(path)))
+    return documents[:: max(1, len(documents) // count)][:count]
 
 
 def paragraphs(count: int) -> list[str]:
     """Return so many of SQuAD's paragraphs, which have 166 tokens on average."""
     return spaced(evaluation_data() / "squad" / "corpus.jsonl", count)
+
+
+def titled_paragraphs(count: int) -> list[tuple[str, str]]:
+    """Return so many of SQuAD's paragraphs as (title, text)."""
+    found = spaced_documents(evaluation_data() / "squad" / "corpus.jsonl", count)
+    return [(document.title, document.text) for document in found]
 
 
 def questions(count: int) -> list[str]:

@@ -1,6 +1,7 @@
 """How near to FP32 is INT8, and how fast: paritas beside what others make of the same model and texts.
 
-    python -m paritas.kernels_bench.bench_int8 --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
+    python -m paritas.kernels_bench.bench_int8 --peers .venv/peers [--model all-MiniLM-L6-v2]
+        [--json] [--save]
 
 Paragraphs of SQuAD and abstracts of SciFact, which no calibration saw, go through each engine; cosines are to
 paritas FP32, which is within 1e-5 of the checkpoint. Each engine runs in a process of its own, at its own
@@ -17,6 +18,7 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,18 +56,19 @@ PEERS = ("sentence-transformers onnx int8", "optimum onnx int8, per column", "op
 )
 @click.option("--count", default=256, show_default=True, help="Texts of each collection.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--save", is_flag=True, help="Write result and plot to kernels_bench/results.")
 @click.option("--contender", hidden=True, help="Be one of the processes that are compared.")
 @click.option("--work", hidden=True, type=click.Path(path_type=Path))
+@_report.output_options
 def main(
     model: str,
     data: Path | None,
     peers: Path | None,
     count: int,
     rounds: int,
-    save: bool,
     contender: str | None,
     work: Path | None,
+    as_json: bool,
+    keep: bool,
 ) -> None:
     """Compare INT8 engines in quality and speed."""
     if contender is not None:
@@ -75,11 +78,8 @@ def main(
     data = data or evaluation_data()
     with tempfile.TemporaryDirectory() as scratch:
         result, cosines = compare(model, data, peers, count, rounds, Path(scratch))
-    report(result)
-    if save:
-        path = _report.save(f"int8-{model}", result)
-        plot(cosines, result, path.with_suffix(".svg"))
-        click.echo(path)
+    draw = partial(plot, cosines)
+    _report.deliver(f"int8-{model}", result, as_json=as_json, keep=keep, draw=draw)
 
 
 def compete(contender: str, work: Path) -> None:
@@ -183,20 +183,6 @@ def quantize_dynamic(exact: Path, out: Path) -> None:
     quantization.quantize_dynamic(
         exact, out, weight_type=quantization.QuantType.QInt8, per_channel=True, use_external_data_format=True
     )
-
-
-def report(result: dict[str, Any]) -> None:
-    """Print the table."""
-    click.echo(
-        f"{result['model']}, {result['texts']} texts, speed over {result['speed_tokens']} tokens; "
-        f"{result['cpu']}"
-    )
-    click.echo(f"{'engine':34} {'mean':>8} {'p1':>8} {'min':>8} {'tokens/s':>9} {'ratio':>6} {'MB':>7}")
-    for row in result["rows"]:
-        click.echo(
-            f"{row['engine']:34} {row['mean_cosine']:8.5f} {row['p1_cosine']:8.5f} {row['min_cosine']:8.5f} "
-            f"{row['tokens_per_s']:9,} {row['speed_ratio']:6.2f} {row['peak_rss_mb']:7.0f}"
-        )
 
 
 def plot(cosines: dict[str, NDArray[np.float64]], result: dict[str, Any], path: Path) -> None:

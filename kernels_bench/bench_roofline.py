@@ -117,7 +117,7 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         "model": model,
         "rounds": rounds,
         "rows": rows,
-        "figure": _report.bounded("INT8's share of the INT8 GEMM peak", share, floor=0.55, aim=0.79),
+        "figures": [_report.bounded("INT8's share of the INT8 GEMM peak", share, floor=0.55, aim=0.79)],
         **_report.environment(),
     }
     _report.deliver(f"roofline-{model}", result, as_json=as_json, keep=keep, draw=draw)

@@ -12,7 +12,6 @@ What it does not show: several callers at once; padded batches; what a mixture o
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 
 from paritas import Encoder
 from paritas.engine.cpus import available_cpus
-from paritas.kernels_bench import _harness, _plot, _report, _texts
+from paritas.kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)
@@ -31,20 +30,14 @@ WORDS = ("the", "of", "and", "in", "is", "a", "why", "what")
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 
 
-def with_length(bundle: Path, length: int, scratch: Path) -> Path:
-    """Return a copy of a bundle whose roles take texts of `length` tokens; files but the manifest are links.
+def with_length(bundle: Path, length: int, directory: Path) -> Path:
+    """Return a bundle of the same files whose roles take texts of `length` tokens."""
 
-    The digests hold: they are those of the files that are linked.
-    """
-    scratch.mkdir()
-    for path in bundle.iterdir():
-        (scratch / path.name).symlink_to(path.resolve())
-    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
-    for role in manifest["contract"]["roles"].values():
-        role["max_length"] = length
-    (scratch / "manifest.json").unlink()
-    (scratch / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return scratch
+    def change(contract: dict[str, Any]) -> None:
+        for role in contract["roles"].values():
+            role["max_length"] = length
+
+    return _bundles.with_contract(bundle, directory, change)
 
 
 def texts_of(tokens: int, count: int) -> list[str]:
@@ -99,12 +92,14 @@ def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: 
         "texts": count,
         "rounds": rounds,
         "rows": rows,
-        "figure": _report.bounded(
-            f"INT8 at {LENGTHS[0]} to {LENGTHS[-1]} tokens a text, the slowest over the fastest",
-            min(by_length) / max(by_length),
-            floor=0.6,
-            aim=0.75,
-        ),
+        "figures": [
+            _report.bounded(
+                f"INT8 at {LENGTHS[0]} to {LENGTHS[-1]} tokens a text, the slowest over the fastest",
+                min(by_length) / max(by_length),
+                floor=0.6,
+                aim=0.75,
+            )
+        ],
         **_report.environment(),
     }
     _report.deliver(f"shapes-{result['model']}", result, as_json=as_json, keep=keep, draw=draw)

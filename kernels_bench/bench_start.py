@@ -56,6 +56,15 @@ def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
             {"process": name, "start_s": found["p50"], "p20_s": found["p20"], "p80_s": found["p80"]}
             for name, found in ((name, _harness.spread(values)) for name, values in seen.items())
         ],
+        "figures": [
+            _report.bounded(
+                f"{name}: seconds from a process's start to its first vector",
+                _harness.spread(seen[name])["p50"],
+                floor=0.5,
+                aim=0.25,
+            )
+            for name in ENGINES
+        ],
         **_report.environment(),
     }
     _report.deliver(f"start-{model}", result, as_json=as_json, keep=keep, draw=draw)

@@ -8,13 +8,14 @@ A page has a place for a result between two comments, and prose of its own aroun
     <!-- end -->
 
 The first word names the result's file, the kind of CPU apart. With "key=value" only those rows are shown.
+"aims" is the one place for all figures that are held against bounds.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,11 @@ from paritas.engine.cpus import cpu_name
 from paritas.kernels_bench import _report
 
 ROOT = Path(__file__).resolve().parents[1]
+AIMED = (
+    *("peers-all-mpnet-base-v2", "roofline-all-mpnet-base-v2", "start-all-mpnet-base-v2"),
+    *("shapes-all-mpnet-base-v2", "first_token"),
+)
+"""The results whose figures are asked for."""
 PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", _report.RESULTS / "README.md")
 
 _PLACE = re.compile(r"(<!-- begin (\S+)(?: (\w+)=(\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -57,11 +63,11 @@ def fill(text: str, find: Callable[[str], str | None]) -> tuple[str, list[str]]:
 
 
 def section(result: dict[str, Any], key: str | None = None, value: str | None = None) -> str | None:
-    """Return a result as Markdown: question, table, verdict, and what it was measured with.
+    """Return a result as Markdown: question, table, verdicts, and what it was measured with.
 
     Args:
         result: as a benchmark saves it.
-        key, value: show only the rows where this key has this value, without that column.
+        key, value: show only the rows where this key has this value, without that column and the verdicts.
 
     Returns:
         The Markdown; None where no row has that value.
@@ -74,9 +80,25 @@ def section(result: dict[str, Any], key: str | None = None, value: str | None = 
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
     parts = [f"*{result['question']}*", _report.table(rows)]
-    if "figure" in result:
-        parts.append(f"**{_report.verdict(result['figure'])}**")
+    if key is None:
+        parts += [f"**{_report.verdict(figure)}**" for figure in result.get("figures", ())]
     return "\n\n".join([*parts, f"<sub>{source}</sub>"])
+
+
+def aims(results: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Return the figures of some results, by the results' names, as a table; None where there are none."""
+    rows = [
+        {
+            "asked": figure["name"],
+            "at_least": f"{figure['floor']:g}",
+            "aim": f"{figure['aim']:g}",
+            "reached": f"{figure['value']:g}{'' if _report.meets(figure, 'floor') else ': missed'}",
+            "by": f"`bench_{name.partition('-')[0]}`",
+        }
+        for name, result in results.items()
+        for figure in result["figures"]
+    ]
+    return _report.table(rows) if rows else None
 
 
 def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
@@ -86,11 +108,14 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
 
     def find(words: str) -> str | None:
         name, _, condition = words.partition(" ")
+        if name == "aims":
+            saved = {each: _report.RESULTS / f"{each}-{cpu}.json" for each in AIMED}
+            return aims({each: _read(path) for each, path in saved.items() if path.exists()})
         path = _report.RESULTS / f"{name}-{cpu}.json"
         if not path.exists():
             return None
         key, _, value = condition.partition("=")
-        found = section(json.loads(path.read_text(encoding="utf-8")), key or None, value)
+        found = section(_read(path), key or None, value)
         plot = path.with_suffix(".svg")
         # Once, and on the page beside them alone.
         if found and plot.exists() and plot.parent == page.parent and plot not in shown:
@@ -99,6 +124,11 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
         return found
 
     return fill(page.read_text(encoding="utf-8"), find)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return result
 
 
 @click.command()

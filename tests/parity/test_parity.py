@@ -19,12 +19,18 @@ from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.export.certify import compare
 from paritas.export.rounding import rounded
 from paritas.registry import Precision
-from tests.parity.conftest import MODELS, Zoo
+from tests.parity.conftest import MODELS, TWINS, Zoo
 from tests.parity.texts import prose, texts
 
 ROLES = [(name, role) for name in MODELS for role in ("query", "passage")]
 # Three of the four models have one rule for both roles: their passages would repeat the queries.
 DISTINCT = [(name, role) for name, role in ROLES if role == "query" or name.startswith("simlm")]
+FRONTENDS = [
+    # The real weights of both networks go through optimum's front-end each time, the twins now and then.
+    pytest.param(name, role, frontend, marks=[pytest.mark.slow] * (frontend == "optimum" and name in TWINS))
+    for name, role in DISTINCT
+    for frontend in ("native", "optimum")
+]
 
 # With the gpu extra and a card the same tests run there too.
 PROVIDERS = ["cpu", *(["cuda"] if PROVIDER_NAMES["cuda"] in onnxruntime.get_available_providers() else [])]
@@ -45,8 +51,7 @@ def assert_parity(
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("frontend", ["native", "optimum"])
-@pytest.mark.parametrize(("name", "role"), DISTINCT)
+@pytest.mark.parametrize(("name", "role", "frontend"), FRONTENDS)
 def test_vectors_are_pytorchs(
     zoo: Zoo, name: str, role: str, frontend: str, precision: str, provider: str
 ) -> None:

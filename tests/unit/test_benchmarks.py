@@ -18,6 +18,7 @@ from paritas.engine.bundle import Bundle
 from paritas.kernels_bench import (
     _harness,
     _report,
+    bench_first_token,
     bench_linear,
     bench_memory,
     bench_plan,
@@ -29,7 +30,16 @@ from paritas.kernels_bench import (
 )
 from paritas.kernels_bench._harness import Contender, ContenderError
 from paritas.kernels_bench._stage import Stage
-from paritas.kernels_bench.bench_peers import REFERENCE, Entry, cosines, measure, ratio, row, run_rounds
+from paritas.kernels_bench.bench_peers import (
+    REFERENCE,
+    Entry,
+    cosines,
+    figures,
+    measure,
+    ratio,
+    row,
+    run_rounds,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -84,6 +94,18 @@ def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch: pytest.Monk
 def test_a_verdict_says_what_is_missed_and_by_how_much(value: float, told: str) -> None:
     figure = _report.bounded("share", value, floor=0.55, aim=0.79)
     assert _report.verdict(figure) == f"share: {value:g}, with a floor of 0.55 and an aim of 0.79; {told}"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (0.51, "the floor is missed by 0.01."),
+        (0.5, "the aim is missed by 0.25."),
+        (0.25, "both are met."),
+    ],
+)
+def test_where_less_is_better_the_floor_is_the_most_that_will_do(value: float, told: str) -> None:
+    assert _report.verdict(_report.bounded("start", value, floor=0.5, aim=0.25)).endswith(told)
 
 
 def test_benchmarks_need_no_plotting_to_run_and_say_so_before_they_measure(
@@ -150,7 +172,7 @@ def test_a_place_without_its_end_is_an_error(page: str) -> None:
 RESULT = {
     "question": "who is fast",
     "rows": [{"engine": "a", "threads": "own", "ms": 1}, {"engine": "a", "threads": "2", "ms": 2}],
-    "figure": _report.bounded("share", 0.6, floor=0.5, aim=0.7),
+    "figures": [_report.bounded("share", 0.6, floor=0.5, aim=0.7)],
     "cpu": "some CPU",
     "cpus": 2,
     "versions": {"numpy": "2.0"},
@@ -159,14 +181,29 @@ RESULT = {
 }
 
 
-def test_a_section_shows_the_rows_asked_for_the_verdict_and_the_machine() -> None:
+def test_a_section_shows_rows_verdicts_and_the_machine() -> None:
+    found = pages.section(RESULT) or ""
+    assert "| a | own | 1 |\n| a | 2 | 2 |" in found
+    assert "the aim is missed by 0.1." in found
+    assert "2 CPUs of some CPU; numpy 2.0; 2026-01-01, abc" in found
+
+
+def test_a_section_of_some_rows_shows_those_alone() -> None:
     found = pages.section(RESULT, "threads", "2") or ""
     assert "| a | 2 |" in found
     assert "| a | 1 |" not in found
     assert "threads" not in found
-    assert "the aim is missed by 0.1." in found
-    assert "2 CPUs of some CPU; numpy 2.0; 2026-01-01, abc" in found
+    assert "missed" not in found
     assert pages.section(RESULT, "threads", "3") is None
+
+
+def test_all_that_is_asked_for_stands_in_one_table() -> None:
+    less = {"figures": [_report.bounded("start, s", 0.6, floor=0.5, aim=0.25)]}
+    assert (pages.aims({"peers-model": RESULT, "start-model": less}) or "").splitlines()[2:] == [
+        "| share | 0.5 | 0.7 | 0.6 | `bench_peers` |",
+        "| start, s | 0.5 | 0.25 | 0.6: missed | `bench_start` |",
+    ]
+    assert pages.aims({}) is None
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.relative_to(pages.ROOT)))
@@ -224,6 +261,18 @@ def test_a_bundle_read_with_longer_texts_is_the_same_bundle(
             tokens.append(encoder.last_stats.tokens)
     np.testing.assert_array_equal(*vectors)
     assert tokens == [12, 30]
+
+
+def test_last_layers_are_timed_only_if_they_give_the_same_vectors(bundles: dict[str, Bundle]) -> None:
+    with Encoder(bundles["tiny-bert"]) as one, Encoder(bundles["tiny-bert"]) as other:
+        forms = {bench_first_token.EVERY: one, bench_first_token.FIRST: other}
+        rows = bench_first_token.measure(forms, {"a kind": ("query", [["the"], ["the of"]])}, 2)
+        assert [(row["last_layer"], row["texts"]) for row in rows] == [(name, "a kind") for name in forms]
+        assert rows[0]["gain"] == 1
+    with Encoder(bundles["tiny-bert"]) as one, Encoder(bundles["tiny-mpnet"]) as other:
+        forms = {bench_first_token.EVERY: one, bench_first_token.FIRST: other}
+        with pytest.raises(click.ClickException, match=r"vectors differ by .*, a kind"):
+            bench_first_token.measure(forms, {"a kind": ("query", [["the"]])}, 2)
 
 
 def test_texts_of_one_length_have_it_and_are_not_encoded_once(bundles: dict[str, Bundle]) -> None:
@@ -377,3 +426,22 @@ def test_every_engine_has_a_recipe_that_exists_and_an_environment_that_is_instal
     for environment in environments:
         assert f"-m venv $(VENV)/peers/{environment}\n" in makefile
     assert {recipe.needs for recipe in peer_recipes.RECIPES.values()} - {None} <= set(peer_recipes.RECIPES)
+
+
+def test_what_is_asked_of_paritas_is_held_against_engines_that_ran() -> None:
+    def seen(engine: str, texts_per_s: float, latency: float, threads: str = "own") -> dict[str, Any]:
+        found = {"engine": engine, "threads": threads, "texts_per_s": texts_per_s, "error": None}
+        return {**found, "query_p50_ms": latency, "peak_rss_mb": 400}
+
+    rows = [
+        seen("paritas int8", 30, 6),
+        seen("paritas int8", 90, 1, "cpus"),
+        seen("sentence-transformers onnx int8", 10, 8),
+        {**seen("openvino static int8", 1, 1), "error": "not installed"},
+    ]
+    assert {each["name"]: each["value"] for each in figures(rows)} == {
+        "paritas int8 in bulk, against sentence-transformers onnx int8": 3,
+        "paritas int8, one query: median latency over that of the fastest other engine": 0.75,
+        "paritas int8 in bulk: peak RSS, MB": 400,
+    }
+    assert figures(rows[2:]) == []
