@@ -18,24 +18,33 @@ from paritas.export.certify import versions
 from paritas.kernels_bench._harness import significant
 
 RESULTS = Path(__file__).resolve().parent / "results"
+_CODE = ("src", "engine", "export", "kernels_bench", ":!kernels_bench/results", "pyproject.toml")
 
 
 def environment() -> dict[str, Any]:
     """Return what a reader needs to judge a figure; "cpus" are its threads too, where it says no other."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],  # noqa: S607
-        cwd=RESULTS.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    ).stdout.strip()
     return {
         "cpu": cpu_name(),
         "cpus": available_cpus(),
         "versions": versions(),
-        "commit": commit or "unknown",
+        "commit": code_version(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
+
+
+def code_version() -> str:
+    """Return the commit of the code, "-dirty" where it was changed since; "unknown" outside a checkout.
+
+    The results and the pages that show them are no code: benchmarks write them one after another.
+    """
+
+    def git(*arguments: str) -> str:
+        command = ["git", *arguments, "--", *_CODE]
+        run = subprocess.run(command, cwd=RESULTS.parents[1], capture_output=True, text=True, check=False)
+        return run.stdout.strip()
+
+    commit = git("log", "-1", "--format=%h")
+    return f"{commit or 'unknown'}{'-dirty' if git('status', '--porcelain') else ''}"
 
 
 def cpu_slug(cpu: str) -> str:
