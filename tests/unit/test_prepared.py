@@ -223,17 +223,28 @@ def product_after(constant: np.ndarray) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.parametrize(("length", "packed"), [(20_000, True), (20_001, False)], ids=["whole lines", "odd"])
-def test_packed_weights_are_kept_where_kernels_can_read_them(
-    tmp_path: Path, length: int, packed: bool
+@pytest.mark.parametrize(
+    ("length", "line"),
+    [(20_000, 64), (20_001, 64), (20_000, 2**30)],
+    ids=["whole lines", "odd", "no such line"],
+)
+def test_packed_weights_are_kept_only_where_kernels_can_read_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int, line: int
 ) -> None:
-    """onnxruntime maps them where they lie, and kernels for whole cache lines crash anywhere else."""
+    """onnxruntime maps them where they lie, and kernels for whole cache lines crash anywhere else.
+
+    Up to 1.31 they follow whatever lies before them; 1.32 starts them on a line, which the odd graph shows.
+    """
+    monkeypatch.setattr(runtime, "_CACHE_LINE", line)
     constant = np.arange(length, dtype=np.float32)
     (tmp_path / "graph.onnx").write_bytes(product_after(constant).SerializeToString())
     runtime.write_prepared(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
     places = [int(place) for place in runtime._PACKED_AT.findall((tmp_path / "prepared.onnx").read_bytes())]
-    assert bool(places) == packed
-    assert all(place % 64 == 0 for place in places)
+    assert all(place % line == 0 for place in places)
+    if (length, line) == (20_000, 64):
+        assert places
+    if line > 64:
+        assert not places
     feeds = {"x": np.ones((3, 160), np.float32), "place": np.array(7)}
     found = []
     for name, prepared_form in (("graph.onnx", False), ("prepared.onnx", True)):
