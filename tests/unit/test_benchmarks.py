@@ -161,6 +161,32 @@ def test_what_was_not_measured_stays_and_is_named() -> None:
     assert missing == ["two k=v"]
 
 
+def test_results_name_the_commit_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, results = tmp_path / "engine" / "one.py", tmp_path / "kernels_bench" / "results"
+    monkeypatch.setattr(_report, "RESULTS", results)
+    for path in (code, results / "saved.json"):
+        path.parent.mkdir(parents=True)
+        path.write_text("1", encoding="utf-8")
+    assert _report.code_version() == "unknown"
+
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        run = subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return run.stdout.strip()
+
+    git("init")
+    git("add", ".")
+    git("commit", "-m", "all")
+    commit = git("log", "--format=%h")
+    (results / "saved.json").write_text("2", encoding="utf-8")
+    (results / "another.json").write_text("2", encoding="utf-8")
+    assert _report.code_version() == commit
+    code.write_text("2", encoding="utf-8")
+    assert _report.code_version() == f"{commit}-dirty"
+
+
 @pytest.mark.parametrize(
     "page", ["<!-- begin one -->\n", "<!-- begin one -->\n<!-- begin two -->\n<!-- end -->\n<!-- end -->\n"]
 )
