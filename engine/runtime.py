@@ -206,9 +206,10 @@ def write_prepared(graph: Path, target: Path) -> None:
         BundleError: onnxruntime cannot load the graph, or cannot write.
     """
     _write_optimized(graph, target, packed=True)
-    # Packed weights lie wherever the tensors before them end, and kernels that read whole cache lines crash
-    # on any other address (onnxruntime 1.31.1, FP32 on AVX-512). Native graphs are written so that all
-    # tensors that come into the file end on a line; others are packed anew by each session where they do not.
+    # Up to onnxruntime 1.31 packed weights lie wherever the tensors before them end, and kernels that read
+    # whole cache lines crash on any other address (FP32 on AVX-512); 1.32 starts them on a line. Native
+    # graphs are written so that all tensors that come into the file end on one; where others do not, each
+    # session packs its own.
     if any(int(place) % _CACHE_LINE for place in _PACKED_AT.findall(target.read_bytes())):
         target.unlink()
         _write_optimized(graph, target, packed=False)
