@@ -178,10 +178,17 @@ def compare(
 
 def quantize_dynamic(exact: Path, out: Path) -> None:
     """Let onnxruntime quantise the graph dynamically, with a scale a column as paritas has."""
+    from onnx import TensorProto
     from onnxruntime import quantization
 
     quantization.quantize_dynamic(
-        exact, out, weight_type=quantization.QuantType.QInt8, per_channel=True, use_external_data_format=True
+        exact,
+        out,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+        use_external_data_format=True,
+        # What follows onnxruntime's own attention operator, which onnx cannot infer the types of.
+        extra_options={"DefaultTensorType": TensorProto.FLOAT},
     )
 
 

@@ -15,10 +15,12 @@ import pytest
 
 from paritas import Encoder
 from paritas.engine.bundle import Bundle
+from paritas.engine.runtime import Session
 from paritas.kernels_bench import (
     _harness,
     _report,
     bench_first_token,
+    bench_int8,
     bench_linear,
     bench_memory,
     bench_plan,
@@ -299,6 +301,25 @@ def test_last_layers_are_timed_only_if_they_give_the_same_vectors(bundles: dict[
         forms = {bench_first_token.EVERY: one, bench_first_token.FIRST: other}
         with pytest.raises(click.ClickException, match=r"vectors differ by .*, a kind"):
             bench_first_token.measure(forms, {"a kind": ("query", [["the"]])}, 2)
+
+
+def test_graphs_with_onnxruntimes_own_attention_have_a_dynamic_form(
+    bundles: dict[str, Bundle], tmp_path: Path
+) -> None:
+    exact, dynamic = (
+        bundles["tiny-bert"].directory / "model.fp32.equal_length.onnx",
+        tmp_path / "dynamic.onnx",
+    )
+    assert b"MultiHeadAttention" in exact.read_bytes()
+    bench_int8.quantize_dynamic(exact, dynamic)
+    assert b"MatMulInteger" in dynamic.read_bytes()
+    ids = np.arange(8, dtype=np.int64).reshape(2, 4)
+    one, other = (
+        Session(graph, provider="cpu", threads=1).run(ids, np.ones_like(ids), np.zeros_like(ids))
+        for graph in (exact, dynamic)
+    )
+    norms = np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1)
+    assert ((one * other).sum(-1) / norms).min() > 0.99
 
 
 def test_texts_of_one_length_have_it_and_are_not_encoded_once(bundles: dict[str, Bundle]) -> None:
