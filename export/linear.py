@@ -26,6 +26,11 @@ _QUANTIZED = {
 }
 
 
+# Orders of axes that take heads apart, (.., .., heads, head dim) to (batch, heads, seq, head dim), or put
+# them together again, whether texts or tokens come first: a head's channels stay beside each other.
+_HEADS_MOVED = [[[0, 2, 1, 3]], [[1, 2, 0, 3]], [[2, 0, 1, 3]]]
+
+
 @dataclass(frozen=True, slots=True)
 class Linear:
     """One layer x W + b: a MatMul with a constant matrix and, where there is one, the Add behind it."""
@@ -142,7 +147,7 @@ class _Trace:
         node = self._producers.get(name or "")
         if name is None or node is None or node.op_type != op_type or self._readers[name] != 1:
             return None
-        if op_type == "Transpose" and [list(given.ints) for given in node.attribute] != [[0, 2, 1, 3]]:
+        if op_type == "Transpose" and [list(given.ints) for given in node.attribute] not in _HEADS_MOVED:
             return None
         return str(node.input[place])
 

@@ -1,4 +1,4 @@
-"""Attention in one operator: the same vectors, and only where nothing is added to the scores."""
+"""Attention in one operator where nothing is added to the scores; where something is, with few transposes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from paritas import Encoder, export_model
+from paritas.engine.runtime import write_prepared
 from paritas.export.attention import fuse_attention
 from paritas.export.edits import (
     copy_model,
@@ -166,6 +167,24 @@ def test_positions_that_are_added_to_the_scores_keep_a_graph_as_it_is(tmp_path: 
     before = model.SerializeToString()
     fuse_attention(model)
     assert model.SerializeToString() == before
+
+
+def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Path) -> None:
+    bundle = export_model(
+        "mine",
+        source=str(write_tiny_mpnet(tmp_path / "checkpoint", **WIDE)),
+        precisions=PRECISIONS,
+        out=tmp_path / "bundle",
+        registry=entry(tmp_path, network="mpnet", dim=64, pooling="mean", max_length=24),
+    )
+    for precision in PRECISIONS:
+        variant = bundle.variant(precision)
+        for name in (variant.cpu_graph, variant.equal_length_graph):
+            write_prepared(bundle.directory / name, tmp_path / "prepared.onnx")
+            found = operators(onnx.load(tmp_path / "prepared.onnx", load_external_data=False))
+            # Each layer's scores and context are products; what moves is its context, and once the ids, the
+            # position bias and the output.
+            assert (found["FusedMatMul"], found["Transpose"]) == (4, 2 + 3), (precision, name)
 
 
 def test_bundles_have_it_in_the_graphs_for_one_length_alone(tmp_path: Path) -> None:

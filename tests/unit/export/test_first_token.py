@@ -72,10 +72,10 @@ def test_only_keys_and_values_of_the_last_layer_are_computed_for_every_token(gra
     every = ("layer.0.query.sum", "layer.0.gelu", "layer.1.key.sum", "layer.1.value.sum")
     first = ("layer.1.query.sum", "layer.1.scores", "layer.1.attention_output.sum", "layer.1.gelu")
     found = run(graphs, "first.onnx", *every, *first)
-    assert [value.shape[1] for value in found[: len(every)]] == [17] * len(every)
-    # Scores are (batch, heads, queries, keys).
-    assert [value.shape[-2] for value in found[len(every) :]] == [1] * len(first)
-    assert found[len(every) + 1].shape == (3, 4, 1, 17)
+    assert [value.size // value.shape[-1] for value in found[: len(every)]] == [3 * 17] * len(every)
+    scores = found.pop(len(every) + 1)
+    assert [value.size // value.shape[-1] for value in found[len(every) :]] == [3] * (len(first) - 1)
+    assert scores.shape == (3, 4, 1, 17)
 
 
 def test_both_graphs_read_the_same_bytes(graphs: Path) -> None:

@@ -22,6 +22,8 @@ from paritas.export import export_model, linear
 from paritas.export import quantize as quantize_module
 from paritas.export.calibration import built_in_texts
 from paritas.export.linear import linear_layers
+from paritas.export.native import export_native
+from paritas.export.weights_file import WeightsFile
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
@@ -383,6 +385,13 @@ def test_values_are_found_only_where_nothing_else_reads_them(bundle: Bundle) -> 
     turned = next(node for node in model.graph.node if node.name == "layer.1.rows")
     turned.attribute[0].ints[:] = [0, 1, 2, 3]
     assert linear.attention_values(model, layers) == {}
+
+
+def test_values_are_found_where_tokens_come_before_texts(tmp_path: Path) -> None:
+    with WeightsFile(tmp_path / "weights") as file:
+        model = export_native(write_tiny_mpnet(tmp_path / "checkpoint", **WIDE), file)
+    expected = {f"layer.{n}.context": f"layer.{n}.value.product" for n in range(2)}
+    assert linear.attention_values(model, linear_layers(model)) == expected
 
 
 def test_values_that_heads_share_are_left_alone(bundle: Bundle) -> None:
