@@ -14,6 +14,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from paritas import Encoder, export_model
+from paritas.engine.bundle import Bundle
 from paritas.engine.runtime import write_prepared
 from paritas.export.attention import fuse_attention
 from paritas.export.edits import (
@@ -48,6 +49,18 @@ def run(model: onnx.ModelProto, directory: Path, shape: tuple[int, int] = (3, 17
     ids = np.random.default_rng(1).integers(6, 80, shape)
     feeds = {"input_ids": ids, "token_type_ids": (ids > 40) * 1}
     return session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})[0]
+
+
+def exported(directory: Path, network: str) -> Bundle:
+    """A small network's bundle in all precisions."""
+    write = {"bert": write_tiny_bert, "mpnet": write_tiny_mpnet}[network]
+    return export_model(
+        "mine",
+        source=str(write(directory / "checkpoint", **WIDE)),
+        precisions=PRECISIONS,
+        out=directory / "bundle",
+        registry=entry(directory, network=network, dim=64, pooling="mean", max_length=24),
+    )
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -170,13 +183,7 @@ def test_positions_that_are_added_to_the_scores_keep_a_graph_as_it_is(tmp_path: 
 
 
 def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Path) -> None:
-    bundle = export_model(
-        "mine",
-        source=str(write_tiny_mpnet(tmp_path / "checkpoint", **WIDE)),
-        precisions=PRECISIONS,
-        out=tmp_path / "bundle",
-        registry=entry(tmp_path, network="mpnet", dim=64, pooling="mean", max_length=24),
-    )
+    bundle = exported(tmp_path, "mpnet")
     for precision in PRECISIONS:
         variant = bundle.variant(precision)
         for name in (variant.cpu_graph, variant.equal_length_graph):
@@ -188,13 +195,7 @@ def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Pa
 
 
 def test_bundles_have_it_in_the_graphs_for_one_length_alone(tmp_path: Path) -> None:
-    bundle = export_model(
-        "mine",
-        source=str(write_tiny_bert(tmp_path / "checkpoint", **WIDE)),
-        precisions=PRECISIONS,
-        out=tmp_path / "bundle",
-        registry=entry(tmp_path, dim=64, pooling="mean", max_length=24),
-    )
+    bundle = exported(tmp_path, "bert")
     for precision in PRECISIONS:
         variant = bundle.variant(precision)
         found = [
