@@ -407,7 +407,7 @@ def check_target(directory: Path) -> None:
     Raises:
         VectorIndexError: a file, a directory of other files, or no permission to write there.
     """
-    if directory.is_dir() and not (directory / INDEX).exists() and not _holds_only_generations(directory):
+    if directory.is_dir() and not _is_ours({path.name for path in directory.iterdir()}):
         raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
     path = directory.absolute()
     existing = next(place for place in (path, *path.parents) if place.exists())
@@ -454,9 +454,13 @@ def _load_vectors(path: Path, info: IndexInfo, *, mmap: bool) -> Any:
     return vectors
 
 
-def _holds_only_generations(directory: Path) -> bool:
-    """Say whether a directory is empty but for what a save, under way or crashed, has written so far."""
-    return all(any(fnmatch(path.name, own) for own in _GENERATIONS) for path in directory.iterdir())
+def _is_ours(names: set[str]) -> bool:
+    """Say whether a directory of these names holds an index, or nothing but what a save has written so far.
+
+    From one listing: with a second look at the directory, a save that ends between the two makes its
+    own index.json a foreign file.
+    """
+    return INDEX in names or all(any(fnmatch(name, own) for own in _GENERATIONS) for name in names)
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -15,7 +15,7 @@ import pytest
 from paritas.engine import index as index_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.index import INDEX, IndexInfo, VectorIndex
+from paritas.engine.index import INDEX, IndexInfo, VectorIndex, check_target
 from paritas.errors import VectorIndexError
 from tests.unit.vectors import filled, unit_vectors
 
@@ -228,3 +228,13 @@ def test_savers_to_one_directory_take_turns(bert: Encoder, tmp_path: Path) -> No
     assert len(list(directory.iterdir())) == 3
     with VectorIndex.load(directory) as loaded:
         assert 1 <= len(loaded) <= 8
+
+
+def test_a_first_save_that_ends_meanwhile_is_no_foreign_index(bert: Encoder, tmp_path: Path) -> None:
+    with filled(bert, 3) as index, ThreadPoolExecutor(1) as pool:
+        for attempt in range(100):
+            directory = tmp_path / str(attempt)
+            saving = pool.submit(index.save, directory)
+            while not saving.done():
+                check_target(directory)
+            saving.result()
