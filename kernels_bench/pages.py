@@ -4,11 +4,12 @@
 
 A page has a place for a result between two comments, and prose of its own around it:
 
-    <!-- begin peers-all-mpnet-base-v2 threads=own -->
+    <!-- begin peers-all-mpnet-base-v2 cpu=amd-epyc threads=own -->
     <!-- end -->
 
-The first word names the result's file, the kind of CPU apart. With "key=value" only those rows are shown.
-"aims" is the one place for all figures that are held against bounds.
+The first word names the result's file, the kind of CPU apart, which "cpu=" names. Without it the place shows
+that of the CPU asked for, or, where nothing was measured there, the newest of another: every table says whose
+it is. Any other "key=value" leaves only those rows. "aims" is all figures that are held against bounds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -32,7 +34,7 @@ AIMED = (
 """The results whose figures are asked for."""
 PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", _report.RESULTS / "README.md")
 
-_PLACE = re.compile(r"(<!-- begin (\S+)(?: (\w+)=(\S+))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_PLACE = re.compile(r"(<!-- begin (\S+(?: \w+=\S+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- begin\b")
 
 
@@ -47,40 +49,41 @@ def fill(text: str, find: Callable[[str], str | None]) -> tuple[str, list[str]]:
         ValueError: a place has no end, or begins inside another.
     """
     places = _PLACE.findall(text)
-    if len(places) != len(_OPEN.findall(text)) or any(_OPEN.search(place[4]) for place in places):
+    if len(places) != len(_OPEN.findall(text)) or any(_OPEN.search(place[2]) for place in places):
         raise ValueError("a place begins that does not end; expected <!-- end --> after every <!-- begin -->")
     missing = []
 
     def replaced(place: re.Match[str]) -> str:
-        words = " ".join(filter(None, (place[2], f"{place[3]}={place[4]}" if place[3] else "")))
-        section = find(words)
+        section = find(place[2])
         if section is None:
-            missing.append(words)
+            missing.append(place[2])
             return place[0]
-        return f"{place[1]}{section}\n{place[6]}"
+        return f"{place[1]}{section}\n{place[4]}"
 
     return _PLACE.sub(replaced, text), missing
 
 
-def section(result: dict[str, Any], key: str | None = None, value: str | None = None) -> str | None:
+def section(result: dict[str, Any], where: Mapping[str, str] = MappingProxyType({})) -> str | None:
     """Return a result as Markdown: question, table, verdicts, and what it was measured with.
 
     Args:
         result: as a benchmark saves it.
-        key, value: show only the rows where this key has this value, without that column and the verdicts.
+        where: show only the rows where these keys have these values, without their columns and the verdicts.
 
     Returns:
-        The Markdown; None where no row has that value.
+        The Markdown; None where no row has those values.
     """
-    rows = result["rows"]
-    if key is not None:
-        rows = [{k: v for k, v in row.items() if k != key} for row in rows if str(row.get(key)) == value]
+    rows = [
+        {key: cell for key, cell in row.items() if key not in where}
+        for row in result["rows"]
+        if all(str(row.get(key)) == value for key, value in where.items())
+    ]
     if not rows:
         return None
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     source = f"{result['cpus']} CPUs of {result['cpu']}; {versions}; {result['date']}, {result['commit']}"
     parts = [f"*{result['question']}*", _report.table(rows)]
-    if key is None:
+    if not where:
         parts += [f"**{_report.verdict(figure)}**" for figure in result.get("figures", ())]
     return "\n\n".join([*parts, f"<sub>{source}</sub>"])
 
@@ -102,20 +105,21 @@ def aims(results: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
-    """Return a page's text with the results of a kind of CPU, and the places for which there are none."""
+    """Return a page's text with the results of a kind of CPU, and the places without any result."""
 
     shown: set[Path] = set()
 
     def find(words: str) -> str | None:
-        name, _, condition = words.partition(" ")
+        name, *conditions = words.split()
+        where = dict(condition.split("=", 1) for condition in conditions)
+        named = where.pop("cpu", None)
         if name == "aims":
-            saved = {each: _report.RESULTS / f"{each}-{cpu}.json" for each in AIMED}
-            return aims({each: _read(path) for each, path in saved.items() if path.exists()})
-        path = _report.RESULTS / f"{name}-{cpu}.json"
-        if not path.exists():
+            saved = {each: _saved(each, named or cpu) for each in AIMED}
+            return aims({each: _read(path) for each, path in saved.items() if path})
+        path = _saved(name, named or cpu) or (None if named else _newest(name))
+        if path is None:
             return None
-        key, _, value = condition.partition("=")
-        found = section(_read(path), key or None, value)
+        found = section(_read(path), where)
         plot = path.with_suffix(".svg")
         # Once, and on the page beside them alone.
         if found and plot.exists() and plot.parent == page.parent and plot not in shown:
@@ -124,6 +128,16 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
         return found
 
     return fill(page.read_text(encoding="utf-8"), find)
+
+
+def _saved(name: str, cpu: str) -> Path | None:
+    path = _report.RESULTS / f"{name}-{cpu}.json"
+    return path if path.exists() else None
+
+
+def _newest(name: str) -> Path | None:
+    found = _report.RESULTS.glob(f"{name}-*.json")
+    return max(found, key=lambda path: _read(path)["date"], default=None)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -140,7 +154,7 @@ def main(cpu: str | None) -> None:
         text, missing = filled(page, slug)
         page.write_text(text, encoding="utf-8")
         for words in missing:
-            click.echo(f"{page.relative_to(ROOT)}: {words} was not measured on {slug}", err=True)
+            click.echo(f"{page.relative_to(ROOT)}: {words} was not measured", err=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -217,12 +218,12 @@ def test_a_section_shows_rows_verdicts_and_the_machine() -> None:
 
 
 def test_a_section_of_some_rows_shows_those_alone() -> None:
-    found = pages.section(RESULT, "threads", "2") or ""
+    found = pages.section(RESULT, {"threads": "2"}) or ""
     assert "| a | 2 |" in found
     assert "| a | 1 |" not in found
     assert "threads" not in found
     assert "missed" not in found
-    assert pages.section(RESULT, "threads", "3") is None
+    assert pages.section(RESULT, {"threads": "3"}) is None
 
 
 def test_all_that_is_asked_for_stands_in_one_table() -> None:
@@ -232,6 +233,28 @@ def test_all_that_is_asked_for_stands_in_one_table() -> None:
         "| start, s | 0.5 | 0.25 | 0.6: missed | `bench_start` |",
     ]
     assert pages.aims({}) is None
+
+
+def test_a_place_shows_the_cpu_it_names_or_the_one_asked_for_or_the_newest_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_report, "RESULTS", tmp_path)
+    for cpu, date in (("old", "2026-01-01"), ("new", "2026-01-03"), ("middle", "2026-01-02")):
+        _report.save("speed", RESULT | {"cpu": cpu, "date": date})
+    page = tmp_path / "page.md"
+
+    def shown(words: str, cpu: str) -> str:
+        page.write_text(f"<!-- begin {words} -->\n<!-- end -->\n", encoding="utf-8")
+        text, missing = pages.filled(page, cpu)
+        cpus = re.findall(r"CPUs of (\w+)", text)
+        assert missing == ([] if cpus else [words])
+        return f"{''.join(cpus)}, {text.count('| a |')} rows"
+
+    assert shown("speed", "old") == "old, 2 rows"
+    assert shown("speed", "another") == "new, 2 rows"
+    assert shown("speed cpu=middle", "old") == "middle, 2 rows"
+    assert shown("speed cpu=middle threads=own", "old") == "middle, 1 rows"
+    assert shown("speed cpu=another", "old") == ", 0 rows"
 
 
 @pytest.mark.parametrize("page", pages.PAGES, ids=lambda page: str(page.relative_to(pages.ROOT)))
