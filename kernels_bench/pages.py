@@ -105,9 +105,10 @@ def aims(results: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 
 def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
-    """Return a page's text with the results of a kind of CPU, and the places without any result."""
+    """Return a page's text with the results of a kind of CPU, and the places for which it has none."""
 
     shown: set[Path] = set()
+    borrowed: list[str] = []
 
     def find(words: str) -> str | None:
         name, *conditions = words.split()
@@ -116,7 +117,10 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
         if name == "aims":
             saved = {each: _saved(each, named or cpu) for each in AIMED}
             return aims({each: _read(path) for each, path in saved.items() if path})
-        path = _saved(name, named or cpu) or (None if named else _newest(name))
+        path = _saved(name, named or cpu)
+        if path is None and not named:
+            path = _newest(name)
+            borrowed.extend([words] if path else [])
         if path is None:
             return None
         found = section(_read(path), where)
@@ -127,7 +131,8 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
             found += f"\n\n![{name}]({plot.name})"
         return found
 
-    return fill(page.read_text(encoding="utf-8"), find)
+    text, missing = fill(page.read_text(encoding="utf-8"), find)
+    return text, missing + borrowed
 
 
 def _saved(name: str, cpu: str) -> Path | None:
@@ -154,7 +159,7 @@ def main(cpu: str | None) -> None:
         text, missing = filled(page, slug)
         page.write_text(text, encoding="utf-8")
         for words in missing:
-            click.echo(f"{page.relative_to(ROOT)}: {words} was not measured", err=True)
+            click.echo(f"{page.relative_to(ROOT)}: {words} was not measured on {slug}", err=True)
 
 
 if __name__ == "__main__":
