@@ -9,7 +9,7 @@ import msgspec
 
 from paritas.engine.bundle import Contract
 from paritas.errors import ExportError
-from paritas.export.checkpoint import CONFIG, MODULES, POOLING, TOKENIZER, TOKENIZER_CONFIG, read_json
+from paritas.export.checkpoint.files import CONFIG, MODULES, POOLING, TOKENIZER, TOKENIZER_CONFIG, read_json
 from paritas.export.networks import read_network
 from paritas.registry import Model
 

@@ -40,6 +40,7 @@ from paritas.errors import BundleError, ExportError
 from paritas.export.attention import fuse_attention
 from paritas.export.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.certify import certify, save_reference, versions, worse
+from paritas.export.checkpoint.sources import Checkpoint, open_checkpoint, pin
 from paritas.export.contract import Frontend, contract_of
 from paritas.export.edits import without_mask
 from paritas.export.half import half_compute, half_weights
@@ -50,7 +51,6 @@ from paritas.export.probes import Probe, probes
 from paritas.export.quantize import quantize
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.rounding import rounded
-from paritas.export.sources import Checkpoint, open_checkpoint, pin
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
 

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.errors import ExportError, SourceError
-from paritas.export.checkpoint import Weights, open_weights, read_json
+from paritas.export.checkpoint.files import read_json
+from paritas.export.checkpoint.weights import Weights, open_weights
 
 Shape = tuple[int, ...]
 

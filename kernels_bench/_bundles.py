@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.networks import read_network
-from paritas.export.sources import open_checkpoint
 from paritas.registry import load_registry
 
 SIMLM = "simlm-base-msmarco-finetuned"

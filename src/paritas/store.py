@@ -3,7 +3,7 @@
 $PARITAS_HOME, or the user's data folder
 ├── bundles/<model id>/     what `paritas export` writes unless told otherwise
 ├── cache/                  what can be made again, see engine/prepared.py, checked.py, settings.py
-└── pins.json               digests recorded by first exports, see export/pins.py
+└── pins.json               digests recorded by first exports, see export/checkpoint/pins.py
 """
 
 from __future__ import annotations

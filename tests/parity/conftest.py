@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from paritas.engine.bundle import Bundle
 from paritas.engine.tokenizer import Text
 from paritas.export import export_model
+from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.exporter import Frontend
 from paritas.export.probes import Probe
 from paritas.export.reference import reference_torch
-from paritas.export.sources import open_checkpoint
 from paritas.registry import load_registry
 from tests.parity.texts import pairs, texts
 

@@ -240,8 +240,8 @@ def verify(
     collection = read_judgements(Path(judgements)) if judgements is not None else None
     vectors = None
     if reference is not None:
+        from paritas.export.checkpoint.sources import open_same_checkpoint
         from paritas.export.reference import reference_torch
-        from paritas.export.sources import open_same_checkpoint
 
         probes, _ = load_reference(opened)
         with open_same_checkpoint(opened, settings.registry(), reference) as directory:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from paritas.errors import SourceError
-from paritas.export.sources import Checkpoint, open_checkpoint
+from paritas.export.checkpoint.sources import Checkpoint, open_checkpoint
 from paritas.registry import (
     HubSource,
     Model,

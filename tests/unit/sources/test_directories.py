@@ -8,8 +8,8 @@ import pytest
 
 from paritas.engine.bundle import Bundle
 from paritas.errors import SourceError
+from paritas.export.checkpoint.sources import open_checkpoint, open_same_checkpoint
 from paritas.export.networks import open_network
-from paritas.export.sources import open_checkpoint, open_same_checkpoint
 from paritas.registry import (
     Registry,
 )
@@ -52,7 +52,7 @@ def test_directory_file_that_cannot_be_read_is_a_source_error(
     def denied(path: Path) -> str:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("paritas.export.sources.digest", denied)
+    monkeypatch.setattr("paritas.export.checkpoint.sources.digest", denied)
     message = refusal(model_of(), str(tiny))
     assert "Permission denied" in message
 

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from paritas.errors import MissingExtraError
-from paritas.export.sources import open_checkpoint
+from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.registry import (
     HubSource,
     Model,
@@ -34,7 +34,7 @@ import hashlib, json, sys
 from pathlib import Path
 import msgspec
 from paritas.errors import ParitasError
-from paritas.export.sources import open_checkpoint, pin
+from paritas.export.checkpoint.sources import open_checkpoint, pin
 from paritas.registry import Model
 
 name, model, source = json.loads(sys.argv[1])

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import SourceError
+from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.networks import open_network
-from paritas.export.sources import open_checkpoint
 from paritas.registry import (
     HubSource,
     PackageSource,

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import SourceError
-from paritas.export.pins import record_pins
-from paritas.export.sources import open_checkpoint, pin
+from paritas.export.checkpoint.pins import record_pins
+from paritas.export.checkpoint.sources import open_checkpoint, pin
 from paritas.registry import Model, PackageSource
 from tests.unit.files import digests_of
 from tests.unit.sources.checkpoints import NAME, install, model_of, opened, refusal

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.checkpoint import open_weights, weight_files
+from paritas.export.checkpoint.sources import open_checkpoint
+from paritas.export.checkpoint.weights import open_weights, weight_files
 from paritas.export.networks import open_network
-from paritas.export.sources import open_checkpoint
 from tests.unit.sources.checkpoints import NAME, model_of, opened, refusal, shard
 
 
@@ -101,7 +101,7 @@ def test_other_floats_read_as_float32(
 def test_bfloat16_reads_where_nothing_else_has_taught_numpy_the_type(tiny: Path) -> None:
     write_safetensors(tiny / "model.safetensors", "BF16", {"x": ((2,), b"\x80\x3f\x00\xc0")})
     code = (
-        "import sys; from pathlib import Path; from paritas.export.checkpoint import open_weights; "
+        "import sys; from pathlib import Path; from paritas.export.checkpoint.weights import open_weights; "
         "assert 'ml_dtypes' not in sys.modules; print(open_weights(Path(sys.argv[1]))['x'].tolist())"
     )
     command = [sys.executable, "-P", "-c", code, str(tiny)]

@@ -1,4 +1,4 @@
-"""A checkpoint directory: its configuration and its weights, one tensor at a time.
+"""The weights of a checkpoint directory, one tensor at a time.
 
 `model.safetensors` (whole or sharded) is read by memory mapping. `pytorch_model.bin` is a pickle, so it is
 read only by torch with `weights_only=True`, which refuses anything but tensors and plain containers.
@@ -6,7 +6,6 @@ read only by torch with `weights_only=True`, which refuses anything but tensors 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,15 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.errors import MissingExtraError, SourceError
-
-CONFIG = "config.json"
-TOKENIZER = "tokenizer.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
-POOLING = "1_Pooling/config.json"
-MODULES = "modules.json"
-SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"
-PYTORCH = "pytorch_model.bin"
+from paritas.export.checkpoint.files import PYTORCH, SAFETENSORS, SAFETENSORS_INDEX, read_json
 
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
@@ -34,23 +25,6 @@ class Weights(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     def __getitem__(self, name: str) -> NDArray[np.float32]: ...
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return the object a JSON file holds.
-
-    Raises:
-        SourceError: missing, unreadable, not JSON, or not an object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(f"{path.parent}: {path.name} is missing from the checkpoint") from None
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise SourceError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
 
 
 def weight_files(directory: Path) -> list[str]:

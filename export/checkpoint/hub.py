@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.checkpoint import (
+from paritas.export.checkpoint.files import (
     CONFIG,
     MODULES,
     POOLING,
@@ -15,8 +15,8 @@ from paritas.export.checkpoint import (
     SAFETENSORS_INDEX,
     TOKENIZER,
     TOKENIZER_CONFIG,
-    shards,
 )
+from paritas.export.checkpoint.weights import shards
 from paritas.registry import HubSource
 
 # Not needed to export; three are checked against what is, the other serves the PyTorch reference.

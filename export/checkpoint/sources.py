@@ -14,8 +14,9 @@ from pathlib import Path
 
 from paritas.engine.bundle import Bundle, digest
 from paritas.errors import SourceError
-from paritas.export import hub, packages, pins
-from paritas.export.checkpoint import CONFIG, TOKENIZER, weight_files
+from paritas.export.checkpoint import hub, packages, pins
+from paritas.export.checkpoint.files import CONFIG, TOKENIZER
+from paritas.export.checkpoint.weights import weight_files
 from paritas.registry import Model, Registry
 
 DIRECTORY = "directory"
