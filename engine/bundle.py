@@ -1,4 +1,4 @@
-"""A bundle: the directory that is all the engine needs, and the manifest that says what is in it."""
+"""A bundle: the directory that is all the engine needs, its files held against the manifest's digests."""
 
 from __future__ import annotations
 
@@ -7,156 +7,23 @@ import json
 import os
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
 
 from paritas.engine.checked import Checked
+from paritas.engine.manifest import FORMAT, MODULES, TOKENIZER, Manifest, Variant
 from paritas.errors import BundleError
-from paritas.registry import Bound, Pooling, Precision, Role
+from paritas.registry import Precision, check_pooling
 
 MANIFEST = "manifest.json"
-TOKENIZER = "tokenizer.json"
 PROBES = "probes.json"
 REFERENCE = "reference.npy"
-
-FORMAT = 3
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
 # thousandth where rounding tips a token (README, "What is proven").
 # INT8 vectors are a thousandth of cosine away: near enough to rank alike, too far to mix unnoticed.
 FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float", "int8": "int8"}
-
-
-class Contract(Struct, frozen=True, forbid_unknown_fields=True):
-    """What the vectors are: everything that changes them, precision aside."""
-
-    network: str
-    dim: int
-    pooling: Pooling
-    normalize: bool
-    roles: dict[str, Role]
-    settings: dict[str, str] = {}
-    """What of the checkpoint's configuration changes the vectors and shows in no tensor's shape."""
-
-
-class Source(Struct, frozen=True, forbid_unknown_fields=True):
-    """The checkpoint a bundle was made from."""
-
-    kind: str
-    """hub, package or directory"""
-    location: str
-    revision: str | None
-    digests: dict[str, str]
-    """sha256 by file name"""
-
-
-class FileEntry(Struct, frozen=True, forbid_unknown_fields=True):
-    """One file of the bundle."""
-
-    sha256: str
-    size_bytes: int
-
-
-class Figures(Struct, frozen=True, forbid_unknown_fields=True):
-    """How far one precision's vectors are from the reference's, over some probes."""
-
-    probes: int
-    max_abs_diff: float
-    min_cosine: float
-    p1_cosine: float
-    """The 1st percentile."""
-    mean_cosine: float
-    worst_probe: int
-
-
-class Retrieval(Struct, frozen=True, forbid_unknown_fields=True):
-    """What one precision costs a search over a judged collection."""
-
-    collection: str
-    documents: int
-    queries: int
-    ndcg_fp32: float
-    """nDCG@10 of FP32, in points of 100."""
-    ndcg: float
-    """nDCG@10 of this precision."""
-    recall: float
-    """Of FP32's ten nearest documents, the share that is among this precision's ten."""
-
-
-class Certificate(Struct, frozen=True, forbid_unknown_fields=True):
-    """The proof of one precision: what was compared with what, where, and the outcome."""
-
-    reference: str
-    bound: Bound
-    figures: Figures
-    by_role: dict[str, Figures]
-    by_length: dict[str, Figures]
-    """By tokens, as in "65-128"."""
-    cpu: str
-    instructions: list[str]
-    """What of the CPU the result depends on; see `cpus.instructions`."""
-    versions: dict[str, str]
-    date: str
-    retrieval: Retrieval | None = None
-    """Where judgements were given."""
-
-
-class Quantization(Struct, frozen=True, forbid_unknown_fields=True):
-    """How an INT8 graph was made."""
-
-    calibration: str
-    """Where its texts are from."""
-    calibration_sha256: str
-    texts: int
-    tokens: int
-    truncated: int
-    held_out: Figures
-    """INT8 against FP32 on texts of the same origin that calibration did not see."""
-    layers: int
-    """Linear layers of the graph."""
-    kept_fp32: list[str]
-    """Those that stayed FP32."""
-    fp32_budget: float
-    """The share of the linear layers' weights that might have."""
-    overflow_columns: int
-
-
-class Variant(Struct, frozen=True, forbid_unknown_fields=True):
-    """One precision of a bundle."""
-
-    graph: str
-    cpu_graph: str
-    """The graph for CPUs; the same file where one serves both."""
-    equal_length_graph: str
-    """The graph for CPUs where no batch is padded, without `attention_mask`; or `cpu_graph` again."""
-    files: list[str]
-    certificate: Certificate
-    quantization: Quantization | None = None
-
-    def graph_for(self, *, on_cpu: bool, max_padding: float = 0.0) -> str:
-        """Return the graph that serves batches of at most so much padding."""
-        if not on_cpu:
-            return self.graph
-        return self.cpu_graph if max_padding else self.equal_length_graph
-
-    def names(self) -> list[str]:
-        """Return the names of all its files, each once."""
-        return list(dict.fromkeys([self.graph, self.cpu_graph, self.equal_length_graph, *self.files]))
-
-
-class Manifest(Struct, frozen=True, forbid_unknown_fields=True):
-    """What manifest.json holds."""
-
-    format: Annotated[int, Meta(ge=1)]
-    model: str
-    contract: Contract
-    source: Source
-    frontend: str
-    tools: dict[str, str]
-    precisions: Annotated[dict[Precision, Variant], Meta(min_length=1)]
-    files: dict[str, FileEntry]
 
 
 class Bundle:
@@ -181,6 +48,8 @@ class Bundle:
             self.manifest = msgspec.json.decode(data, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BundleError(f"{path}: {error}; export the model again") from error
+        if fault := check_pooling(self.manifest.contract.pooling):
+            raise BundleError(f"{path}: {fault}; export the model again")
         for name in self._names():
             if name in ("", ".", "..") or name != Path(name).name or "\\" in name or "\0" in name:
                 raise BundleError(f"{path}: {name!r} leads out of the bundle; expected a plain file name")
@@ -190,6 +59,7 @@ class Bundle:
 
     def _names(self) -> list[str]:
         names = [*self.manifest.files, TOKENIZER, PROBES, REFERENCE]
+        names += [MODULES] if self.manifest.contract.weighted else []
         for variant in self.manifest.precisions.values():
             names += variant.names()
         return names
@@ -208,7 +78,7 @@ class Bundle:
         parts = {
             "weights": weights,
             "tokenizer": self.manifest.files[TOKENIZER].sha256,
-            "contract": msgspec.to_builtins(self.manifest.contract),
+            "contract": self.manifest.contract.facts(),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -226,6 +96,11 @@ class Bundle:
                 f"--source {self._source()} --frontend {self.manifest.frontend} --out {self.directory}"
             )
         return found[precision]
+
+    def needed(self, variant: Variant, graph: str) -> list[str]:
+        """Return the names of the files that an encoder of one of a precision's graphs reads."""
+        modules = [MODULES] if self.manifest.contract.weighted else []
+        return [TOKENIZER, graph, *variant.files, *modules]
 
     def _source(self) -> str:
         """The --source that gives the same checkpoint again."""
@@ -286,9 +161,13 @@ def _check_format(path: Path, data: bytes) -> None:
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not JSON: {error}; export the model again") from error
     found = document.get("format") if isinstance(document, dict) else None
-    if isinstance(found, int) and found != FORMAT:
-        mend = "upgrade paritas" if found > FORMAT else "export the model again"
-        raise BundleError(f"{path}: bundle format {found}, this paritas reads {FORMAT}; {mend}")
+    if isinstance(found, int) and found > FORMAT:
+        tools = document.get("tools")
+        version = tools.get("paritas") if isinstance(tools, dict) else None
+        newer = f"'paritas>={version}'" if isinstance(version, str) else "--upgrade paritas"
+        raise BundleError(
+            f"{path}: bundle format {found}, this paritas reads up to {FORMAT}; type: pip install {newer}"
+        )
 
 
 def file_names(directory: Path) -> set[str]:

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from paritas import store
 from paritas.engine.batching import Batch, plan
-from paritas.engine.bundle import FAMILIES, TOKENIZER, Bundle, Contract
+from paritas.engine.bundle import FAMILIES, Bundle
+from paritas.engine.head import Head, cut
+from paritas.engine.manifest import Contract
 from paritas.engine.memory import fit, measure, parse_size, resident_bytes
-from paritas.engine.pooling import pool
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
 from paritas.engine.repeats import Repeats
@@ -31,7 +32,7 @@ from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens, check_texts
 from paritas.engine.workers import Workers
-from paritas.errors import BundleError, InputError, ShapeError
+from paritas.errors import BundleError, InputError, RunError, ShapeError
 from paritas.registry import PRECISIONS, Precision
 
 # Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
@@ -59,6 +60,9 @@ class _Window(NamedTuple):
     """Where their vectors belong, (texts,)."""
     counts: NDArray[np.int64]
     """How often each was given, (texts,)."""
+    texts: Sequence[Text]
+    prompt_tokens: int
+    """Tokens at the beginning of each text that are not pooled."""
 
 
 class Encoder:
@@ -76,6 +80,7 @@ class Encoder:
         max_padding: float | None = None,
         memory_limit: int | str | None = None,
         cache: bool = True,
+        truncate_dim: int | None = None,
     ) -> None:
         """Load a bundle, its files checked against their digests.
 
@@ -97,6 +102,8 @@ class Encoder:
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
                 folder `cache`, and use it, as well as what was tuned; see `paritas.engine.prepared`,
                 `paritas.engine.checked` and `paritas.engine.settings`.
+            truncate_dim: return the first so many channels of each vector, scaled to unit length again where
+                the model normalises; for models trained for it (Matryoshka). All of them where None.
 
         Raises:
             RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
@@ -116,17 +123,21 @@ class Encoder:
             "max_padding": max_padding,
             "memory_limit": memory_limit,
             "cache": cache,
+            "truncate_dim": truncate_dim,
         }
         self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
         self.precision, reason = choose_precision(self.bundle, precision, on_cpu=on_cpu)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
         graph = variant.graph_for(on_cpu=on_cpu, max_padding=self.max_padding)
-        self.bundle.check([TOKENIZER, graph, *variant.files], remember=cache)
+        self.bundle.check(self.bundle.needed(variant, graph), remember=cache)
         self.contract = LoadedContract(
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
-        self._tokenizer = Tokenizer(self.bundle.directory / TOKENIZER, self.contract.roles)
+        self._head = Head.load(self.contract, self.bundle.directory)
+        self.dim = _dim(truncate_dim, self.contract.dim)
+        """The width of the vectors."""
+        self._tokenizer = Tokenizer.of(self.bundle.directory, self.contract)
         load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
         settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
@@ -147,9 +158,10 @@ class Encoder:
         path = self.bundle.directory / graph
         session = open_prepared(self.bundle, graph, weights, threads=threads) if prepare else None
         session = session or Session(path, provider=provider, threads=threads)
-        if session.dim != self.contract.dim:
+        found = self._head.dim(session.dim) if isinstance(session.dim, int) else session.dim
+        if found != self.contract.dim:
             raise BundleError(
-                f"{path}: its vectors have {session.dim} dimensions, the manifest says {self.contract.dim}"
+                f"{path}: its vectors have {found} dimensions, the manifest says {self.contract.dim}"
             )
         return session
 
@@ -170,11 +182,6 @@ class Encoder:
             needs, limit, workers=settings.workers, token_budget=settings.token_budget
         )
         return session, replace(settings, workers=workers, token_budget=token_budget)
-
-    @property
-    def dim(self) -> int:
-        """The width of the vectors."""
-        return self.contract.dim
 
     @property
     def fingerprint(self) -> str:
@@ -220,6 +227,7 @@ class Encoder:
             InputError: a text is not what the role takes (the message gives its place), unknown role.
             ShapeError: `out` does not fit.
             BundleError: the encoder was closed, or loaded before this process was forked.
+            RunError: onnxruntime cannot run a text; the message gives its place.
         """
         tally = Tally()
         workers = self._open_workers()
@@ -241,6 +249,7 @@ class Encoder:
     def _windows(self, repeats: Repeats, role: str, tally: Tally) -> Iterator[_Window]:
         """Tokenise the distinct texts a window at a time, the next one while the last one runs."""
         texts = repeats.distinct
+        prompt_tokens = 0 if self.contract.pool_prompt else self._tokenizer.prompt_tokens(role)
         tokenize = partial(self._tokenizer.encode, role=role)
         parts = [slice(start, start + _WINDOW) for start in range(0, len(texts), _WINDOW)]
         with ThreadPoolExecutor(1) if len(parts) > 1 else nullcontext() as beside:
@@ -256,7 +265,7 @@ class Encoder:
                 )
                 if beside is not None and place + 1 < len(parts):
                     coming.append(beside.submit(tokenize, texts[parts[place + 1]]))
-                yield _Window(tokens, repeats.rows[part], counts)
+                yield _Window(tokens, repeats.rows[part], counts, texts[part], prompt_tokens)
 
     def _run(
         self,
@@ -269,11 +278,13 @@ class Encoder:
     ) -> None:
         begun = time.perf_counter()
         input_ids, mask, type_ids = window.tokens.arrays(batch.rows, batch.length)
-        hidden = session.run(input_ids, mask, type_ids)
+        try:
+            hidden = session.run(input_ids, mask, type_ids)
+        except RunError as error:
+            raise _blamed(error, window, batch, session) from error
         ran = time.perf_counter()
-        vectors[window.rows[batch.rows]] = pool(
-            hidden, mask, pooling=self.contract.pooling, normalized=self.contract.normalize
-        )
+        pooled = self._head(hidden, mask, prompt_tokens=window.prompt_tokens)
+        vectors[window.rows[batch.rows]] = cut(pooled, self.dim, normalized=self.contract.normalize)
         tally.add(
             batches=1,
             padding=batch.cells - int(window.tokens.lengths[batch.rows].sum()),
@@ -348,6 +359,30 @@ def _check_options(
         raise InputError(f"token_budget is {token_budget}; expected 1 or more")
     if max_padding is not None and not 0 <= max_padding < 1:
         raise InputError(f"max_padding is {max_padding}; expected 0 or more and less than 1")
+
+
+def _dim(truncate_dim: int | None, whole: int) -> int:
+    if truncate_dim is None:
+        return whole
+    if not 1 <= truncate_dim <= whole:
+        raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {whole}, the width of the vectors")
+    return truncate_dim
+
+
+def _blamed(error: RunError, window: _Window, batch: Batch, session: Session) -> RunError:
+    """Return the error with the text that causes it: the first that fails alone, else the whole batch."""
+    for row in batch.rows:
+        tokens = window.tokens.arrays(np.array([row]), int(window.tokens.lengths[row]))
+        try:
+            session.run(*tokens)
+        except RunError as own:
+            shown = repr(window.texts[row])[:60]
+            return RunError(
+                f"text {window.rows[row]}, {shown} ({tokens[0].shape[1]} tokens, the highest id "
+                f"{tokens[0].max()}): {own}"
+            )
+    places = ", ".join(str(place) for place in window.rows[batch.rows][:8])
+    return RunError(f"texts {places} together ({len(batch.rows)} of {batch.length} tokens): {error}")
 
 
 def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:

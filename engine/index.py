@@ -84,7 +84,7 @@ class VectorIndex:
         encoder: Encoder,
         *,
         dtype: ScalarType = "f32",
-        metric: Metric = "ip",
+        metric: Metric | None = None,
         connectivity: int = 16,
         expansion_add: int = 128,
         expansion_search: int = 64,
@@ -94,14 +94,17 @@ class VectorIndex:
         Args:
             encoder: whose vectors it will hold; it keeps the fingerprint, not the encoder.
             dtype: how vectors are stored.
-            metric: "ip" (inner product), "cos" or "l2sq".
+            metric: "ip" (inner product), "cos" or "l2sq"; what the checkpoint compares its vectors by where
+                None, and "ip" where it says nothing.
             connectivity: neighbours a node; the HNSW paper's M (Malkov and Yashunin, arXiv:1603.09320).
             expansion_add: candidates while adding; the paper's efConstruction.
             expansion_search: candidates while searching; the paper's ef.
 
         Raises:
-            InputError: an unknown dtype or metric, or a number out of its range.
+            InputError: an unknown dtype or metric, a number out of its range, or a checkpoint whose
+                similarity is none of the metrics.
         """
+        metric = metric if metric is not None else _metric_of(encoder)
         _check_choice("dtype", dtype, ScalarType)
         _check_choice("metric", metric, Metric)
         _check_least("connectivity", connectivity, 2)
@@ -179,7 +182,8 @@ class VectorIndex:
         """Refuse an encoder whose vectors this index cannot be searched with.
 
         Raises:
-            VectorIndexError: another model, pooling, tokenizer or role, or another precision family.
+            VectorIndexError: another model, pooling, tokenizer or role, another precision family, or
+                vectors cut to another width.
         """
         if encoder.fingerprint != self.info.fingerprint:
             raise VectorIndexError(
@@ -190,6 +194,11 @@ class VectorIndex:
             raise VectorIndexError(
                 f"the index was made with precision {self.info.precision}, whose vectors cannot be searched "
                 f"with those of {encoder.precision}; use precision {self.info.precision!r} or index anew"
+            )
+        if encoder.dim != self.info.dim:
+            raise VectorIndexError(
+                f"the index holds vectors of {self.info.dim} dimensions, the encoder's have {encoder.dim}; "
+                f"load it with truncate_dim={self.info.dim} or index anew"
             )
 
     def add(
@@ -461,6 +470,19 @@ def _is_ours(names: set[str]) -> bool:
     own index.json a foreign file.
     """
     return INDEX in names or all(any(fnmatch(name, own) for own in _GENERATIONS) for name in names)
+
+
+def _metric_of(encoder: Encoder) -> Metric:
+    """Return the metric that ranks as the checkpoint says its vectors are compared."""
+    manifest = encoder.bundle.manifest
+    if manifest.similarity == "manhattan":
+        raise InputError(
+            f"{manifest.model} compares vectors by manhattan distance, which the index has not; expected "
+            f"metric {', '.join(get_args(Metric))}; give one of them"
+        )
+    if manifest.similarity == "euclidean":
+        return "l2sq"
+    return "cos" if manifest.similarity == "cosine" and not manifest.contract.normalize else "ip"
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.cpus import dot_product, instructions
 from paritas.engine.installation import check_installation
-from paritas.errors import BundleError, ProviderError, did_you_mean
+from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
 check_installation()
 
@@ -151,7 +151,11 @@ class Session:
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> NDArray[np.float32]:
-        """Return last_hidden_state, float32, (batch, seq, dim); the inputs are int64, (batch, seq)."""
+        """Return last_hidden_state, float32, (batch, seq, dim); the inputs are int64, (batch, seq).
+
+        Raises:
+            RunError: onnxruntime cannot run them.
+        """
         return self.fetch([self.output_name], input_ids, attention_mask, token_type_ids)[0]
 
     def release(self) -> None:
@@ -181,14 +185,21 @@ class Session:
         attention_mask: NDArray[np.int64],
         token_type_ids: NDArray[np.int64],
     ) -> list[NDArray[np.float32]]:
-        """Return the graph's outputs of these names; the inputs are int64, (batch, seq)."""
+        """Return the graph's outputs of these names; the inputs are int64, (batch, seq).
+
+        Raises:
+            RunError: onnxruntime cannot run them.
+        """
         feeds: dict[str, Any] = {
             "input_ids": input_ids,
             "attention_mask": attention_mask,
             "token_type_ids": token_type_ids,
         }
         wanted = {name: value for name, value in feeds.items() if name in self.input_names}
-        outputs: list[NDArray[np.float32]] = self._session.run(list(names), wanted)
+        try:
+            outputs: list[NDArray[np.float32]] = self._session.run(list(names), wanted)
+        except Exception as error:  # onnxruntime has a class for each code, and no common one
+            raise RunError(f"onnxruntime cannot run it: {_first_line(error)}") from error
         return outputs
 
 

@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from paritas.engine.manifest import TOKENIZER, Contract
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
 
@@ -83,12 +85,19 @@ class Tokenizer:
         """The number of tokens there are, those added after training included."""
         return max(int(tokenizer.get_vocab_size()) for tokenizer in self._by_length.values())
 
-    def __init__(self, path: Path, roles: Mapping[str, Role]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        roles: Mapping[str, Role],
+        *,
+        truncation_side: Literal["right", "left"] = "right",
+    ) -> None:
         """Read a tokenizer.json.
 
         Args:
             path: the file.
             roles: how texts of each role are tokenised.
+            truncation_side: where tokens beyond a role's max_length are cut off.
 
         Raises:
             BundleError: the file is no tokenizer.
@@ -99,9 +108,30 @@ class Tokenizer:
             # A tokenizer holds its truncation as state, so each length has one of its own: nothing is
             # switched between calls, and threads need no lock.
             lengths = {role.max_length for role in roles.values()}
-            self._by_length = {length: _tokenizer(text, length) for length in lengths}
+            self._by_length = {length: _tokenizer(text, length, truncation_side) for length in lengths}
         except Exception as error:
             raise BundleError(f"{path}: not a tokenizer: {error}") from error
+
+    @classmethod
+    def of(cls, directory: Path, contract: Contract) -> Tokenizer:
+        """Read the tokenizer of a bundle's directory as its contract says; errors as above."""
+        return cls(directory / TOKENIZER, contract.roles, truncation_side=contract.truncation_side)
+
+    @property
+    def tokens(self) -> dict[str, int]:
+        """The id of each token, those added after training included."""
+        return dict(next(iter(self._by_length.values())).get_vocab(with_added_tokens=True))
+
+    @cached_property
+    def _special(self) -> set[int]:
+        found = next(iter(self._by_length.values())).get_added_tokens_decoder()
+        return {number for number, token in found.items() if token.special}
+
+    @property
+    def added(self) -> list[str]:
+        """The tokens that are found in a text as they stand: special ones, and those added after training."""
+        found = next(iter(self._by_length.values())).get_added_tokens_decoder()
+        return [found[number].content for number in sorted(found)]
 
     def role(self, name: str) -> Role:
         """Return a role.
@@ -114,13 +144,32 @@ class Tokenizer:
         return self._roles[name]
 
     def encode(self, texts: Sequence[Text], role: str) -> Tokens:
-        """Tokenise texts, special tokens added, cut to the role's max_length.
+        """Tokenise texts, prompt and special tokens added, cut to the role's max_length.
 
         Pairs are cut from the longer side first. Texts are taken as checked by `check_texts`.
         """
-        tokenizer = self._by_length[self.role(role).max_length]
+        rule = self.role(role)
+        tokenizer = self._by_length[rule.max_length]
         parts = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
-        return Tokens.concatenate([_tokens(tokenizer.encode_batch(list(part))) for part in parts])
+        return Tokens.concatenate(
+            [_tokens(tokenizer.encode_batch(_prompted(part, rule.prompt))) for part in parts]
+        )
+
+    def prompt_tokens(self, role: str) -> int:
+        """Return how many tokens a role's prompt takes at the beginning of each text, special ones included.
+
+        As sentence-transformers counts them: those of the prompt by itself, but for a special one at its end.
+        """
+        rule = self.role(role)
+        if not rule.prompt:
+            return 0
+        ids = self.encode([""], role).input_ids
+        return len(ids) - int(int(ids[-1]) in self._special)
+
+
+def _prompted(texts: Sequence[Text], prompt: str) -> list[Any]:
+    """Return texts with the prompt in front; roles with pairs have none."""
+    return [prompt + text if prompt and isinstance(text, str) else text for text in texts]
 
 
 def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[Text]:
@@ -165,11 +214,11 @@ def _whole(text: str, place: int) -> str:
     return str(text)
 
 
-def _tokenizer(text: str, max_length: int) -> tokenizers.Tokenizer:
+def _tokenizer(text: str, max_length: int, side: str) -> tokenizers.Tokenizer:
     tokenizer = tokenizers.Tokenizer.from_str(text)
     # A published tokenizer.json may carry its training's padding and truncation.
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length, strategy="longest_first")
+    tokenizer.enable_truncation(max_length, strategy="longest_first", direction=side)
     return tokenizer
 
 

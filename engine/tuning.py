@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paritas.engine.bundle import TOKENIZER, Bundle
+from paritas.engine.bundle import Bundle
 from paritas.engine.cpus import cpu_name
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import VERSION
@@ -95,7 +95,7 @@ def tune(
     if not 0 < seconds < math.inf:
         raise InputError(f"seconds is {seconds}; expected more than 0")
     variant = bundle.variant(precision)
-    bundle.check([TOKENIZER, variant.graph_for(on_cpu=True), *variant.files])
+    bundle.check(bundle.needed(variant, variant.graph_for(on_cpu=True)))
     _check_store(bundle, precision)
     default = choose_settings(None, None, None, on_cpu=True)
     threads, first = default.threads, Candidate(default.workers, default.token_budget)
@@ -255,7 +255,7 @@ def _sample(bundle: Bundle, *, batches: int) -> Sample:
     """Return texts that fill so many of the largest batches, their lengths in turn."""
     roles = bundle.manifest.contract.roles
     role = "passage" if "passage" in roles else next(iter(roles))
-    tokenizer = Tokenizer(bundle.directory / TOKENIZER, roles)
+    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
     alone, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
     words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == alone + 1] or _WORDS
     chosen = np.random.default_rng(0)

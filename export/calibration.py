@@ -15,9 +15,9 @@ from onnx import TensorProto, helper
 
 from paritas.documents import read_documents
 from paritas.engine.batching import plan
-from paritas.engine.bundle import Contract
 from paritas.engine.cpus import available_cpus
-from paritas.engine.pooling import pool
+from paritas.engine.head import Head
+from paritas.engine.manifest import Contract
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import ExportError, InputError
@@ -157,11 +157,12 @@ class Activations:
 
 
 def vectors(graph: Path, tokens: Tokens, contract: Contract) -> NDArray[np.float32]:
-    """Return a graph's vectors of tokenised texts: float32, (texts, dim)."""
+    """Return a graph's vectors of tokenised texts, its directory a bundle's: float32, (texts, dim)."""
+    head = Head.load(contract, graph.parent)
     session = Session(graph, provider="cpu", threads=available_cpus())
     found = np.empty((len(tokens.lengths), contract.dim), np.float32)
     for batch in plan(tokens.lengths, token_budget=_TOKEN_BUDGET):
         input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
         hidden = session.run(input_ids, mask, type_ids)
-        found[batch.rows] = pool(hidden, mask, pooling=contract.pooling, normalized=contract.normalize)
+        found[batch.rows] = head(hidden, mask)
     return found

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import __version__
-from paritas.engine.bundle import PROBES, REFERENCE, TOKENIZER, Bundle, Certificate, Figures
+from paritas.engine.bundle import PROBES, REFERENCE, Bundle
 from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
+from paritas.engine.manifest import Certificate, Figures
 from paritas.engine.runtime import is_cpu
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
@@ -158,7 +159,7 @@ def _faults(figures: Figures, bound: Bound) -> list[str]:
 def _lengths(bundle: Bundle, probes: Sequence[Probe]) -> NDArray[np.int64]:
     """Return each probe's tokens."""
     roles = bundle.manifest.contract.roles
-    tokenizer = Tokenizer(bundle.directory / TOKENIZER, roles)
+    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
     lengths = np.zeros(len(probes), np.int64)
     for name, rule in roles.items():
         rows = [row for row, probe in enumerate(probes) if probe.role == name]

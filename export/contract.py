@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from paritas.engine.bundle import Contract
+from paritas.engine.manifest import Contract
 from paritas.errors import ExportError
 from paritas.export.checkpoint.files import CONFIG, MODULES, POOLING, TOKENIZER, TOKENIZER_CONFIG, read_json
 from paritas.export.networks import read_network

@@ -17,13 +17,11 @@ import onnx
 from numpy.typing import NDArray
 
 from paritas import store
-from paritas.engine.bundle import (
+from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, digest, file_names
+from paritas.engine.cpus import instructions
+from paritas.engine.manifest import (
     FORMAT,
-    MANIFEST,
-    PROBES,
-    REFERENCE,
     TOKENIZER,
-    Bundle,
     Certificate,
     Figures,
     FileEntry,
@@ -31,10 +29,7 @@ from paritas.engine.bundle import (
     Quantization,
     Source,
     Variant,
-    digest,
-    file_names,
 )
-from paritas.engine.cpus import instructions
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
 from paritas.export.attention import fuse_attention
@@ -145,7 +140,7 @@ class _Build:
         self.entries: dict[str, FileEntry] = {}
         self.contract = contract_of(name, model, checkpoint.directory, frontend)
         shutil.copyfile(checkpoint.directory / TOKENIZER, directory / TOKENIZER)
-        self.tokenizer = Tokenizer(directory / TOKENIZER, self.contract.roles)
+        self.tokenizer = Tokenizer.of(directory, self.contract)
         self.calibration: Calibration | None = None
         if "int8" in precisions:  # first of all: a file that will not do costs nobody a minute
             file = os.fspath(calibration) if calibration is not None else None
@@ -280,10 +275,10 @@ class _Build:
         return Variant(
             graph,
             cpu_graph or own_cpu_graph,
-            cpu_graph or self.equal_length[precision],
             [weights],
             certificate,
-            quantization,
+            equal_length_graph=cpu_graph or self.equal_length[precision],
+            quantization=quantization,
         )
 
     def manifest(self, variants: dict[Precision, Variant]) -> None:
@@ -316,8 +311,8 @@ class _Build:
 
 
 def _pending(bound: Bound) -> Certificate:
-    figures = Figures(0, max_abs_diff=0.0, min_cosine=0.0, p1_cosine=0.0, mean_cosine=0.0, worst_probe=0)
-    return Certificate("pending", bound, figures, {}, {}, "", instructions(), {}, "")
+    figures = Figures(0, max_abs_diff=0.0, min_cosine=0.0, mean_cosine=0.0, worst_probe=0)
+    return Certificate("pending", bound, figures, {}, "", {}, "", instructions=instructions())
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:

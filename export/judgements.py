@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.documents import Document, read_documents
-from paritas.engine.bundle import Bundle, Retrieval
+from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.manifest import Retrieval
 from paritas.errors import InputError
 from paritas.registry import PRECISIONS, Precision
 

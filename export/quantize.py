@@ -21,7 +21,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.engine.bundle import Contract, Figures, Quantization
+from paritas.engine.manifest import Contract, Figures, Quantization
 from paritas.export.activations import Channels, Grid, choose_grid
 from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare

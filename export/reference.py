@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import Contract
+from paritas.engine.manifest import Contract
 from paritas.engine.tokenizer import Tokenizer, Tokens, check_texts
 from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias

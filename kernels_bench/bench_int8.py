@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from paritas import Encoder, export_model
 from paritas.documents import read_documents
 from paritas.engine.batching import plan
-from paritas.engine.bundle import TOKENIZER, Bundle
+from paritas.engine.bundle import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.runtime import Session
@@ -92,7 +92,7 @@ def compete(contender: str, work: Path) -> None:
         "onnxruntime dynamic int8": work / "dynamic.onnx",
     }
     session = Session(graphs[contender], provider="cpu", threads=available_cpus())
-    tokenizer = Tokenizer(work / "bundle" / TOKENIZER, bundle.manifest.contract.roles)
+    tokenizer = Tokenizer.of(work / "bundle", bundle.manifest.contract)
     contract = bundle.manifest.contract
 
     def encode(chosen: list[str]) -> NDArray[np.float32]:

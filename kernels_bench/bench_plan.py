@@ -99,7 +99,7 @@ def main(model: str, count: int, rounds: int, as_json: bool, keep: bool) -> None
         with Encoder(model, precision=precision) as encoder:
             graph, directory, contract = Graph(encoder), encoder.bundle.directory, encoder.contract
             name = encoder.bundle.manifest.model
-        tokens = Tokenizer(directory / "tokenizer.json", contract.roles).encode(texts, "passage")
+        tokens = Tokenizer.of(directory, contract).encode(texts, "passage")
         rows += measure(precision, graph, tokens, rounds)
     result = {
         "question": f"{name}: {count} SQuAD paragraphs in batches of equal length and with padding",

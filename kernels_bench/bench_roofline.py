@@ -142,7 +142,7 @@ def token_lengths(encoder: Encoder, texts: Sequence[str]) -> list[int]:
     """Return the tokens of each text, cut as the model does."""
     from paritas.engine.tokenizer import Tokenizer
 
-    tokenizer = Tokenizer(encoder.bundle.directory / "tokenizer.json", encoder.contract.roles)
+    tokenizer = Tokenizer.of(encoder.bundle.directory, encoder.contract)
     return [int(length) for length in tokenizer.encode(list(texts), "passage").lengths]
 
 

@@ -6,6 +6,7 @@
     ├── ExportError            a checkpoint cannot be turned into a bundle
     │   └── ParityError        ... because its vectors are not the checkpoint's
     ├── BundleError            a bundle is missing, incomplete or changed
+    ├── RunError               onnxruntime fails while it runs a text
     ├── InputError             what the caller passed (also a ValueError)
     │   └── ShapeError         ... an array of the wrong shape or dtype
     ├── VectorIndexError       an index is missing, damaged, or belongs to another model
@@ -44,6 +45,10 @@ class ParityError(ExportError):
 
 class BundleError(ParitasError):
     """A bundle is missing, incomplete, changed, or lacks what was asked of it."""
+
+
+class RunError(ParitasError):
+    """onnxruntime failed while it ran a text."""
 
 
 class InputError(ParitasError, ValueError):

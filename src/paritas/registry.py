@@ -20,7 +20,10 @@ from paritas.errors import RegistryError, did_you_mean
 
 ENVIRONMENT_VARIABLE = "PARITAS_REGISTRY"
 
-Pooling = Literal["cls", "mean"]
+POOLINGS = ("cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+"""By sentence-transformers' names."""
+Pooling = str
+"""One of them, or several whose vectors are joined end to end, as in "cls+mean"; see `check_pooling`."""
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
@@ -39,6 +42,8 @@ class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """The text is the second half of the pair (title, text)."""
     default_title: str = ""
     """The title of a pair that has none."""
+    prompt: str = ""
+    """What is put in front of every text, as in "query: "."""
 
 
 class HubSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -102,6 +107,17 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     def bound(self, precision: Precision) -> Bound:
         """Return the entry's own bound for a precision, else the default one."""
         return self.bounds.get(precision, _BOUNDS[precision])
+
+
+def check_pooling(pooling: str) -> str | None:
+    """Return what is wrong with a pooling, None where it is one."""
+    unknown = next((part for part in pooling.split("+") if part not in POOLINGS), None)
+    if unknown is None:
+        return None
+    return (
+        f"pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}, or several joined by +"
+        f"{did_you_mean(unknown, POOLINGS).partition('; known')[0]}"
+    )
 
 
 class _File(Struct, frozen=True, forbid_unknown_fields=True):
@@ -201,6 +217,8 @@ def _nearest_key(message: str) -> str:
 
 def _check(model: Model, place: str) -> None:
     """Refuse what the types alone let through."""
+    if fault := check_pooling(model.pooling):
+        raise RegistryError(f"{place}: {fault}")
     for name, role in model.roles.items():
         if role.default_title and not role.pair:
             raise RegistryError(f"{place}: roles.{name}: default_title is for roles with `pair: true`")

@@ -133,17 +133,20 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(colour="blue"), "unknown field `colour`"),
         (lambda m: m["contract"].update(stride=2), r"unknown field `stride` - at `\$\.contract`"),
         (lambda m: m["contract"].update(dim="16"), r"Expected `int`, got `str` - at `\$\.contract\.dim`"),
-        (lambda m: m["contract"].update(pooling="max"), r"Invalid enum value 'max'"),
+        (
+            lambda m: m["contract"].update(pooling="cls+men"),
+            r"pooling is 'cls\+men'; expected one of cls, .*",
+        ),
+        (lambda m: m["contract"].update(modules=[{"kind": "cnn"}]), "Invalid enum value 'cnn'"),
+        (lambda m: m["contract"].update(modules=[{"kind": "dense"}]), r"no digest of modules\.npz"),
         (lambda m: m["contract"]["roles"].update(query={}), "missing required field `max_length`"),
         (lambda m: m["precisions"].update(int4={}), "Invalid enum value 'int4'"),
         (lambda m: m["precisions"].clear(), r"length >= 1 - at `\$\.precisions`"),
         (lambda m: m["files"].update({"tokenizer.json": 7}), r"Expected `object`, got `int` - at `\$\.files"),
         (lambda m: m.pop("source"), "missing required field `source`"),
         (lambda m: m.update(format="1"), r"Expected `int`, got `str` - at `\$\.format`"),
-        (lambda m: m.update(format=2), "bundle format 2, this paritas reads 3"),
     ],
 )
 def test_a_manifest_of_another_form_is_refused_with_the_place(
@@ -161,8 +164,19 @@ def test_a_manifest_that_is_no_object_is_refused(copy: Path) -> None:
 
 
 def test_a_bundle_of_a_newer_format_asks_for_a_newer_paritas_whatever_else_it_holds(copy: Path) -> None:
-    edit(copy, lambda manifest: manifest.update(format=4, invention=True))
-    with pytest.raises(BundleError, match="bundle format 4, this paritas reads 3; upgrade paritas"):
+    edit(copy, lambda manifest: manifest.update(format=5, invention=True, contract={"pooling": "other"}))
+    edit(copy, lambda manifest: manifest["tools"].update(paritas="0.9.1"))
+    with pytest.raises(BundleError) as caught:
+        Bundle(copy)
+    expected = (
+        "manifest.json: bundle format 5, this paritas reads up to 4; type: pip install 'paritas>=0.9.1'"
+    )
+    assert str(caught.value).endswith(expected)
+
+
+def test_a_newer_bundle_that_does_not_name_its_maker_asks_for_the_newest(copy: Path) -> None:
+    edit(copy, lambda manifest: manifest.update(format=5, tools=None))
+    with pytest.raises(BundleError, match=r"type: pip install --upgrade paritas$"):
         Bundle(copy)
 
 

@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from paritas.engine import encoder as encoder_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.errors import BundleError, InputError, ProviderError, ShapeError
+from paritas.engine.runtime import Session
+from paritas.errors import BundleError, InputError, ProviderError, RunError, ShapeError
 from tests.unit.files import change_byte
 
 TEXTS = ["the river", "night train to the north", "a", "", "water", "light of the city", "the river"] * 5
@@ -371,3 +373,77 @@ def test_an_opened_bundle_is_checked_once_and_again_when_asked(
     change_byte(bundle.directory / "tokenizer.json")
     with pytest.raises(BundleError, match="changed since the export"):
         bundle.verify()
+
+
+# Vectors cut to their first channels.
+
+
+@pytest.mark.parametrize("dim", [1, 7, 16])
+def test_cut_vectors_are_the_first_channels_at_unit_length(bundles: dict[str, Bundle], dim: int) -> None:
+    texts = ["the river", "why is the sky blue", ""]
+    whole = Encoder(bundles["tiny-mpnet"]).encode(texts, role="query")[:, :dim]
+    with Encoder(bundles["tiny-mpnet"], truncate_dim=dim) as encoder:
+        found = encoder.encode(texts, role="query")
+        assert encoder.dim == dim
+        assert pickle.loads(pickle.dumps(encoder)).dim == dim
+    expected = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [0, -1, 17])
+def test_a_width_that_is_not_there_is_refused(bundles: dict[str, Bundle], dim: int) -> None:
+    with pytest.raises(InputError, match=f"truncate_dim is {dim}; expected 1 to 16"):
+        Encoder(bundles["tiny-mpnet"], truncate_dim=dim)
+
+
+# What onnxruntime raises.
+
+
+class Failing:
+    """A session that refuses batches which hold a token id."""
+
+    def __init__(self, session: Session, token: int, least: int = 1) -> None:
+        self.session, self.token, self.least = session, token, least
+
+    def run(self, input_ids: NDArray[np.int64], *others: NDArray[np.int64]) -> NDArray[np.float32]:
+        if (input_ids == self.token).any() and len(input_ids) >= self.least:
+            raise RunError("onnxruntime cannot run it: indices element out of data bounds")
+        return self.session.run(input_ids, *others)
+
+    def release(self) -> None:
+        """Nothing to give back."""
+
+
+def failing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **options: int) -> Encoder:
+    """An encoder whose sessions refuse the word "sky"."""
+    encoder = Encoder(bundle, workers=1)
+    sky = encoder._tokenizer.tokens["sky"]
+    monkeypatch.setattr(encoder._workers, "_alone", Failing(encoder._workers._alone, sky, **options))
+    return encoder
+
+
+def test_what_onnxruntime_raises_names_the_text(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = failing(bundles["tiny-mpnet"], monkeypatch)
+    texts = ["the river", "the city", "the sky", "the water", "the sky is blue"]
+    with pytest.raises(RunError) as caught:
+        encoder.encode(texts * 2, role="query")
+    assert str(caught.value).startswith("text 4, 'the sky is blue' (6 tokens, the highest id ")
+    assert str(caught.value).endswith("onnxruntime cannot run it: indices element out of data bounds")
+    assert encoder.encode(texts[:2], role="query").shape == (2, 16)
+
+
+def test_texts_that_fail_only_together_are_named_together(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = failing(bundles["tiny-mpnet"], monkeypatch, least=2)
+    with pytest.raises(RunError, match=r"texts 0, 1 together \(2 of 4 tokens\): onnxruntime cannot run it"):
+        encoder.encode(["the sky", "the city"], role="query")
+
+
+def test_the_real_onnxruntime_error_becomes_ours(mpnet: Encoder) -> None:
+    session = mpnet._workers._alone
+    ids = np.full((1, 3), 10_000, np.int64)
+    with pytest.raises(RunError, match=r"onnxruntime cannot run it: .*10000"):
+        session.run(ids, np.ones_like(ids), np.zeros_like(ids))

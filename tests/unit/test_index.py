@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
@@ -280,3 +281,45 @@ def test_an_interrupted_add_leaves_neither_text_nor_vector(bert: Encoder) -> Non
 def test_half_a_character_is_no_id(bert: Encoder) -> None:
     with filled(bert, 3) as index, pytest.raises(InputError, match="half a surrogate pair"):
         index.add(["\ud83d"], unit_vectors(1))
+
+
+def test_vectors_cut_to_another_width_are_refused(bundles: dict[str, Bundle], bert: Encoder) -> None:
+    with Encoder(bundles["tiny-bert"], truncate_dim=8) as short, VectorIndex(short) as index:
+        assert index.info.dim == 8
+        index.check(short)
+        with pytest.raises(VectorIndexError, match="vectors of 8 dimensions, the encoder's have 16"):
+            index.check(bert)
+
+
+@pytest.mark.parametrize(
+    ("similarity", "normalize", "metric"),
+    [
+        (None, True, "ip"),
+        (None, False, "ip"),
+        ("cosine", True, "ip"),
+        ("cosine", False, "cos"),
+        ("dot", False, "ip"),
+        ("euclidean", True, "l2sq"),
+    ],
+)
+def test_the_metric_is_the_checkpoints_similarity(bert: Encoder, similarity, normalize, metric) -> None:
+    manifest = replace(
+        bert.bundle.manifest,
+        similarity=similarity,
+        contract=replace(bert.bundle.manifest.contract, normalize=normalize),
+    )
+    bundle = Bundle(bert.bundle.directory)
+    bundle.manifest = manifest
+    with Encoder(bundle) as encoder, VectorIndex(encoder) as index:
+        assert index.info.metric == metric
+    with Encoder(bundle) as encoder, VectorIndex(encoder, metric="l2sq") as index:
+        assert index.info.metric == "l2sq"
+
+
+def test_a_similarity_that_no_index_has_asks_for_a_metric(bert: Encoder) -> None:
+    bundle = Bundle(bert.bundle.directory)
+    bundle.manifest = replace(bundle.manifest, similarity="manhattan")
+    with Encoder(bundle) as encoder:
+        with pytest.raises(InputError, match="by manhattan distance, which the index has not"):
+            VectorIndex(encoder)
+        VectorIndex(encoder, metric="cos").close()

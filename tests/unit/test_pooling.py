@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.pooling import cls_pool, mean_pool, normalize, pool
 from paritas.errors import ShapeError
+from paritas.registry import POOLINGS
 
 BATCHES = pytest.mark.parametrize("batch", [1, 7, 33])
 LENGTHS = pytest.mark.parametrize("length", [1, 15, 16, 17])  # either side of a SIMD register
@@ -39,6 +40,38 @@ def test_mean_pooling_is_the_mean_of_the_tokens(batch: int, length: int) -> None
     np.testing.assert_allclose(pooled, naive_mean(hidden, mask), rtol=0, atol=1e-6)
 
 
+# Each text by itself, float64: (tokens, dim) of tokens alone.
+FORMULAS = {
+    "cls": lambda x: x[0],
+    "max": lambda x: x.max(axis=0),
+    "mean": lambda x: x.mean(axis=0),
+    "mean_sqrt_len_tokens": lambda x: x.sum(axis=0) / np.sqrt(len(x)),
+    "weightedmean": lambda x: np.average(x, axis=0, weights=np.arange(1, len(x) + 1)),
+    "lasttoken": lambda x: x[-1],
+}
+
+
+@BATCHES
+@LENGTHS
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_each_pooling_is_its_formula(batch: int, length: int, pooling: str) -> None:
+    hidden, mask = case(batch, length)
+    expected = [
+        FORMULAS[pooling](states[present > 0].astype(np.float64))
+        for states, present in zip(hidden, mask, strict=True)
+    ]
+    pooled = pool(hidden, mask, pooling=pooling, normalized=False)
+    assert pooled.dtype == np.float32
+    np.testing.assert_allclose(pooled, expected, rtol=0, atol=2e-6)
+
+
+def test_joined_poolings_lie_side_by_side_in_the_order_given() -> None:
+    hidden, mask = case(7, 16)
+    joined = pool(hidden, mask, pooling="max+cls", normalized=False)
+    parts = [pool(hidden, mask, pooling=part, normalized=False) for part in ("max", "cls")]
+    np.testing.assert_array_equal(joined, np.concatenate(parts, axis=1))
+
+
 @BATCHES
 @LENGTHS
 def test_cls_pooling_is_the_first_token(batch: int, length: int) -> None:
@@ -50,7 +83,7 @@ def test_cls_pooling_is_the_first_token(batch: int, length: int) -> None:
 
 @BATCHES
 @LENGTHS
-@pytest.mark.parametrize("pooling", ["cls", "mean"])
+@pytest.mark.parametrize("pooling", POOLINGS)
 def test_what_stands_in_the_padding_does_not_matter(batch: int, length: int, pooling: str) -> None:
     hidden, mask = case(batch, length)
     clean = pool(hidden, mask, pooling=pooling, normalized=True)
@@ -116,7 +149,7 @@ def test_very_short_and_very_long_rows_make_no_nan(scale: float) -> None:
 def test_pooling_leaves_the_token_vectors_alone() -> None:
     hidden, mask = case(7, 16)
     before = hidden.copy()
-    for pooling in ("cls", "mean"):
+    for pooling in POOLINGS:
         pool(hidden, mask, pooling=pooling, normalized=True)
         np.testing.assert_array_equal(hidden, before)
 

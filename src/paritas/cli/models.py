@@ -18,7 +18,8 @@ from paritas.cli.options import (
     print_json,
     table,
 )
-from paritas.engine.bundle import Bundle, Quantization
+from paritas.engine.bundle import Bundle
+from paritas.engine.manifest import Quantization
 from paritas.errors import BundleError, InputError, ParitasError
 from paritas.registry import PRECISIONS, Model, Precision, Role
 

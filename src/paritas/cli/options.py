@@ -13,7 +13,8 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from paritas import store
-from paritas.engine.bundle import Bundle, Certificate
+from paritas.engine.bundle import Bundle
+from paritas.engine.manifest import Certificate
 from paritas.errors import BundleError, ParitasError, RegistryError
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 

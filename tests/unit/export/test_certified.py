@@ -10,7 +10,8 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paritas.engine.bundle import Bundle, Variant
+from paritas.engine.bundle import Bundle
+from paritas.engine.manifest import Variant
 from paritas.errors import ParityError
 from paritas.export import export_model, exporter
 from paritas.export.weights_file import WeightsFile

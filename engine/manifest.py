@@ -1,0 +1,206 @@
+"""What manifest.json holds: what the vectors are, where they come from, and the proof of each precision.
+
+The schema grows so that nothing is misread. A field that changes vectors, or which files are loaded, raises
+`FORMAT`; it has a default, under which the vectors and the fingerprint are those of before. Bundles of every
+older format are read, newer ones are refused. A field that only describes may come without a new format:
+readers that do not know it pass over it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from paritas.registry import Bound, Pooling, Precision, Role
+
+FORMAT = 4
+"""What `paritas export` writes."""
+TOKENIZER = "tokenizer.json"
+MODULES = "modules.npz"
+"""The weights of a contract's modules, float32: "0.weight" (out, in) and "0.bias" (out,) of its first."""
+
+
+class Module(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One step after pooling, before the last normalisation."""
+
+    kind: Literal["dense", "layer_norm", "normalize", "truncate"]
+    """x W' + b and an activation; LayerNorm over the vector; unit length; the first `dim` channels."""
+    activation: Literal["", "tanh", "relu", "gelu", "sigmoid"] = ""
+    """Of "dense"."""
+    epsilon: float = 0.0
+    """Of "layer_norm"."""
+    dim: int = 0
+    """Of "truncate"."""
+
+    @property
+    def weighted(self) -> bool:
+        """It has weights."""
+        return self.kind in ("dense", "layer_norm")
+
+
+class Contract(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the vectors are: everything that changes them, precision aside."""
+
+    network: str
+    dim: int
+    """The width of the vectors."""
+    pooling: Pooling
+    normalize: bool
+    """The vectors are scaled to unit length at the end."""
+    roles: dict[str, Role]
+    settings: dict[str, str] = {}
+    """What of the checkpoint's configuration changes the vectors and shows in no tensor's shape."""
+    truncation_side: Literal["right", "left"] = "right"
+    """Where tokens beyond max_length are cut off."""
+    pool_prompt: bool = True
+    """The tokens of a role's prompt are pooled like the text's."""
+    modules: list[Module] = []
+    """Steps after pooling; the weights of those that have any are in `MODULES`."""
+
+    @property
+    def weighted(self) -> bool:
+        """A module has weights."""
+        return any(module.weighted for module in self.modules)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the contract for the fingerprint: fields since format 4 only where they say something.
+
+        So a bundle that uses none of them has the fingerprint it had before.
+        """
+        facts: dict[str, Any] = msgspec.to_builtins(self)
+        for field in msgspec.structs.fields(Contract):
+            default = field.default_factory() if callable(field.default_factory) else field.default
+            if field.name in _SINCE_4 and facts[field.name] == default:
+                del facts[field.name]
+        return facts
+
+
+_SINCE_4 = ("truncation_side", "pool_prompt", "modules")
+
+
+class Source(Struct, frozen=True):
+    """The checkpoint a bundle was made from."""
+
+    kind: str
+    """hub, package or directory"""
+    location: str
+    revision: str | None
+    digests: dict[str, str]
+    """sha256 by file name"""
+
+
+class FileEntry(Struct, frozen=True):
+    """One file of the bundle."""
+
+    sha256: str
+    size_bytes: int
+
+
+class Figures(Struct, frozen=True):
+    """How far one precision's vectors are from the reference's, over some probes."""
+
+    probes: int
+    max_abs_diff: float
+    min_cosine: float
+    mean_cosine: float
+    worst_probe: int
+    """Its place among the probes."""
+    p1_cosine: float = 0.0
+    """The 1st percentile; 0 in bundles of format 1, which did not take it."""
+
+
+class Retrieval(Struct, frozen=True):
+    """What one precision costs a search over a judged collection."""
+
+    collection: str
+    documents: int
+    queries: int
+    ndcg_fp32: float
+    """nDCG@10 of FP32, in points of 100."""
+    ndcg: float
+    """nDCG@10 of this precision."""
+    recall: float
+    """Of FP32's ten nearest documents, the share that is among this precision's ten."""
+
+
+class Certificate(Struct, frozen=True):
+    """The proof of one precision: what was compared with what, where, and the outcome."""
+
+    reference: str
+    bound: Bound
+    figures: Figures
+    by_role: dict[str, Figures]
+    cpu: str
+    versions: dict[str, str]
+    date: str
+    by_length: dict[str, Figures] = {}
+    """By tokens, as in "65-128"."""
+    instructions: list[str] = []
+    """What of the CPU the result depends on; see `cpus.instructions`."""
+    retrieval: Retrieval | None = None
+    """Where judgements were given."""
+    tokens: str = ""
+    """Whose token ids the engine's were equal to, for every probe; empty before format 4."""
+
+
+class Quantization(Struct, frozen=True):
+    """How an INT8 graph was made."""
+
+    calibration: str
+    """Where its texts are from."""
+    calibration_sha256: str
+    texts: int
+    tokens: int
+    truncated: int
+    held_out: Figures
+    """INT8 against FP32 on texts of the same origin that calibration did not see."""
+    layers: int
+    """Linear layers of the graph."""
+    kept_fp32: list[str]
+    """Those that stayed FP32."""
+    fp32_budget: float
+    """The share of the linear layers' weights that might have."""
+    overflow_columns: int
+
+
+class Variant(Struct, frozen=True, forbid_unknown_fields=True):
+    """One precision of a bundle."""
+
+    graph: str
+    cpu_graph: str
+    """The graph for CPUs; the same file where one serves both."""
+    files: list[str]
+    certificate: Certificate
+    equal_length_graph: str = ""
+    """The graph for CPUs where no batch is padded, without `attention_mask`; empty: `cpu_graph` serves."""
+    quantization: Quantization | None = None
+
+    def graph_for(self, *, on_cpu: bool, max_padding: float = 0.0) -> str:
+        """Return the graph that serves batches of at most so much padding."""
+        if not on_cpu:
+            return self.graph
+        return self.cpu_graph if max_padding else self.equal_length_graph or self.cpu_graph
+
+    def names(self) -> list[str]:
+        """Return the names of all its files, each once."""
+        names = [self.graph, self.cpu_graph, self.equal_length_graph or self.cpu_graph, *self.files]
+        return list(dict.fromkeys(names))
+
+
+class Manifest(Struct, frozen=True):
+    """What manifest.json holds."""
+
+    format: Annotated[int, Meta(ge=1)]
+    model: str
+    contract: Contract
+    source: Source
+    frontend: str
+    tools: dict[str, str]
+    precisions: Annotated[dict[Precision, Variant], Meta(min_length=1)]
+    files: dict[str, FileEntry]
+    similarity: str | None = None
+    """How the checkpoint says its vectors are compared: cosine, dot, euclidean or manhattan."""
+    origins: dict[str, str] = {}
+    """The file and key, or the registry's entry, that each fact of the contract is from."""
