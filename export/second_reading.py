@@ -1,0 +1,82 @@
+"""A checkpoint's token ids, read a second time: what the bundle's tokenizer is compared with.
+
+The first reading is the bundle's own tokenizer.json. This one goes back to the checkpoint's files, with
+transformers where it is installed, else with a WordPiece tokenizer in Python that shares no code with the
+first. So a misread file shows as a difference, before any vector is compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from paritas.errors import SourceError
+from paritas.export.wordpiece_files import open_wordpiece
+
+__all__ = ["SecondReading", "open_second_reading", "open_wordpiece"]
+
+
+class SecondReading(Protocol):
+    """Tokens of a checkpoint's texts, without the bundle's tokenizer."""
+
+    @property
+    def name(self) -> str:
+        """Who reads, as in "transformers 4.57.6" or "WordPiece in Python"."""
+
+    def encode(self, text: str | tuple[str, str], max_length: int) -> tuple[list[int], list[int]]:
+        """Return input_ids and token_type_ids, special tokens added, cut to max_length.
+
+        Types are all 0 where the model is given none.
+        """
+
+
+def open_second_reading(directory: Path) -> SecondReading:
+    """Open the tokenizer of a checkpoint: with transformers where it is installed, else in Python.
+
+    Raises:
+        SourceError: the tokenizer's files are missing, damaged, or not what transformers can load.
+        MissingExtraError: without transformers, a tokenizer that is no WordPiece of BERT or MPNet.
+    """
+    with _quiet():
+        try:
+            import transformers  # noqa: F401
+        except ImportError:
+            return open_wordpiece(directory)
+        return _Transformers(directory)
+
+
+class _Transformers:
+    """transformers' AutoTokenizer. It imports torch where that is installed, and cannot be kept from it."""
+
+    def __init__(self, directory: Path) -> None:
+        import transformers
+
+        self.name = f"transformers {transformers.__version__}"
+        try:
+            # Code that comes with a checkpoint is never run.
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                directory, local_files_only=True, trust_remote_code=False
+            )
+        except Exception as error:
+            raise SourceError(f"{directory}: {self.name} cannot load its tokenizer: {error}") from error
+
+    def encode(self, text: str | tuple[str, str], max_length: int) -> tuple[list[int], list[int]]:
+        # As batches of one: asked for a single pair, transformers takes an empty second text for no pair.
+        parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
+        found = self._tokenizer(*parts, truncation=True, max_length=max_length)
+        input_ids = found["input_ids"][0]
+        return input_ids, found["token_type_ids"][0] if "token_type_ids" in found else [0] * len(input_ids)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep transformers from logging that PyTorch is absent, or a class is not the one it expected."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
