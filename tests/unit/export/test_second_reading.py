@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export import second_reading
-from paritas.export.second_reading import SecondReading, open_second_reading, open_wordpiece
-from paritas.export.sources import open_checkpoint
+from paritas.export.second_reading import reading as second_reading
+from paritas.export.second_reading.reading import SecondReading, open_second_reading, open_wordpiece
+from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.registry import load_registry
 from tests.unit.export import tokenizer_files as made
 
@@ -186,7 +186,7 @@ def test_the_second_reading_shares_nothing_with_the_first() -> None:
     for name in names:
         for node in ast.walk(ast.parse((folder / name).read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom):
-                own = (node.module or "").startswith(("paritas.export.wordpiece", "paritas.errors"))
+                own = (node.module or "").startswith(("paritas.export.second_reading.wordpiece", "paritas.errors"))
                 assert own or (node.module or "").partition(".")[0] in sys.stdlib_module_names, node.module
             if isinstance(node, ast.Import):
                 assert {alias.name for alias in node.names} <= sys.stdlib_module_names

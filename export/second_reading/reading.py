@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paritas.errors import SourceError
-from paritas.export.wordpiece_files import open_wordpiece
+from paritas.export.second_reading.files import open_wordpiece
 
 __all__ = ["SecondReading", "open_second_reading", "open_wordpiece"]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.wordpiece import Model, WordPiece, normalizer, pre_tokenizer, templates
-from paritas.export.wordpiece_added import AddedTokens, Token, UnknownPartError
+from paritas.export.second_reading.wordpiece import Model, WordPiece, normalizer, pre_tokenizer, templates
+from paritas.export.second_reading.added import AddedTokens, Token, UnknownPartError
 
 _CONFIG, _BACKEND, _VOCABULARY = "tokenizer_config.json", "tokenizer.json", "vocab.txt"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal
 
-from paritas.export.wordpiece_added import Normalize, Pattern, UnknownPartError
-from paritas.export.wordpiece_characters import (
+from paritas.export.second_reading.added import Normalize, Pattern, UnknownPartError
+from paritas.export.second_reading.characters import (
     SPACES,
     Each,
     cleaned,

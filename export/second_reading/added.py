@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from paritas.export.wordpiece_characters import SPACES, is_word
+from paritas.export.second_reading.characters import SPACES, is_word
 
 Normalize = Callable[[str], str]
 
