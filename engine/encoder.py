@@ -18,10 +18,10 @@ import numpy as np
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
-from paritas import store
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, Bundle
 from paritas.engine.head import Head, cut
+from paritas.engine.lookup import find
 from paritas.engine.manifest import Contract
 from paritas.engine.memory import fit, measure, parse_size, resident_bytes
 from paritas.engine.precision import choose_precision
@@ -85,8 +85,9 @@ class Encoder:
         """Load a bundle, its files checked against their digests.
 
         Args:
-            model: a registry id whose bundle was exported, a bundle directory, or a bundle already opened,
-                whose files are not checked a second time if its `verify` was called.
+            model: what was exported, by registry id, hub id or the checkpoint's directory; a bundle
+                directory; or a bundle already opened, whose files are not checked a second time if its
+                `verify` was called.
             precision: "fp32", "fp16", "int8", or "auto": INT8 where the bundle has it and this CPU multiplies
                 bytes fast, else FP32. `contract.precision` and `contract.reason` say which and why.
             provider: "cpu", "cuda" or another by name; run there or raise, never fall back.
@@ -125,7 +126,7 @@ class Encoder:
             "cache": cache,
             "truncate_dim": truncate_dim,
         }
-        self.bundle = model if isinstance(model, Bundle) else Bundle(store.find(model))
+        self.bundle = model if isinstance(model, Bundle) else Bundle(find(model))
         self.precision, reason = choose_precision(self.bundle, precision, on_cpu=on_cpu)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)

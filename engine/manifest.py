@@ -89,6 +89,8 @@ class Source(Struct, frozen=True):
     revision: str | None
     digests: dict[str, str]
     """sha256 by file name"""
+    named_by: Literal["registry", "hub", "directory"] = "registry"
+    """What the model's name is: a registry id, a hub id, or the name of the checkpoint's directory."""
 
 
 class FileEntry(Struct, frozen=True):

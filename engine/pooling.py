@@ -32,7 +32,7 @@ def cls_pool(
     if attention_mask is None or attention_mask[:, 0].all():
         return last_hidden_state[:, 0]
     first = (attention_mask > 0).argmax(axis=1)
-    return last_hidden_state[np.arange(len(first)), first]
+    return np.asarray(last_hidden_state[np.arange(len(first)), first])
 
 
 def max_pool(

@@ -17,7 +17,7 @@ from paritas import __version__
 from paritas.engine.bundle import PROBES, REFERENCE, Bundle
 from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
-from paritas.engine.manifest import Certificate, Figures
+from paritas.engine.manifest import Certificate, Contract, Figures
 from paritas.engine.runtime import is_cpu
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
@@ -65,6 +65,50 @@ def _distances(
     return np.where(np.isfinite(difference), difference, np.inf), np.where(np.isfinite(cosine), cosine, -1.0)
 
 
+def compare_tokens(
+    tokenizer: Tokenizer, contract: Contract, probes: Sequence[Probe], model: str, reader: str
+) -> None:
+    """Hold the engine's tokens against those of the second reading that the probes carry.
+
+    Args:
+        tokenizer: the engine's.
+        contract: the bundle's.
+        probes: those without tokens are passed over.
+        model: what the message calls the model.
+        reader: what it calls the second reading.
+
+    Raises:
+        ParityError: ids, token types or the length of a prompt differ; names the text and the place.
+    """
+    for role, rule in contract.roles.items():
+        chosen = [probe for probe in probes if probe.role == role and probe.input_ids]
+        if not chosen:
+            continue
+        tokens = tokenizer.encode(check_texts([probe.text for probe in chosen], rule), role)
+        ends = np.cumsum(tokens.lengths)
+        prompt_tokens = 0 if contract.pool_prompt else tokenizer.prompt_tokens(role)
+        for probe, end, length in zip(chosen, ends, tokens.lengths, strict=True):
+            ours = tokens.input_ids[end - length : end].tolist()
+            types = tokens.token_type_ids[end - length : end].tolist()
+            for what, found, expected in (
+                ("token ids", ours, probe.input_ids),
+                ("token types", types, probe.token_type_ids),
+                ("prompt tokens", [prompt_tokens], [probe.prompt_tokens]),
+            ):
+                if found != expected:
+                    raise ParityError(
+                        f"{model}: role {role}, {repr(probe.text)[:60]}: the engine has {what} "
+                        f"{_first(found, expected)} to {reader}; please report it, with the checkpoint's name"
+                    )
+
+
+def _first(found: Sequence[int], expected: Sequence[int]) -> str:
+    """Return where two sequences part."""
+    pairs = itertools.zip_longest(found, expected)
+    place, (one, other) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"{one} at place {place}, and {other}"
+
+
 def certify(
     bundle: Bundle,
     precision: Precision,
@@ -81,7 +125,10 @@ def certify(
         ParityError: outside the bound; names the precision, the figure and the worst probe.
         ProviderError: the provider cannot run here.
     """
-    lengths = _lengths(bundle, probes)
+    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
+    reader = bundle.manifest.precisions[precision].certificate.tokens or "the reference"
+    compare_tokens(tokenizer, bundle.manifest.contract, probes, bundle.manifest.model, reader)
+    lengths = _lengths(tokenizer, bundle, probes)
     every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
     padded = [*short, int(lengths.argmax())]
@@ -123,6 +170,7 @@ def certify(
         instructions=instructions(),
         versions=versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        tokens=bundle.manifest.precisions[precision].certificate.tokens,
     )
 
 
@@ -156,10 +204,9 @@ def _faults(figures: Figures, bound: Bound) -> list[str]:
     return faults
 
 
-def _lengths(bundle: Bundle, probes: Sequence[Probe]) -> NDArray[np.int64]:
+def _lengths(tokenizer: Tokenizer, bundle: Bundle, probes: Sequence[Probe]) -> NDArray[np.int64]:
     """Return each probe's tokens."""
     roles = bundle.manifest.contract.roles
-    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
     lengths = np.zeros(len(probes), np.int64)
     for name, rule in roles.items():
         rows = [row for row, probe in enumerate(probes) if probe.role == name]

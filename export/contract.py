@@ -1,141 +1,224 @@
-"""What a bundle's vectors are, from the registry's entry and the checkpoint, which must not contradict."""
+"""What a bundle's vectors are: the checkpoint's facts, and what the registry's entry or the caller adds.
+
+An entry may leave everything out. What it says must be what the checkpoint says, or be marked as meant to
+differ; else the error names both places.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal
-
-import msgspec
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
 
 from paritas.engine.manifest import Contract
 from paritas.errors import ExportError
-from paritas.export.checkpoint.files import CONFIG, MODULES, POOLING, TOKENIZER, TOKENIZER_CONFIG, read_json
+from paritas.export.checkpoint.facts import Facts
+from paritas.export.checkpoint.files import CONFIG, Fact
 from paritas.export.networks import read_network
-from paritas.registry import Model
-
-# What transformers calls the options of its BERT and MPNet tokenizers, and what tokenizer.json does.
-_NORMALIZER = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
-}
+from paritas.registry import POOLINGS, Model, Role, RoleEntry, check_pooling
 
 Frontend = Literal["native", "optimum"]
 
+_T = TypeVar("_T")
 
-def contract_of(name: str, model: Model, directory: Path, frontend: Frontend) -> Contract:
+
+@dataclass(frozen=True, slots=True)
+class Agreed:
+    """A contract, and where each part of it is from."""
+
+    contract: Contract
+    origins: dict[str, str]
+    similarity: str | None
+
+
+def agree(name: str, model: Model, facts: Facts, frontend: Frontend, pooling: str | None = None) -> Agreed:
     """Return the contract of a bundle made from a checkpoint.
 
     Args:
-        name: the model's registry id.
-        model: its registry entry.
-        directory: the checkpoint's.
+        name: what messages call the model.
+        model: its registry entry; an empty one where it has none.
+        facts: the checkpoint's.
         frontend: how its graph will be made; the native one serves as many positions as it has rows for.
+        pooling: what the caller says of it.
 
     Raises:
-        ExportError: the entry does not fit the checkpoint.
+        ExportError: entry or caller contradict the checkpoint, or nobody says what must be known.
     """
-    config = read_json(directory / CONFIG)
-    _check_network(name, model, config, directory, frontend)
-    _check_pooling(name, model, directory)
-    _check_normalize(name, model, directory)
-    _check_tokenizer(directory)
-    return Contract(
-        network=model.network,
-        dim=model.dim,
-        pooling=model.pooling,
-        normalize=model.normalize,
-        roles=model.roles,
-        settings=_settings(config),
-    )
+    return _Agreement(name, model, facts, frontend, pooling).reach()
 
 
-def _check_network(
-    name: str, model: Model, config: dict[str, Any], directory: Path, frontend: Frontend
-) -> None:
-    for key, expected in (("model_type", model.network), ("hidden_size", model.dim)):
-        # Networks that are not exported natively may name their width otherwise; the graph's is checked.
-        if config.get(key, expected) != expected:
-            raise ExportError(
-                f"{directory / CONFIG}: {key} is {config.get(key)!r}, the registry's entry of "
-                f"{name} says {expected!r}"
-            )
-    if frontend == "native":
-        longest = read_network(config, str(directory / CONFIG)).max_length
-    else:
-        longest = int(config.get("max_position_embeddings", 1 << 30))
-    for role, rule in model.roles.items():
-        if rule.max_length > longest:
-            raise ExportError(
-                f"{name}: roles.{role}.max_length is {rule.max_length}; the checkpoint's position table "
-                f"serves {longest} tokens"
-            )
+class _Agreement:
+    def __init__(
+        self, name: str, model: Model, facts: Facts, frontend: Frontend, pooling: str | None
+    ) -> None:
+        self.name, self.model, self.facts, self.frontend, self.asked = name, model, facts, frontend, pooling
+        self.origins: dict[str, str] = {}
 
-
-def _check_pooling(name: str, model: Model, directory: Path) -> None:
-    """sentence-transformers checkpoints name their pooling; the registry must not contradict it."""
-    if (directory / POOLING).exists():
-        modes = _pooling_modes(read_json(directory / POOLING))
-        if modes and modes != {model.pooling}:
-            raise ExportError(
-                f"{directory / POOLING}: the checkpoint pools by {', '.join(sorted(modes))}, the registry's "
-                f"entry of {name} says {model.pooling!r}"
-            )
-
-
-def _check_normalize(name: str, model: Model, directory: Path) -> None:
-    """What follows pooling in a sentence-transformers checkpoint must be what the engine does."""
-    if not (directory / MODULES).exists():
-        return
-    kinds = _modules(directory / MODULES)
-    further = [kind for kind in kinds if kind not in ("Transformer", "Pooling", "Normalize")]
-    if further:
-        raise ExportError(
-            f"{directory / MODULES}: the checkpoint goes on with {', '.join(further)} after pooling, "
-            "which is not exported"
+    def reach(self) -> Agreed:
+        facts, head = self.facts, self.facts.head
+        network = self.settle("network", facts.network, self.model.network)
+        pooling = self.pooling()
+        ends = self.settle("normalize", head.normalize if head else None, self.model.normalize, default=True)
+        dim = self.settle("dim", self.dim(pooling), self.model.dim)
+        contract = Contract(
+            network=network,
+            dim=dim,
+            pooling=pooling,
+            normalize=ends and facts.truncate_dim is None,
+            roles=self.roles(),
+            settings=_settings(facts),
+            truncation_side=cast(Literal["right", "left"], facts.tokenizer.truncation_side),
+            pool_prompt=head.pool_prompt.value if head else True,
+            modules=facts.modules(ends),
         )
-    if ("Normalize" in kinds) != model.normalize:
-        raise ExportError(
-            f"{directory / MODULES}: the checkpoint {'ends' if 'Normalize' in kinds else 'does not end'} "
-            f"in Normalize, the registry's entry of {name} says normalize: {str(model.normalize).lower()}"
+        self.origins["tokenizer"] = facts.tokenizer.kind
+        similarity = facts.similarity.value if facts.similarity is not None else None
+        here = f"{facts.root}/"
+        return Agreed(
+            contract, {key: place.replace(here, "") for key, place in self.origins.items()}, similarity
         )
 
+    def settle(
+        self,
+        key: str,
+        stated: Fact[_T] | None,
+        entered: _T | None,
+        *,
+        part: str = "",
+        default: _T | None = None,
+    ) -> _T:
+        """Return what holds of one fact, and note where it is from.
 
-def _pooling_modes(stated: dict[str, Any]) -> set[str]:
-    """Read both forms: flags such as pooling_mode_mean_tokens, and from release 5 on one name or several."""
-    named = stated.get("pooling_mode")
-    if named is not None:
-        return {named} if isinstance(named, str) else set(named)
-    flags = {key.removeprefix("pooling_mode_") for key, on in stated.items() if on is True}
-    short = {"cls_token": "cls", "mean_tokens": "mean"}
-    return {short.get(flag, flag) for flag in flags if f"pooling_mode_{flag}" in stated}
+        Args:
+            key: the fact, as `Model.overrides` calls it.
+            stated: the checkpoint's word.
+            entered: the entry's.
+            part: what the manifest calls it, where that is not the key.
+            default: where both are silent.
+        """
+        entry = f"the registry's entry of {self.name}"
+        if entered is not None:
+            if stated is not None and stated.value != entered and key not in self.model.overrides:
+                meant = (
+                    f"; if the entry means it, add it there: overrides: [{key}]" if key in _MAY_DIFFER else ""
+                )
+                raise ExportError(f"{stated.place} is {stated.value!r}, {entry} says {entered!r}{meant}")
+            self.origins[part or key] = entry if stated is None or stated.value != entered else stated.place
+            return entered
+        if stated is not None:
+            self.origins[part or key] = stated.place
+            return stated.value
+        if default is None:
+            raise ExportError(f"{self.facts.directory}: no file says its {key}; write it into {entry}")
+        self.origins[part or key] = "no file says; the default"
+        return default
 
+    def pooling(self) -> str:
+        stated = self.facts.head.pooling if self.facts.head is not None else None
+        if self.asked is None:
+            if stated is None and self.model.pooling is None:
+                raise ExportError(
+                    f"{self.facts.directory}: no file says how vectors are pooled (modules.json is missing), "
+                    f"but its model card may; type: --pooling cls, or one of {', '.join(POOLINGS[1:])}"
+                )
+            return self.settle("pooling", stated, self.model.pooling)
+        if fault := check_pooling(self.asked):
+            raise ExportError(f"--pooling: {fault}")
+        for other, place in (
+            (stated.value if stated else None, stated.place if stated else ""),
+            (self.model.pooling, f"the registry's entry of {self.name}: pooling"),
+        ):
+            if other not in (None, self.asked):
+                raise ExportError(
+                    f"{place} is {other!r}, --pooling says {self.asked!r}; leave the option out"
+                )
+        self.origins["pooling"] = stated.place if stated else "--pooling"
+        return self.asked
 
-def _modules(path: Path) -> list[str]:
-    """Return the kinds of modules a sentence-transformers checkpoint is made of, in order."""
-    try:
-        modules = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except (OSError, msgspec.DecodeError) as error:
-        raise ExportError(f"{path}: cannot be read: {error}") from error
-    return [str(module.get("type", "")).rpartition(".")[2] for module in modules]
+    def dim(self, pooling: str) -> Fact[int] | None:
+        """Return the width of the vectors, where files tell."""
+        facts = self.facts
+        if facts.truncate_dim is not None:
+            return facts.truncate_dim
+        if facts.head is not None and facts.head.dim is not None:
+            return facts.head.dim
+        if facts.width is None:
+            return None
+        return Fact(facts.width.value * len(pooling.split("+")), facts.width.place)
 
+    def roles(self) -> dict[str, Role]:
+        entries = self.model.roles or dict.fromkeys(_role_names(self.facts), RoleEntry())
+        longest = self.longest()
+        return {name: self.role(name, entry, longest) for name, entry in entries.items()}
 
-def _check_tokenizer(directory: Path) -> None:
-    """transformers lets tokenizer_config.json overrule tokenizer.json; the engine reads the latter alone."""
-    if not (directory / TOKENIZER_CONFIG).exists():
-        return
-    stated = read_json(directory / TOKENIZER_CONFIG)
-    normalizer = read_json(directory / TOKENIZER).get("normalizer") or {}
-    for option, ours in _NORMALIZER.items():
-        if option in stated and ours in normalizer and stated[option] != normalizer[ours]:
+    def role(self, name: str, entry: RoleEntry, longest: int) -> Role:
+        part = f"roles.{name}"
+        length = self.length(name, entry, longest)
+        if length > longest:
             raise ExportError(
-                f"{directory / TOKENIZER_CONFIG}: {option} is {stated[option]}, but {TOKENIZER} has {ours}: "
-                f"{normalizer[ours]}; transformers follows the former; make the two agree"
+                f"{self.name}: {part}.max_length is {length} ({self.origins[f'{part}.max_length']}); the "
+                f"checkpoint's position table serves {longest} tokens"
             )
+        stated = _prompt(self.facts, name)
+        prompt = self.settle("prompt", stated, entry.prompt, part=f"{part}.prompt", default="")
+        if entry.pair and prompt:
+            raise ExportError(
+                f"{self.origins[f'{part}.prompt']} is {prompt!r}, for single texts; {part} of {self.name} "
+                "takes pairs; add to the entry: prompt: '', overrides: [prompt]"
+            )
+        if entry.pair and self.facts.tokenizer.doubtful_pairs is not None and self.types_count():
+            raise ExportError(self.facts.tokenizer.doubtful_pairs)
+        if not prompt:
+            del self.origins[f"{part}.prompt"]
+        return Role(length, pair=entry.pair, default_title=entry.default_title, prompt=prompt)
+
+    def length(self, role: str, entry: RoleEntry, longest: int) -> int:
+        """Return where a role's texts are cut."""
+        facts, part = self.facts, f"roles.{role}.max_length"
+        own = {"query": "query", "passage": "document", "document": "document"}.get(role, "")
+        stated = facts.lengths.get(own, facts.max_length) or Fact(longest, "the position table")
+        if stated.place.endswith("max_position_embeddings"):  # some of which no token ever has
+            stated = Fact(min(stated.value, longest), stated.place)
+        # A checkpoint of transformers' own leaves it to the caller where texts are cut.
+        binding = facts.head is not None
+        if entry.max_length is None and not binding:
+            stated = Fact(min(stated.value, longest), stated.place)
+        return self.settle(
+            "max_length", stated if binding or entry.max_length is None else None, entry.max_length, part=part
+        )
+
+    def longest(self) -> int:
+        """Return the most tokens that the position table serves."""
+        facts = self.facts
+        if self.frontend == "native":
+            return read_network(facts.config, str(facts.directory / CONFIG)).max_length
+        positions = facts.config.get("max_position_embeddings")
+        return positions if isinstance(positions, int) and positions > 0 else 1 << 30
+
+    def types_count(self) -> bool:
+        """Say whether the network tells token types apart."""
+        facts = self.facts
+        if self.frontend == "native":
+            return read_network(facts.config, str(facts.directory / CONFIG)).token_types > 1
+        return int(facts.config.get("type_vocab_size", 0)) > 1
 
 
-def _settings(config: dict[str, Any]) -> dict[str, str]:
+_MAY_DIFFER = ("pooling", "normalize", "max_length", "prompt")
+
+
+def _role_names(facts: Facts) -> list[str]:
+    """Return the roles where no entry does: queries, passages, and each prompt of another name."""
+    return list(dict.fromkeys(["query", "passage", *facts.prompts]))
+
+
+def _prompt(facts: Facts, role: str) -> Fact[str] | None:
+    """Return a role's prompt: that of its name, for passages else the documents', else the default one."""
+    names = [role, "document"] if role == "passage" else [role]
+    return next((facts.prompts[name] for name in names if name in facts.prompts), facts.default_prompt)
+
+
+def _settings(facts: Facts) -> dict[str, str]:
     """What of config.json changes the vectors of given weights and shows in no tensor's shape."""
     depth = ("num_hidden_layers", "n_layers")  # of a checkpoint's layers, those that are used
     keys = (*depth, "num_attention_heads", "n_heads", "layer_norm_eps", "hidden_act", "activation")
+    config: Any = facts.config
     return {key: str(config[key]) for key in keys if key in config}

@@ -16,11 +16,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from paritas import store
 from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, digest, file_names
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
     FORMAT,
+    MODULES,
     TOKENIZER,
     Certificate,
     Figures,
@@ -34,20 +34,22 @@ from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
 from paritas.export.attention import fuse_attention
 from paritas.export.calibration import Calibration, built_in_texts, open_calibration
-from paritas.export.certify import certify, save_reference, versions, worse
-from paritas.export.checkpoint.sources import Checkpoint, open_checkpoint, pin
-from paritas.export.contract import Frontend, contract_of
+from paritas.export.certify import certify, compare_tokens, save_reference, versions, worse
+from paritas.export.checkpoint.facts import Facts, read_facts
+from paritas.export.checkpoint.sources import Checkpoint, Named, open_checkpoint, pin, resolve
+from paritas.export.contract import Agreed, Frontend, agree
 from paritas.export.edits import without_mask
 from paritas.export.half import half_compute, half_weights
 from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
 from paritas.export.optimum import export_optimum
-from paritas.export.probes import Probe, probes
+from paritas.export.probes import Probe, probes, spellings, tokenized
 from paritas.export.quantize import quantize
 from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.rounding import rounded
+from paritas.export.second_reading.reading import SecondReading, open_second_reading
 from paritas.export.weights_file import WeightsFile
-from paritas.registry import PRECISIONS, Bound, Model, Precision, Registry, load_registry
+from paritas.registry import PRECISIONS, Bound, Precision, Registry, load_registry
 
 _FILES: dict[Precision, tuple[str, str, str]] = {
     # graph, graph for CPUs, weights
@@ -61,9 +63,10 @@ _ROUNDED = "model.fp16.rounded.onnx"
 
 
 def export_model(
-    name: str,
+    name: str | os.PathLike[str],
     *,
     source: str | None = None,
+    pooling: str | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     frontend: Frontend = "native",
     calibration: str | os.PathLike[str] | None = None,
@@ -75,8 +78,10 @@ def export_model(
     """Export a model into a bundle, certify it, and put it in place whole.
 
     Args:
-        name: a registry id.
-        source: "hub", "package" or a checkpoint directory; where None the package if installed, else the hub.
+        name: a registry id, a hub id (owner/name or owner/name@revision), or a checkpoint's directory.
+        source: of a registry id: "hub", "package" or a checkpoint directory; where None the package if
+            installed, else the hub.
+        pooling: how vectors are pooled, for a checkpoint that does not say; see `paritas.registry.POOLINGS`.
         precisions: one or more of "fp32", "fp16", "int8".
         frontend: "native" (BERT and MPNet, no torch) or "optimum" (any network optimum-onnx knows).
         calibration: a file of texts like those to be encoded, one a line, for INT8; built-in ones take part
@@ -91,11 +96,12 @@ def export_model(
     Raises:
         RegistryError: unknown model.
         SourceError: the checkpoint cannot be fetched, read or trusted.
-        ExportError: it cannot be exported; ParityError: its vectors are not the checkpoint's.
+        ExportError: it cannot be exported, or an option of it; ParityError: tokens or vectors are not the
+            checkpoint's.
         InputError: the calibration file or the judgements cannot be read, or hold too little.
         MissingExtraError: an optional dependency is absent.
     """
-    model = (registry if registry is not None else load_registry())[name]
+    named = resolve(name, registry if registry is not None else load_registry(), source)
     for precision in precisions:
         if precision not in PRECISIONS:
             raise ExportError(f"unknown precision {precision!r}; expected {', '.join(PRECISIONS)}")
@@ -107,15 +113,18 @@ def export_model(
     if collection is not None and not ("fp32" in precisions and len(set(precisions)) > 1):
         raise ExportError("judgements compare with FP32; ask for fp32 and another precision")
     # Resolved, so that a link's target is replaced and not the link, and "." has a name.
-    target = (Path(out) if out is not None else store.bundle_path(name)).resolve()
+    target = (Path(out) if out is not None else named.bundle).resolve()
     _check_target(target)
-    with open_checkpoint(name, model, source) as checkpoint, _workplace(target) as work:
-        report(f"{name}: {checkpoint.kind} {checkpoint.location} {checkpoint.revision or ''}".rstrip())
+    with open_checkpoint(named.name, named.model, named.source) as checkpoint, _workplace(target) as work:
+        report(f"{named.name}: {checkpoint.kind} {checkpoint.location} {checkpoint.revision or ''}".rstrip())
+        facts = read_facts(checkpoint.directory)
+        agreed = agree(named.name, named.model, facts, frontend, pooling)
         try:
-            _Build(name, model, checkpoint, frontend, precisions, calibration, work, report).write(collection)
+            build = _Build(named, checkpoint, facts, agreed, frontend, precisions, calibration, work, report)
+            build.write(collection)
         except BundleError as error:
-            raise ExportError(f"{name}: the exported graph does not run: {error}") from error
-        pin(name, checkpoint)
+            raise ExportError(f"{named.name}: the exported graph does not run: {error}") from error
+        pin(named.name, checkpoint)
         _replace(work, target)
     return Bundle(target)
 
@@ -125,22 +134,26 @@ class _Build:
 
     def __init__(
         self,
-        name: str,
-        model: Model,
+        named: Named,
         checkpoint: Checkpoint,
+        facts: Facts,
+        agreed: Agreed,
         frontend: Frontend,
         precisions: Sequence[Precision],
         calibration: str | os.PathLike[str] | None,
         directory: Path,
         report: Callable[[str], None],
     ) -> None:
-        self.name, self.model, self.checkpoint, self.frontend = name, model, checkpoint, frontend
+        self.named, self.model, self.checkpoint, self.frontend = named, named.model, checkpoint, frontend
+        self.facts, self.agreed, self.contract = facts, agreed, agreed.contract
         self.precisions = [precision for precision in PRECISIONS if precision in precisions]
         self.directory, self.report = directory, report
         self.entries: dict[str, FileEntry] = {}
-        self.contract = contract_of(name, model, checkpoint.directory, frontend)
-        shutil.copyfile(checkpoint.directory / TOKENIZER, directory / TOKENIZER)
+        (directory / TOKENIZER).write_bytes(facts.tokenizer.content)
+        if self.contract.weighted:
+            np.savez(directory / MODULES, allow_pickle=False, **facts.weights)
         self.tokenizer = Tokenizer.of(directory, self.contract)
+        facts.check_rows(self.tokenizer.tokens)
         self.calibration: Calibration | None = None
         if "int8" in precisions:  # first of all: a file that will not do costs nobody a minute
             file = os.fspath(calibration) if calibration is not None else None
@@ -150,14 +163,14 @@ class _Build:
         """By precision: the graph for CPUs where no batch is padded."""
 
     def write(self, judgements: Judgements | None = None) -> None:
-        chosen = probes(self.model.roles, built_in_texts("certificate") if self.calibration else ())
+        reading = open_second_reading(self.facts.directory, lowercase=self.facts.lowercase)
+        chosen = self.probes(reading)
+        self.report(f"tokens: as {reading.name} has them")
         self.report(f"graph: {self.frontend} front-end")
         self.report(f"reference: {len(chosen)} probes through the checkpoint")
         with ThreadPoolExecutor(1) as pool:
             # Digests, and much of the reference, are work for one core: 3 s less of 18 side by side.
-            judging = pool.submit(
-                reference_numpy, self.checkpoint.directory, self.contract, self.tokenizer, chosen
-            )
+            judging = pool.submit(reference_numpy, self.facts, self.contract, chosen)
             self.graphs()
             for precision in self.precisions:
                 self.entry(_FILES[precision][2])
@@ -165,15 +178,25 @@ class _Build:
         save_reference(self.directory, chosen, reference)
         certificates: dict[Precision, Certificate] = {}
         for precision in self.precisions:
-            certificates[precision] = self.certify(precision, chosen, reference, reference_name)
+            found = self.certify(precision, chosen, reference, reference_name)
+            certificates[precision] = msgspec.structs.replace(found, tokens=reading.name)
             self.report(f"certified: {precision}")
         (self.directory / _ROUNDED).unlink(missing_ok=True)
         self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
         if judgements is not None:
             self.report(f"judging: {len(judgements.documents)} documents, {len(judgements.queries)} queries")
-            for name, found in compare_retrieval(self.opened(), self.precisions, judgements).items():
-                certificates[name] = msgspec.structs.replace(certificates[name], retrieval=found)
+            for name, judged in compare_retrieval(self.opened(), self.precisions, judgements).items():
+                certificates[name] = msgspec.structs.replace(certificates[name], retrieval=judged)
             self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
+
+    def probes(self, reading: SecondReading) -> list[Probe]:
+        """Return probes with their tokens, which the engine's were found to be, for many more texts too."""
+        roles, paragraphs = self.contract.roles, built_in_texts("certificate")
+        chosen = probes(roles, paragraphs if self.calibration else (), self.tokenizer.added)
+        more = spellings(roles, self.tokenizer.added, [*paragraphs, *built_in_texts("calibration")])
+        chosen, more = (tokenized(part, self.contract, reading) for part in (chosen, more))
+        compare_tokens(self.tokenizer, self.contract, [*chosen, *more], self.named.name, reading.name)
+        return chosen
 
     def graphs(self) -> None:
         graph, _, weights = _FILES["fp32"]
@@ -219,11 +242,12 @@ class _Build:
 
     def front_end(self, weights: WeightsFile) -> tuple[onnx.ModelProto, onnx.ModelProto]:
         """Return the FP32 graph, and the one that calibration looks at; both over the same weights."""
-        directory = self.checkpoint.directory
+        directory = self.facts.directory
         if self.frontend == "optimum":
             model = export_optimum(directory, weights)
             return model, model
-        first_only = self.contract.pooling == "cls"
+        # Where a prompt is not pooled, the first token that is comes after it.
+        first_only = self.contract.pooling == "cls" and self.contract.pool_prompt
         model = export_native(directory, weights, first_only=first_only)
         if not first_only or self.calibration is None:
             return model, model
@@ -239,7 +263,7 @@ class _Build:
             return judging.result(), "NumPy float64"
         except ExportError:  # a network, or an option of one, that is not implemented here
             # Not beside the optimum front-end, which patches transformers while it traces.
-            return reference_torch(self.checkpoint.directory, self.contract, chosen), "PyTorch float32"
+            return reference_torch(self.facts, self.contract, chosen), "PyTorch float32"
 
     def certify(
         self,
@@ -282,23 +306,26 @@ class _Build:
         )
 
     def manifest(self, variants: dict[Precision, Variant]) -> None:
-        names = [TOKENIZER, PROBES, REFERENCE]
+        names = [TOKENIZER, PROBES, REFERENCE, *([MODULES] if self.contract.weighted else [])]
         for variant in variants.values():
             names += variant.names()
         manifest = Manifest(
             format=FORMAT,
-            model=self.name,
+            model=self.named.name,
             contract=self.contract,
             source=Source(
                 kind=self.checkpoint.kind,
                 location=self.checkpoint.location,
                 revision=self.checkpoint.revision,
                 digests=self.checkpoint.digests,
+                named_by=self.named.kind,
             ),
             frontend=self.frontend,
             tools={**versions(), "onnx": metadata.version("onnx")},
             precisions=variants,
             files={name: self.entry(name) for name in names},
+            similarity=self.agreed.similarity,
+            origins=self.agreed.origins,
         )
         data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
         (self.directory / MANIFEST).write_bytes(data + b"\n")

@@ -2,14 +2,16 @@
 
 `reference_numpy` is a second implementation of BERT and MPNet, in float64 and NumPy alone, each text by
 itself: it shares no graph, kernel or precision with what it judges, and lets every export be certified
-without torch. `reference_torch` is transformers' AutoModel and AutoTokenizer with the pooling of the model
-cards. The parity tests hold the two against each other.
+without torch. `reference_torch` takes the token vectors of transformers' AutoModel instead. Both pool them by
+formulas of their own, and take their token ids from the second reading of the checkpoint, not from the
+engine. The parity tests hold the two against each other.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,71 +19,127 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paritas.engine.bundle import Bundle
 from paritas.engine.manifest import Contract
-from paritas.engine.tokenizer import Tokenizer, Tokens, check_texts
+from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import ExportError, MissingExtraError, SourceError
+from paritas.export.certify import compare_tokens, load_reference
+from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
-from paritas.export.probes import Probe
+from paritas.export.probes import Probe, tokenized
+from paritas.export.second_reading.reading import open_second_reading
 
 Array = NDArray[np.float64]
 
 
-def reference_numpy(
-    directory: Path, contract: Contract, tokenizer: Tokenizer, probes: Sequence[Probe]
-) -> NDArray[np.float32]:
+def reference_numpy(facts: Facts, contract: Contract, probes: Sequence[Probe]) -> NDArray[np.float32]:
     """Return the checkpoint's vectors of the probes, computed in float64: float32, (probes, dim).
+
+    Args:
+        facts: the checkpoint's.
+        contract: how vectors are made of token vectors.
+        probes: with their token ids.
 
     Raises:
         SourceError, ExportError: as `open_network`; a token that the weights do not have.
     """
-    network, parameters = open_network(directory)
-    tokens = []
-    for probe in probes:
-        texts = check_texts([probe.text], contract.roles[probe.role])
-        tokens.append(tokenizer.encode(texts, probe.role))
-        _check_rows(network, tokens[-1], directory)
-    ends = np.cumsum([len(text.input_ids) for text in tokens])
-    spans = [slice(end - len(text.input_ids), end) for end, text in zip(ends, tokens, strict=True)]
-    hidden = _embed(network, parameters, tokens)
+    network, parameters = open_network(facts.directory)
+    _check_rows(network, probes, facts.directory)
+    ends = np.cumsum([len(probe.input_ids) for probe in probes])
+    spans = [slice(end - len(probe.input_ids), end) for end, probe in zip(ends, probes, strict=True)]
+    hidden = _embed(network, parameters, probes)
     bias = None
     if network.buckets:
         bias = relative_position_bias(parameters["relative_attention_bias"], network.max_length)
     for index in range(network.layers):
         hidden = _Layer(network, parameters, f"layer.{index}", bias)(hidden, spans)
-    outputs = [hidden[span] for span in spans]
-    pooled = [states[0] if contract.pooling == "cls" else states.mean(axis=0) for states in outputs]
-    vectors = np.stack(pooled)
-    if contract.normalize:
-        vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-    return vectors.astype(np.float32)
+    states = [hidden[span] for span in spans]
+    return _vectors(states, contract, facts.weights, probes)
 
 
-def _check_rows(network: Network, tokens: Tokens, directory: Path) -> None:
+def _check_rows(network: Network, probes: Sequence[Probe], directory: Path) -> None:
     """Refuse a tokenizer that is not the weights' own."""
-    tables = [("token id", tokens.input_ids, network.vocab_size)]
+    tables = [("token id", [probe.input_ids for probe in probes], network.vocab_size)]
     if network.token_types:
-        tables.append(("token type", tokens.token_type_ids, network.token_types))
+        tables.append(("token type", [probe.token_type_ids for probe in probes], network.token_types))
     for what, found, rows in tables:
-        highest = int(found.max(initial=0))
+        highest = max((max(numbers, default=0) for numbers in found), default=0)
         if highest >= rows:
             raise SourceError(
-                f"{directory}: tokenizer.json gives {what} {highest}, and the weights have {rows} of them"
+                f"{directory}: the tokenizer gives {what} {highest}, and the weights have {rows} of them"
             )
 
 
-def _embed(network: Network, parameters: Parameters, tokens: Sequence[Tokens]) -> Array:
+# From token vectors to vectors, a second time: each text by itself, in float64.
+
+_POOLS: dict[str, Callable[[Array, Array], Array]] = {
+    "cls": lambda states, _places: states[0],
+    "max": lambda states, _places: states.max(axis=0),
+    "mean": lambda states, _places: states.mean(axis=0),
+    "mean_sqrt_len_tokens": lambda states, _places: states.sum(axis=0) / math.sqrt(len(states)),
+    "weightedmean": lambda states, places: places @ states / places.sum(),
+    "lasttoken": lambda states, _places: states[-1],
+}
+_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "": lambda x: x,
+    "tanh": lambda x: np.asarray(np.tanh(x)),
+    "relu": lambda x: x * (x > 0),
+    "gelu": lambda x: _gelu(x),  # noqa: PLW0108 - defined below
+    "sigmoid": lambda x: np.asarray(0.5 * (1 + np.tanh(0.5 * x))),
+}
+
+
+def _vectors(
+    states: Sequence[Array],
+    contract: Contract,
+    weights: Mapping[str, NDArray[np.float32]],
+    probes: Sequence[Probe],
+) -> NDArray[np.float32]:
+    """Return the vectors of texts from all their tokens' states, (tokens, width) each."""
+    pooled = zip(states, (probe.prompt_tokens for probe in probes), strict=True)
+    vectors = np.stack([_pooled(text, skip, contract) for text, skip in pooled])
+    for place, module in enumerate(contract.modules):
+        if module.kind == "normalize":
+            vectors = _unit(vectors)
+        elif module.kind == "truncate":
+            vectors = vectors[:, : module.dim]
+        else:
+            weight, bias = (weights[f"{place}.{name}"].astype(np.float64) for name in ("weight", "bias"))
+            if module.kind == "dense":
+                vectors = _ACTIVATIONS[module.activation](vectors @ weight.T + bias)
+            else:
+                deviation = np.sqrt(vectors.var(axis=1, keepdims=True) + module.epsilon)
+                vectors = (vectors - vectors.mean(axis=1, keepdims=True)) / deviation * weight + bias
+    return (_unit(vectors) if contract.normalize else vectors).astype(np.float32)
+
+
+def _pooled(states: Array, skip: int, contract: Contract) -> Array:
+    places = np.arange(1.0, len(states) + 1)
+    modes = contract.pooling.split("+")
+    return np.concatenate([_POOLS[mode](states[skip:], places[skip:]) for mode in modes])
+
+
+def _unit(vectors: Array) -> Array:
+    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
+
+
+# The network in float64.
+
+
+def _embed(network: Network, parameters: Parameters, probes: Sequence[Probe]) -> Array:
     """Return the embedding layer's output for all texts, end to end: (tokens, dim)."""
     words, positions = parameters["word_embeddings"], parameters["position_embeddings"]
     types = parameters["token_type_embeddings"] if network.token_types else None
     hidden = []
-    for text in tokens:
-        rows = np.arange(len(text.input_ids))
+    for probe in probes:
+        input_ids = np.array(probe.input_ids, np.int64)
+        rows = np.arange(len(input_ids))
         if network.kind == "mpnet":
-            is_token = text.input_ids != network.pad_token_id
+            is_token = input_ids != network.pad_token_id
             rows = np.cumsum(is_token) * is_token + network.pad_token_id
-        total = words[text.input_ids].astype(np.float64) + positions[rows]
+        total = words[input_ids].astype(np.float64) + positions[rows]
         if types is not None:
-            total += types[text.token_type_ids]
+            total += types[np.array(probe.token_type_ids, np.int64)]
         hidden.append(_norm(total, parameters, "embeddings_norm", network.norm_eps))
     return np.concatenate(hidden)
 
@@ -165,22 +223,48 @@ def _erf_table() -> tuple[Array, Array, float]:
     return values, 2 / math.sqrt(math.pi) * np.exp(-(grid**2)), step
 
 
-def reference_torch(directory: Path, contract: Contract, probes: Sequence[Probe]) -> NDArray[np.float32]:
-    """Return the vectors of transformers' AutoModel and AutoTokenizer, FP32: float32, (probes, dim).
+def reference_torch(facts: Facts, contract: Contract, probes: Sequence[Probe]) -> NDArray[np.float32]:
+    """Return the vectors of transformers' AutoModel, FP32: float32, (probes, dim).
+
+    Args:
+        facts: the checkpoint's.
+        contract: how vectors are made of token vectors.
+        probes: with their token ids.
 
     Raises:
         MissingExtraError: torch or transformers is not installed.
         SourceError: transformers cannot load the checkpoint, or its weights do not fit its configuration.
         ExportError: PyTorch cannot run one of the probes.
     """
-    model, tokenizer = _load_torch(directory)
-    return np.stack([_torch_vector(model, tokenizer, contract, probe) for probe in probes])
+    model = _load_torch(facts.directory)
+    states = [_torch_states(model, probe) for probe in probes]
+    return _vectors(states, contract, facts.weights, probes)
 
 
-def _load_torch(directory: Path) -> tuple[Any, Any]:
+def reference_again(bundle: Bundle, directory: Path) -> NDArray[np.float32]:
+    """Return PyTorch's vectors of a bundle's probes, anew from the checkpoint: float32, (probes, dim).
+
+    Args:
+        bundle: its probes, and its tokenizer, which is held against the checkpoint's first.
+        directory: the checkpoint's.
+
+    Raises:
+        ParityError: the bundle's tokens are not the checkpoint's.
+        SourceError, ExportError, MissingExtraError: as `read_facts` and `reference_torch`.
+    """
+    facts, contract = read_facts(directory), bundle.manifest.contract
+    reading = open_second_reading(facts.directory, lowercase=facts.lowercase)
+    probes = tokenized(load_reference(bundle)[0], contract, reading)
+    compare_tokens(
+        Tokenizer.of(bundle.directory, contract), contract, probes, bundle.manifest.model, reading.name
+    )
+    return reference_torch(facts, contract, probes)
+
+
+def _load_torch(directory: Path) -> Any:
     try:
         import torch  # noqa: F401
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoModel
     except ImportError as error:
         raise MissingExtraError(
             "the PyTorch reference needs torch and transformers; type: pip install 'paritas[optimum]'"
@@ -189,11 +273,10 @@ def _load_torch(directory: Path) -> tuple[Any, Any]:
         # Code that comes with a checkpoint is never run.
         options = {"local_files_only": True, "trust_remote_code": False}
         model, info = AutoModel.from_pretrained(directory, output_loading_info=True, **options)
-        tokenizer = AutoTokenizer.from_pretrained(directory, **options)
     except (OSError, ValueError, RuntimeError) as error:
         raise SourceError(f"{directory}: transformers cannot load it: {error}") from error
     _check_loaded(model, info, directory)
-    return model.eval().float(), tokenizer
+    return model.eval().float()
 
 
 def _check_loaded(model: Any, info: dict[str, Any], directory: Path) -> None:
@@ -213,29 +296,25 @@ def _check_loaded(model: Any, info: dict[str, Any], directory: Path) -> None:
         )
 
 
-def _torch_vector(model: Any, tokenizer: Any, contract: Contract, probe: Probe) -> NDArray[np.float32]:
+def _torch_states(model: Any, probe: Probe) -> Array:
+    """Return a text's token vectors: float64, (tokens, width)."""
     import torch
 
-    role = contract.roles[probe.role]
-    text = check_texts([probe.text], role)[0]
-    # As batches of one: asked for a single pair, transformers takes an empty second text for no pair at
-    # all, asked for a batch it keeps it.
-    parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
-    inputs = tokenizer(*parts, truncation=True, max_length=role.max_length, return_tensors="pt")
+    given = {
+        "input_ids": probe.input_ids,
+        "attention_mask": [1] * len(probe.input_ids),
+        "token_type_ids": probe.token_type_ids,
+    }
+    # Not every network takes token types.
+    taken = inspect.signature(model.forward).parameters
+    inputs = {name: torch.tensor([numbers]) for name, numbers in given.items() if name in taken}
     with torch.inference_mode():
         try:
             hidden = model(**inputs).last_hidden_state
         except (IndexError, RuntimeError) as error:
             # Too few positions, or a tokenizer of another model.
             raise ExportError(
-                f"PyTorch cannot run {inputs['input_ids'].shape[1]} tokens of role {probe.role}: {error}; "
+                f"PyTorch cannot run {len(probe.input_ids)} tokens of role {probe.role}: {error}; "
                 "does the tokenizer belong to the weights, and does max_length fit their positions?"
             ) from error
-        if contract.pooling == "cls":
-            vector = hidden[:, 0]
-        else:
-            mask = inputs["attention_mask"].unsqueeze(-1).float()
-            vector = (hidden * mask).sum(1) / mask.sum(1).clamp(min=1e-9)
-        if contract.normalize:
-            vector = torch.nn.functional.normalize(vector, p=2, dim=1)
-    return np.asarray(vector[0].numpy())
+    return np.asarray(hidden[0].numpy(), np.float64)

@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from paritas import store
 from paritas.documents import Document, read_documents
+from paritas.engine.lookup import find
 from paritas.errors import ParitasError
 
 
@@ -64,7 +64,7 @@ def model_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def _check_model(_context: click.Context, _option: click.Parameter, model: str) -> str:
     try:
-        store.find(model)
+        find(model)
     except ParitasError as error:
         raise click.BadParameter(str(error)) from error
     return model

@@ -6,49 +6,35 @@ import time
 from pathlib import Path
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.checkpoint.files import (
-    CONFIG,
-    MODULES,
-    POOLING,
-    PYTORCH,
-    SAFETENSORS,
-    SAFETENSORS_INDEX,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-)
-from paritas.export.checkpoint.weights import shards
+from paritas.export.checkpoint.files import CONFIG, MODULES
+from paritas.export.checkpoint.layout import collect
 from paritas.registry import HubSource
-
-# Not needed to export; three are checked against what is, the other serves the PyTorch reference.
-_OPTIONAL = (POOLING, MODULES, TOKENIZER_CONFIG, "special_tokens_map.json")
 
 _TRIES = 3
 
 
-def fetch(source: HubSource) -> Path:
-    """Download (or find in the hub's cache) the checkpoint's files; return the snapshot's folder.
+def fetch(source: HubSource) -> tuple[Path, str]:
+    """Download (or find in the hub's cache) the checkpoint's files.
+
+    Returns:
+        The snapshot's folder, and the commit that the revision resolved to.
 
     Raises:
         SourceError: the hub cannot be reached, refuses, or lacks a file that is needed.
+        ExportError: modules.json asks for what is not exported.
         MissingExtraError: the hub's client is not installed.
     """
-    config = _download(source, CONFIG)
-    assert config is not None
-    _download(source, TOKENIZER)
-    for file in _OPTIONAL:
-        _download(source, file, required=False)
-    directory = config.parent
-    if _download(source, SAFETENSORS, required=False):
-        return directory
-    if _download(source, SAFETENSORS_INDEX, required=False):
-        for file in shards(directory):
-            _download(source, file)
-    elif not _download(source, PYTORCH, required=False):
-        raise SourceError(
-            f"{source.repo}@{source.revision}: no {SAFETENSORS} and no {PYTORCH} in the repository "
-            "(in offline mode: in the local cache)"
-        )
-    return directory
+    # In a folder of its own where the checkpoint has modules.json, else at the top.
+    first = _download(source, CONFIG, required=False) or _download(source, MODULES, required=False)
+    if first is None:
+        raise SourceError(f"{source.repo}@{source.revision}: {CONFIG} is not in the repository (404)")
+    snapshot = first.parent
+    # A branch may move between two files: all others are of the commit that it stood for at the first.
+    commit = HubSource(source.repo, snapshot.name)
+    _download(commit, MODULES, required=False)
+    place = f"{source.repo}@{commit.revision}"
+    collect(snapshot, lambda file, *, required=False: _download(commit, file, required=required), place)
+    return snapshot, commit.revision
 
 
 def _download(source: HubSource, file: str, *, required: bool = True) -> Path | None:
@@ -59,16 +45,16 @@ def _download(source: HubSource, file: str, *, required: bool = True) -> Path | 
         raise MissingExtraError(
             "the hub's client is not installed; type: pip install 'paritas[export]'"
         ) from error
-    if not required and _is_known_absent(source, file):
-        return None
     place = f"{source.repo}@{source.revision}"
     try:
+        if not required and _is_known_absent(source, file):
+            return None
         return Path(_fetch_file(source, file))
     except hub_errors.LocalEntryNotFoundError as error:
         # An outage must not pass for a file's absence: other weights would be taken, or a check skipped.
         # Offline mode is the caller's own wish to make do with what is there.
         offline = isinstance(error.__cause__, hub_errors.OfflineModeIsEnabled)
-        if not required and offline and _is_cached(source, CONFIG):
+        if not required and offline and any(_is_cached(source, name) for name in (CONFIG, MODULES)):
             return None
         raise SourceError(
             f"{place}: {file} is not in the local cache and the hub cannot be reached "

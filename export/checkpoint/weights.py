@@ -1,6 +1,6 @@
 """The weights of a checkpoint directory, one tensor at a time.
 
-`model.safetensors` (whole or sharded) is read by memory mapping. `pytorch_model.bin` is a pickle, so it is
+`model.safetensors`, whole or in shards, is read by memory mapping. `pytorch_model.bin` is a pickle, so it is
 read only by torch with `weights_only=True`, which refuses anything but tensors and plain containers.
 """
 
@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.checkpoint.files import PYTORCH, SAFETENSORS, SAFETENSORS_INDEX, read_json
+from paritas.export.checkpoint.files import (
+    PYTORCH,
+    PYTORCH_INDEX,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    read_json,
+)
 
 _FLOATS = {"F16", "BF16", "F32", "F64"}
 
@@ -36,21 +42,25 @@ def weight_files(directory: Path) -> list[str]:
     if (directory / SAFETENSORS).exists():
         return [SAFETENSORS]
     if (directory / SAFETENSORS_INDEX).exists():
-        return shards(directory)
+        return shards(directory, SAFETENSORS_INDEX)
     if (directory / PYTORCH).exists():
         return [PYTORCH]
-    raise SourceError(f"{directory}: no weights; expected {SAFETENSORS}, {SAFETENSORS_INDEX} or {PYTORCH}")
+    if (directory / PYTORCH_INDEX).exists():
+        return shards(directory, PYTORCH_INDEX)
+    raise SourceError(
+        f"{directory}: no weights; expected {SAFETENSORS} or {PYTORCH}, or the index of one in shards"
+    )
 
 
-def shards(directory: Path) -> list[str]:
-    """Return the shard names that a safetensors index lists, each checked to be a plain file name."""
-    weight_map = read_json(directory / SAFETENSORS_INDEX).get("weight_map")
+def shards(directory: Path, index: str) -> list[str]:
+    """Return the shard names that an index lists, each checked to be a plain file name."""
+    weight_map = read_json(directory / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise SourceError(f"{directory / SAFETENSORS_INDEX}: no weight_map")
+        raise SourceError(f"{directory / index}: no weight_map")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
         if Path(name).name != name or name == "..":
-            raise SourceError(f"{directory / SAFETENSORS_INDEX}: shard {name!r} is not a plain file name")
+            raise SourceError(f"{directory / index}: shard {name!r} is not a plain file name")
     return names
 
 
@@ -62,8 +72,8 @@ def open_weights(directory: Path) -> Weights:
         MissingExtraError: only a pickle is there and torch is not installed.
     """
     names = weight_files(directory)
-    if names == [PYTORCH]:
-        return _PickledWeights(directory / PYTORCH)
+    if not names[0].endswith(".safetensors"):
+        return _PickledWeights([directory / name for name in names])
     return _SafetensorsWeights([directory / name for name in names])
 
 
@@ -104,23 +114,10 @@ def _bfloat16(opened: Any, name: str) -> NDArray[np.float32]:
 
 
 class _PickledWeights:
-    def __init__(self, path: Path) -> None:
-        try:
-            import torch
-        except ImportError as error:
-            raise MissingExtraError(
-                f"{path} is a pickle, which is only read through torch (weights_only=True); "
-                f"type: pip install torch, or convert the checkpoint to {SAFETENSORS}"
-            ) from error
-        try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            # torch's message goes on to advise weights_only=False, which is what must not be done.
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise SourceError(f"{path}: torch refused it with weights_only=True: {reason}") from error
-        if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
-            raise SourceError(f"{path}: expected a state dict of tensors and nothing else")
-        self._state = state
+    def __init__(self, paths: list[Path]) -> None:
+        self._state: dict[str, Any] = {}
+        for path in paths:
+            self._state.update(_unpickled(path))
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self._state.items()}
@@ -130,3 +127,22 @@ class _PickledWeights:
         if not tensor.is_floating_point():
             raise SourceError(f"weight {name!r} has dtype {tensor.dtype}; expected a float")
         return np.asarray(tensor.float().numpy())
+
+
+def _unpickled(path: Path) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{path} is a pickle, which is only read through torch (weights_only=True); "
+            f"type: pip install torch, or convert the checkpoint to {SAFETENSORS}"
+        ) from error
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's message goes on to advise weights_only=False, which is what must not be done.
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise SourceError(f"{path}: torch refused it with weights_only=True: {reason}") from error
+    if not isinstance(state, dict) or not all(torch.is_tensor(value) for value in state.values()):
+        raise SourceError(f"{path}: expected a state dict of tensors and nothing else")
+    return state

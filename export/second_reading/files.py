@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from paritas.errors import MissingExtraError, SourceError
-from paritas.export.second_reading.wordpiece import Model, WordPiece, normalizer, pre_tokenizer, templates
 from paritas.export.second_reading.added import AddedTokens, Token, UnknownPartError
+from paritas.export.second_reading.wordpiece import Model, WordPiece, normalizer, pre_tokenizer, templates
 
 _CONFIG, _BACKEND, _VOCABULARY = "tokenizer_config.json", "tokenizer.json", "vocab.txt"
 _SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -64,23 +64,34 @@ _MPNET = _Class(
 )
 _CLASSES = {
     "BertTokenizer": _BERT,
+    "ElectraTokenizer": _BERT,
+    "DistilBertTokenizer": replace(_BERT, types=False),
     "MPNetTokenizer": _MPNET,
     "PreTrainedTokenizer": _Class({}),
     # What transformers 5 saves for the class before; 4.57 does not know it.
     "TokenizersBackend": _Class({}, types=False),
 }
-_BY_MODEL_TYPE = {"bert": _BERT, "mpnet": _MPNET}
+_BY_MODEL_TYPE = {
+    "bert": _BERT,
+    "electra": _BERT,
+    "distilbert": _CLASSES["DistilBertTokenizer"],
+    "mpnet": _MPNET,
+}
 
 
-def open_wordpiece(directory: Path) -> WordPiece:
+def open_wordpiece(directory: Path, *, lowercase: bool = False) -> WordPiece:
     """Read a checkpoint's tokenizer.
+
+    Args:
+        directory: the checkpoint's.
+        lowercase: each text is lowered before it is normalised.
 
     Raises:
         MissingExtraError: the tokenizer has a part that only transformers knows.
         SourceError: a file is missing or damaged.
     """
     try:
-        return _Files(directory).open()
+        found = _Files(directory).open()
     except UnknownPartError as error:
         raise _unknown(directory / _BACKEND, error.name, error.found, error.known) from error
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -88,6 +99,10 @@ def open_wordpiece(directory: Path) -> WordPiece:
             f"{directory}: its tokenizer files are not in the form that transformers writes: "
             f"{type(error).__name__}: {error}"
         ) from error
+    if not lowercase:
+        return found
+    lower, after = normalizer({"type": "Lowercase"}), found.normalize
+    return replace(found, normalize=lambda text: after(lower(text)))
 
 
 def _unknown(path: Path, key: str, found: object, known: Sequence[str]) -> MissingExtraError:

@@ -33,8 +33,12 @@ class SecondReading(Protocol):
         """
 
 
-def open_second_reading(directory: Path) -> SecondReading:
+def open_second_reading(directory: Path, *, lowercase: bool = False) -> SecondReading:
     """Open the tokenizer of a checkpoint: with transformers where it is installed, else in Python.
+
+    Args:
+        directory: where its tokenizer lies.
+        lowercase: sentence-transformers' own do_lower_case: each text is lowered before it is normalised.
 
     Raises:
         SourceError: the tokenizer's files are missing, damaged, or not what transformers can load.
@@ -44,15 +48,16 @@ def open_second_reading(directory: Path) -> SecondReading:
         try:
             import transformers  # noqa: F401
         except ImportError:
-            return open_wordpiece(directory)
-        return _Transformers(directory)
+            return open_wordpiece(directory, lowercase=lowercase)
+        return _Transformers(directory, lowercase=lowercase)
 
 
 class _Transformers:
     """transformers' AutoTokenizer. It imports torch where that is installed, and cannot be kept from it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, lowercase: bool) -> None:
         import transformers
+        from tokenizers import normalizers
 
         self.name = f"transformers {transformers.__version__}"
         try:
@@ -62,6 +67,10 @@ class _Transformers:
             )
         except Exception as error:
             raise SourceError(f"{directory}: {self.name} cannot load its tokenizer: {error}") from error
+        if lowercase:
+            backend = self._tokenizer.backend_tokenizer
+            after = [] if backend.normalizer is None else [backend.normalizer]
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *after])
 
     def encode(self, text: str | tuple[str, str], max_length: int) -> tuple[list[int], list[int]]:
         # As batches of one: asked for a single pair, transformers takes an empty second text for no pair.

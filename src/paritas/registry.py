@@ -46,11 +46,21 @@ class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What is put in front of every text, as in "query: "."""
 
 
+class RoleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an entry says of a role; the checkpoint says the rest."""
+
+    max_length: Annotated[int, Meta(ge=4)] | None = None
+    pair: bool = False
+    default_title: str = ""
+    prompt: str | None = None
+
+
 class HubSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A repository on a model hub, at one commit."""
+    """A repository on a model hub."""
 
     repo: str
     revision: str
+    """A commit; or a branch or tag, which is resolved to one when it is fetched."""
 
 
 class PackageSource(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -90,17 +100,26 @@ _BOUNDS: dict[Precision, Bound] = {
 }
 
 
-class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One entry of the registry."""
+Fact = Literal["pooling", "normalize", "max_length", "prompt"]
 
-    network: str
-    dim: _Positive
-    pooling: Pooling
-    roles: Annotated[dict[str, Role], Meta(min_length=1)]
-    normalize: bool = True
+
+class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One entry of the registry: a name, where the checkpoint is, and what is to be known or changed of it.
+
+    What the entry leaves out is the checkpoint's. What it says must be what the checkpoint says, unless
+    `overrides` names it.
+    """
+
+    network: str | None = None
+    dim: _Positive | None = None
+    pooling: Pooling | None = None
+    roles: dict[str, RoleEntry] = {}
+    normalize: bool | None = None
     sources: Sources = Sources()
     digests: dict[str, _Sha256] = {}
     bounds: dict[Precision, Bound] = {}
+    overrides: list[Fact] = []
+    """What is meant to differ from the checkpoint."""
     license: str = "not stated"
     paper: str | None = None
 
@@ -127,7 +146,7 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
 
 _T = TypeVar("_T")
 
-_STRUCTS = (_File, Model, Role, Sources, HubSource, PackageSource, Bound)
+_STRUCTS = (_File, Model, RoleEntry, Sources, HubSource, PackageSource, Bound)
 
 
 class Registry(Mapping[str, Model]):
@@ -188,7 +207,7 @@ def _parse_text(text: str, place: str) -> dict[str, Model]:
     models = {}
     for name, entry in _convert(document, _File, place).models.items():
         models[name] = _convert(entry, Model, f"{place}: {name}")
-        _check(models[name], f"{place}: {name}")
+        _check(name, models[name], f"{place}: {name}")
     return models
 
 
@@ -215,13 +234,17 @@ def _nearest_key(message: str) -> str:
     return did_you_mean(found[1], known)
 
 
-def _check(model: Model, place: str) -> None:
+def _check(name: str, model: Model, place: str) -> None:
     """Refuse what the types alone let through."""
-    if fault := check_pooling(model.pooling):
+    if model.pooling is not None and (fault := check_pooling(model.pooling)):
         raise RegistryError(f"{place}: {fault}")
-    for name, role in model.roles.items():
-        if role.default_title and not role.pair:
-            raise RegistryError(f"{place}: roles.{name}: default_title is for roles with `pair: true`")
+    if "--" in name:  # which stands for the slash of a hub id in the store
+        raise RegistryError(f"{place}: the id holds --; expected single dashes")
+    for role, rule in model.roles.items():
+        if rule.default_title and not rule.pair:
+            raise RegistryError(f"{place}: roles.{role}: default_title is for roles with `pair: true`")
+        if rule.prompt and rule.pair:
+            raise RegistryError(f"{place}: roles.{role}: a prompt is for roles without pairs")
     for precision, bound in model.bounds.items():
         if bound == Bound():
             raise RegistryError(f"{place}: bounds.{precision}: give max_abs_diff, min_cosine or mean_cosine")

@@ -1,20 +1,22 @@
-"""Where exported bundles live, so that a registry id is enough to load one.
+"""Where exported bundles live, so that a model's name is enough to load one.
 
 $PARITAS_HOME, or the user's data folder
-├── bundles/<model id>/     what `paritas export` writes unless told otherwise
+├── bundles/<model>/        what `paritas export` writes unless told otherwise; see `bundle_path`
 ├── cache/                  what can be made again, see engine/prepared.py, checked.py, settings.py
-└── pins.json               digests recorded by first exports, see export/checkpoint/pins.py
+└── pins.json               commits and digests of first exports, see export/checkpoint/pins.py
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
-from paritas.errors import BundleError, RegistryError, did_you_mean
-from paritas.registry import load_registry
-
 ENVIRONMENT_VARIABLE = "PARITAS_HOME"
+
+_NAME = r"[A-Za-z0-9][\w.-]*"
+_HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[\w.][\w./-]*))?", re.ASCII)
 
 
 def home() -> Path:
@@ -32,29 +34,25 @@ def cache() -> Path:
     return home() / "cache"
 
 
-def bundle_path(model: str) -> Path:
-    """Return where the bundle of a registry id belongs, whether or not it is there."""
-    return home() / "bundles" / model
+def hub_id(name: str) -> tuple[str, str | None] | None:
+    """Return repository and revision of a name such as owner/name@revision, None for another name."""
+    found = _HUB_ID.fullmatch(name)
+    if found is None or "--" in name or ".." in name:
+        return None
+    return found["repo"], found["revision"]
 
 
-def find(model: str | os.PathLike[str]) -> Path:
-    """Return the bundle directory of MODEL: a registry id, or such a directory itself.
+def bundle_path(model: str | Path) -> Path:
+    """Return where a model's bundle belongs, whether or not it is there.
 
-    A name that is both is the registry id; write ./name for the directory.
-
-    Raises:
-        RegistryError: neither a known id nor a path.
-        BundleError: a known id that was not exported yet, or a directory that is not there.
+    Args:
+        model: a registry id, whose folder has that name; a hub id, whose folder is owner--name or
+            owner--name@revision; or, as a Path, a checkpoint's directory, whose folder has its name and the
+            beginning of a digest of its path.
     """
-    name = os.fspath(model)
-    looks_like_path = os.sep in name or (os.altsep or os.sep) in name or name in (".", "..")
-    if not looks_like_path:
-        if (bundle_path(name) / "manifest.json").exists():
-            return bundle_path(name)
-        if name in load_registry():
-            raise BundleError(f"{name} was not exported yet; type: paritas export {name}")
-    if Path(name).is_dir():
-        return Path(name)
-    if looks_like_path:
-        raise BundleError(f"{name}: no such bundle directory")
-    raise RegistryError(f"unknown model {name!r}{did_you_mean(name, load_registry())}")
+    if isinstance(model, Path):
+        path = model.resolve()
+        folder = f"{path.name}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
+    else:
+        folder = model.replace("/", "--")
+    return home() / "bundles" / folder

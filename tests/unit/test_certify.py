@@ -16,8 +16,10 @@ from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ParityError, ProviderError
 from paritas.export.certify import certify, compare, encode_probes, load_reference, save_reference, verify
-from paritas.export.probes import Probe, probes
+from paritas.export.checkpoint.facts import read_facts
+from paritas.export.probes import Probe, probes, tokenized
 from paritas.export.reference import _erf, reference_numpy, reference_torch
+from paritas.export.second_reading.reading import open_second_reading
 from paritas.registry import Bound, Role
 
 NAMES = pytest.mark.parametrize("name", ["tiny-bert", "tiny-mpnet"])
@@ -82,7 +84,8 @@ def test_a_row_that_is_not_finite_is_infinitely_far(value: float, side: str) -> 
 
 
 def probes_of(bundle: Bundle) -> list[Probe]:
-    return probes(bundle.manifest.contract.roles)
+    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
+    return probes(bundle.manifest.contract.roles, tokens=tokenizer.added)
 
 
 def test_a_certificate_holds_the_figures_of_each_role(bert: Encoder, bundles: dict[str, Bundle]) -> None:
@@ -137,7 +140,7 @@ def test_a_difference_beyond_the_bound_names_the_worst_probe(
     reference[worst, 0] += 0.5
     with pytest.raises(
         ParityError,
-        match=r"^tiny-bert fp32: largest difference 0\.\d+ > 1e-05 over 55 probes; "
+        match=r"^tiny-bert fp32: largest difference 0\.\d+ > 1e-05 over 65 probes; "
         rf"worst: #{worst}, role query, 'Why is the sky blue\?'; #\d+",
     ):
         certify(bert.bundle, "fp32", chosen, reference, bound=Bound(max_abs_diff=1e-5), reference_name="")
@@ -256,7 +259,7 @@ def test_a_reference_that_does_not_fit_its_probes_is_refused(
     directory = copied(bundles["tiny-bert"], tmp_path / "bundle")
     chosen, reference = load_reference(Bundle(directory))
     save_reference(directory, chosen[:-1], reference)
-    with pytest.raises(BundleError, match=r"reference\.npy: shape \(55, 16\), expected \(54, 16\)"):
+    with pytest.raises(BundleError, match=r"reference\.npy: shape \(65, 16\), expected \(64, 16\)"):
         verify(resigned(directory))
 
 
@@ -297,7 +300,10 @@ def test_a_bundle_is_held_against_the_vectors_given(bundles: dict[str, Bundle]) 
 def test_probes_and_reference_survive_being_saved(tmp_path: Path, bundles: dict[str, Bundle]) -> None:
     for bundle in bundles.values():
         chosen, reference = load_reference(bundle)
-        assert chosen == probes_of(bundle)
+        assert [(probe.role, probe.text) for probe in chosen] == [
+            (probe.role, probe.text) for probe in probes_of(bundle)
+        ]
+        assert all(probe.input_ids for probe in chosen)
         save_reference(tmp_path, chosen, reference)
         for name in ("probes.json", "reference.npy"):
             assert (tmp_path / name).read_bytes() == (bundle.directory / name).read_bytes()
@@ -346,9 +352,9 @@ def test_the_reference_is_pytorchs(
 ) -> None:
     contract = bundles[name].manifest.contract
     chosen, stored = load_reference(bundles[name])
-    tokenizer = Tokenizer(bundles[name].directory / "tokenizer.json", contract.roles)
-    ours = reference_numpy(checkpoints[name], contract, tokenizer, chosen)
-    theirs = reference_torch(checkpoints[name], contract, chosen)
+    facts = read_facts(checkpoints[name])
+    ours = reference_numpy(facts, contract, chosen)
+    theirs = reference_torch(facts, contract, chosen)
     assert ours.dtype == theirs.dtype == np.float32
     np.testing.assert_array_equal(ours, stored)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
@@ -361,10 +367,11 @@ def test_the_reference_pools_as_pytorch_does(
     name: str, pooling: str, normalize: bool, bundles: dict[str, Bundle], checkpoints: dict[str, Path]
 ) -> None:
     contract = msgspec.structs.replace(bundles[name].manifest.contract, pooling=pooling, normalize=normalize)
-    tokenizer = Tokenizer(bundles[name].directory / "tokenizer.json", contract.roles)
-    chosen = [Probe("query", "Why is the sky blue?"), Probe("passage", "The ferry leaves the island.")]
-    ours = reference_numpy(checkpoints[name], contract, tokenizer, chosen)
-    theirs = reference_torch(checkpoints[name], contract, chosen)
+    facts = read_facts(checkpoints[name])
+    texts = [Probe("query", "Why is the sky blue?"), Probe("passage", "The ferry leaves the island.")]
+    chosen = tokenized(texts, contract, open_second_reading(facts.directory))
+    ours = reference_numpy(facts, contract, chosen)
+    theirs = reference_torch(facts, contract, chosen)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
     assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6) == normalize
 
@@ -372,14 +379,11 @@ def test_the_reference_pools_as_pytorch_does(
 def test_a_pair_with_an_empty_text_is_a_pair_to_pytorch_too(
     bundles: dict[str, Bundle], checkpoints: dict[str, Path]
 ) -> None:
-    bundle = bundles["tiny-bert"]
-    tokenizer = Tokenizer(bundle.directory / "tokenizer.json", bundle.manifest.contract.roles)
-    chosen = [Probe("passage", ""), Probe("passage", ("ferry", ""))]
+    contract, facts = bundles["tiny-bert"].manifest.contract, read_facts(checkpoints["tiny-bert"])
+    texts = [Probe("passage", ""), Probe("passage", ("ferry", ""))]
+    chosen = tokenized(texts, contract, open_second_reading(facts.directory))
     np.testing.assert_allclose(
-        reference_torch(checkpoints["tiny-bert"], bundle.manifest.contract, chosen),
-        reference_numpy(checkpoints["tiny-bert"], bundle.manifest.contract, tokenizer, chosen),
-        rtol=0,
-        atol=1e-6,
+        reference_torch(facts, contract, chosen), reference_numpy(facts, contract, chosen), rtol=0, atol=1e-6
     )
 
 

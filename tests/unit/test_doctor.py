@@ -218,7 +218,7 @@ def cut_weights(bundle: Path) -> None:
         (lambda bundle: (bundle / MANIFEST).write_bytes(b"\xff"), "not JSON"),
         (lambda bundle: (bundle / MANIFEST).write_text("[]"), "Expected `object`, got `array`"),
         (lambda bundle: edit(bundle, precisions={}), "length >= 1"),
-        (lambda bundle: edit(bundle, format=99), "upgrade paritas"),
+        (lambda bundle: edit(bundle, format=99), "pip install 'paritas>="),
         (lambda bundle: [path.unlink() for path in bundle.iterdir()], "not a bundle"),
     ],
 )

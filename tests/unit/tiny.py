@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from paritas.export.networks import read_network
 
@@ -119,7 +119,7 @@ def write_tiny_mpnet(directory: Path, *, seed: int = 0, **overrides: Any) -> Pat
     tokenizer = _tokenizer(vocabulary, _MPNET_SPECIAL)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s>:0 $A:0 </s>:0",
-        pair="<s>:0 $A:0 </s>:0 </s>:0 $B:1 </s>:1",
+        pair="<s>:0 $A:0 </s>:0 </s>:0 $B:0 </s>:0",
         special_tokens=[(token, vocabulary[token]) for token in ("<s>", "</s>")],
     )
     return _write(directory, config, tokenizer, seed)
@@ -152,7 +152,8 @@ def _tokenizer(vocabulary: dict[str, int], special: list[str]) -> Tokenizer:
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    tokenizer.add_special_tokens(special)
+    # As MPNet's class has it, the mask takes the space before it.
+    tokenizer.add_special_tokens([AddedToken(token, lstrip=token == "<mask>") for token in special])
     return tokenizer
 
 

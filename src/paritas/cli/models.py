@@ -21,7 +21,7 @@ from paritas.cli.options import (
 from paritas.engine.bundle import Bundle
 from paritas.engine.manifest import Quantization
 from paritas.errors import BundleError, InputError, ParitasError
-from paritas.registry import PRECISIONS, Model, Precision, Role
+from paritas.registry import POOLINGS, PRECISIONS, Model, Precision, RoleEntry
 
 
 @click.command()
@@ -42,10 +42,10 @@ def models(settings: Settings, as_json: bool) -> None:
     cells = [
         [
             row.model,
-            row.network,
-            row.dim,
-            row.pooling,
-            ", ".join(f"{role} {rule.max_length}" for role, rule in row.roles.items()),
+            row.network or "-",
+            row.dim or "-",
+            row.pooling or "-",
+            ", ".join(f"{role} {rule.max_length or '-'}" for role, rule in row.roles.items()) or "-",
             row.license,
             row.error or ", ".join(row.precisions) or "-",
         ]
@@ -56,11 +56,11 @@ def models(settings: Settings, as_json: bool) -> None:
 
 class _Row(Struct, frozen=True):
     model: str
-    network: str
-    dim: int
-    pooling: str
-    normalize: bool
-    roles: dict[str, Role]
+    network: str | None
+    dim: int | None
+    pooling: str | None
+    normalize: bool | None
+    roles: dict[str, RoleEntry]
     sources: list[str]
     license: str
     paper: str | None
@@ -100,6 +100,11 @@ def _row(name: str, model: Model) -> _Row:
     help="Where the checkpoint comes from. Default: the installed package if there is one, else the hub.",
 )
 @click.option(
+    "--pooling",
+    metavar="P[+P]",
+    help=f"Where the checkpoint does not say how vectors are pooled: {', '.join(POOLINGS)}.",
+)
+@click.option(
     "--precision",
     "precisions",
     multiple=True,
@@ -132,6 +137,7 @@ def export(
     settings: Settings,
     model: str,
     source: str | None,
+    pooling: str | None,
     precisions: tuple[str, ...],
     frontend: str,
     calibration: str | None,
@@ -141,11 +147,16 @@ def export(
 ) -> None:
     """Export MODEL into a certified bundle.
 
-    The vectors of every precision are compared with the checkpoint's own; where they are further off than
-    the registry allows, the export fails and leaves nothing behind.
+    MODEL is a registry id, a hub id (owner/name or owner/name@revision), or a checkpoint's directory.
+    Network, tokenizer, pooling, prompts and lengths are the checkpoint's.
+
+    Tokens are compared with those of a second reading of the checkpoint, and the vectors of every precision
+    with the checkpoint's own. Where they differ, the export fails and leaves nothing behind.
 
     \b
     paritas export all-MiniLM-L6-v2
+    paritas export intfloat/e5-small-v2
+    paritas export ./my-model --pooling mean
     paritas export all-mpnet-base-v2 --precision fp32,int8
     paritas export all-mpnet-base-v2 --precision int8 --calibration my_texts.txt
     paritas export simlm-base-msmarco-finetuned --source ./checkpoint --out ./simlm.bundle
@@ -155,6 +166,7 @@ def export(
     bundle = export_model(
         model,
         source=source,
+        pooling=pooling,
         precisions=_precisions(",".join(precisions)),
         frontend="optimum" if frontend == "optimum" else "native",
         calibration=calibration,
@@ -233,7 +245,6 @@ def verify(
     paritas verify all-MiniLM-L6-v2 --provider cuda
     paritas verify all-MiniLM-L6-v2 --judgements ./scifact
     """
-    from paritas.export.certify import load_reference
     from paritas.export.certify import verify as certify_again
     from paritas.export.judgements import compare_retrieval, read_judgements
 
@@ -242,12 +253,11 @@ def verify(
     vectors = None
     if reference is not None:
         from paritas.export.checkpoint.sources import open_same_checkpoint
-        from paritas.export.reference import reference_torch
+        from paritas.export.reference import reference_again
 
-        probes, _ = load_reference(opened)
         with open_same_checkpoint(opened, settings.registry(), reference) as directory:
-            note(f"{len(probes)} probes through PyTorch")
-            vectors = reference_torch(directory, opened.manifest.contract, probes)
+            note("the probes through PyTorch")
+            vectors = reference_again(opened, directory)
     try:
         certificates = certify_again(opened, vectors, provider=provider)
         if collection is not None:

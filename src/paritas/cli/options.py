@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from paritas import store
 from paritas.engine.bundle import Bundle
+from paritas.engine.lookup import find
 from paritas.engine.manifest import Certificate
 from paritas.errors import BundleError, ParitasError, RegistryError
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
@@ -30,9 +31,9 @@ class Settings:
         return load_registry(self.registry_path)
 
     def find(self, model: str) -> Path:
-        """Return MODEL's bundle directory as `store.find` does, with --registry's models among the known."""
+        """Return MODEL's bundle directory as `find` does, with --registry's models among the known."""
         try:
-            return store.find(model)
+            return find(model)
         except RegistryError:
             self.registry()[model]  # unknown here too: ends here, with the nearest of all names
             raise BundleError(

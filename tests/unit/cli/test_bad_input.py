@@ -151,7 +151,10 @@ BAD_INPUT = {
         "{tiny} export tiny-bert --source none",
         "--source none: no such directory; expected hub, package or a directory",
     ),
-    "export from an index": ("{tiny} export tiny-bert --source corpus.index", "corpus.index: no weights"),
+    "export from an index": (
+        "{tiny} export tiny-bert --source corpus.index",
+        "corpus.index: config.json missing from the checkpoint of tiny-bert",
+    ),
     "export another network": (
         "{tiny} export tiny-bert --source mpnet.checkpoint",
         "model_type is 'mpnet', the registry's entry of tiny-bert says 'bert'",

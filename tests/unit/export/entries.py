@@ -24,6 +24,7 @@ models:
     roles:
       query: {{max_length: {max_length}}}
     bounds: {bounds}
+    overrides: {overrides}
 """
 
 
@@ -36,6 +37,7 @@ def entry(directory: Path, name: str = "mine", **facts: Any) -> Registry:
         "normalize": "true",
         "max_length": 12,
         "bounds": "{}",
+        "overrides": "[]",
         **facts,
     }
     path = directory / "entry.yaml"

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, RegistryError, SourceError
 from paritas.export import export_model
-from paritas.export.contract import contract_of
-from paritas.registry import (
-    Registry,
-)
+from paritas.export.checkpoint.facts import read_facts
+from paritas.export.contract import agree
+from paritas.registry import Registry, Role, load_registry
 from tests.unit.export.entries import entry
 from tests.unit.tiny import write_tiny_bert
 
@@ -46,7 +43,8 @@ def test_an_unknown_precision_is_refused(tmp_path: Path, tiny_registry: Registry
         ),
         (
             {"max_length": 41},
-            r"mine: roles\.query\.max_length is 41; the checkpoint's position table serves 40 tokens",
+            r"mine: roles\.query\.max_length is 41 \(the registry's entry of mine\); the checkpoint's "
+            r"position table serves 40 tokens",
         ),
     ],
 )
@@ -79,32 +77,24 @@ def test_the_longest_texts_of_the_position_table_are_served(
         export_model("mine", source=str(checkpoints[name]), out=tmp_path / "out", registry=registry)
 
 
-def test_a_pooling_that_contradicts_the_checkpoints_own_is_refused(
+def test_a_pooling_that_nothing_names_is_part_of_a_checkpoint(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(checkpoints["tiny-bert"], checkpoint)
+    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
     (checkpoint / "1_Pooling").mkdir()
-    stated = {
-        "word_embedding_dimension": 16,
-        "pooling_mode_cls_token": False,
-        "pooling_mode_mean_tokens": True,
-    }
-    (checkpoint / "1_Pooling" / "config.json").write_text(json.dumps(stated), encoding="utf-8")
+    (checkpoint / "1_Pooling" / "config.json").write_text('{"pooling_mode": "cls"}', encoding="utf-8")
     with pytest.raises(
-        ExportError, match=r"the checkpoint pools by mean, the registry's entry of mine says 'cls'"
+        SourceError, match=r"1_Pooling/config\.json: modules\.json, which should name it, is miss"
     ):
         export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=entry(tmp_path))
-    registry = entry(tmp_path, pooling="mean")
-    bundle = export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=registry)
-    assert bundle.manifest.contract.pooling == "mean"
 
 
 def test_another_models_tokenizer_is_refused(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     checkpoint = write_tiny_bert(tmp_path / "checkpoint", vocab_size=60)
     shutil.copyfile(checkpoints["tiny-bert"] / "tokenizer.json", checkpoint / "tokenizer.json")
     with pytest.raises(
-        SourceError, match=r"tokenizer\.json gives token id \d+, and the weights have 60 of them"
+        SourceError,
+        match=r"the tokenizer gives '\S+' the id \d+, and the weights have 60 rows \(config\.json: vocab",
     ):
         export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=entry(tmp_path))
 
@@ -112,101 +102,127 @@ def test_another_models_tokenizer_is_refused(tmp_path: Path, checkpoints: dict[s
 def test_pairs_need_a_second_token_type(tmp_path: Path, tiny_registry: Registry) -> None:
     checkpoint = write_tiny_bert(tmp_path / "checkpoint", type_vocab_size=1)
     with pytest.raises(
-        SourceError, match=r"tokenizer\.json gives token type 1, and the weights have 1 of them"
+        SourceError, match=r"the tokenizer gives token type 1, and the weights have 1 of them"
     ):
         export_model("tiny-bert", source=str(checkpoint), out=tmp_path / "out", registry=tiny_registry)
 
 
+MODULES = [
+    {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+    {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+    {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+]
+
+
+def sentence_checkpoint(
+    source: Path, target: Path, pooling: dict[str, Any], modules: list[dict[str, Any]] = MODULES
+) -> Path:
+    """A checkpoint as sentence-transformers writes it."""
+    shutil.copytree(source, target)
+    (target / "1_Pooling").mkdir()
+    (target / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    (target / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+    limits = {"max_seq_length": 12, "do_lower_case": False}
+    (target / "sentence_bert_config.json").write_text(json.dumps(limits), encoding="utf-8")
+    return target
+
+
 @pytest.mark.parametrize(
-    ("file", "stated", "fault"),
+    ("pooling", "modules", "facts", "fault"),
     [
-        ("1_Pooling/config.json", {"pooling_mode_cls_token": True, "include_prompt": True}, None),
-        ("1_Pooling/config.json", {"pooling_mode": "cls", "include_prompt": True}, None),
-        ("1_Pooling/config.json", {"pooling_mode": "mean"}, "pools by mean"),
-        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, "pools by cls, mean"),
-        ("modules.json", [{"type": "a.Transformer"}, {"type": "b.Pooling"}, {"type": "c.Normalize"}], None),
+        ({"pooling_mode_cls_token": True}, MODULES, {}, None),
+        ({"pooling_mode": "cls"}, MODULES, {}, None),
         (
-            "modules.json",
-            [{"type": "a.Transformer"}, {"type": "b.Pooling"}, {"type": "c.Dense"}],
-            "with Dense",
+            {"pooling_mode": "mean"},
+            MODULES,
+            {},
+            r"1_Pooling/config\.json: pooling_mode is 'mean', the registry's entry of mine says 'cls'; if "
+            r"the entry means it, add it there: overrides: \[pooling\]",
         ),
-        ("modules.json", [{"type": "a.Transformer"}, {"type": "b.Pooling"}], "does not end in Normalize"),
-        ("modules.json", {"not": "a list"}, "cannot be read"),
+        (
+            {"pooling_mode": ["cls", "mean"]},
+            MODULES,
+            {},
+            r"pooling_mode is 'cls\+mean', the registry's entry",
+        ),
+        (
+            {"pooling_mode": "cls"},
+            MODULES[:2],
+            {},
+            r"modules\.json: Normalize at the end is False, the registry's entry of mine says True",
+        ),
+        (
+            {"pooling_mode": "cls"},
+            MODULES,
+            {"normalize": "false"},
+            r"modules\.json: Normalize at the end is True, the registry's entry of mine says False",
+        ),
+        (
+            {"pooling_mode": "cls"},
+            MODULES,
+            {"max_length": 13},
+            r"sentence_bert_config\.json: max_seq_length is 12, the registry's entry of mine says 13",
+        ),
+        ({"pooling_mode": "mean"}, MODULES, {"overrides": "[pooling]"}, None),
+        ({"pooling_mode": "cls"}, MODULES[:2], {"overrides": "[normalize]"}, None),
+        ({"pooling_mode": "cls"}, MODULES, {"max_length": 13, "overrides": "[max_length]"}, None),
+        ({"pooling_mode": "mean"}, MODULES, {"overrides": "[normalize]"}, r"pooling_mode is 'mean'"),
     ],
 )
-def test_what_follows_the_network_must_be_what_is_exported(
+def test_what_an_entry_says_otherwise_is_meant_or_an_error_that_names_both_places(
     tmp_path: Path,
     checkpoints: dict[str, Path],
-    tiny_registry: Registry,
-    file: str,
-    stated: object,
+    pooling: dict[str, Any],
+    modules: list[dict[str, Any]],
+    facts: dict[str, Any],
     fault: str | None,
 ) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    shutil.copytree(checkpoints["tiny-bert"], checkpoint)
-    (checkpoint / file).parent.mkdir(exist_ok=True)
-    (checkpoint / file).write_text(json.dumps(stated), encoding="utf-8")
+    source = sentence_checkpoint(checkpoints["tiny-bert"], tmp_path / "checkpoint", pooling, modules)
+    registry = entry(tmp_path, **facts)
 
     def export() -> Bundle:
-        return export_model("tiny-bert", source=str(checkpoint), out=tmp_path / "out", registry=tiny_registry)
+        return export_model("mine", source=str(source), out=tmp_path / "out", registry=registry)
 
     if fault is None:
-        export().verify()
+        contract = export().manifest.contract
+        assert (contract.pooling, contract.normalize) == ("cls", True)
+        assert contract.roles["query"].max_length == facts.get("max_length", 12)
     else:
         with pytest.raises(ExportError, match=fault):
             export()
+        assert not (tmp_path / "out").exists()
 
 
-def test_vectors_that_the_checkpoint_leaves_as_they_are_stay_so(
+def test_an_entry_may_leave_everything_to_the_checkpoint(
     tmp_path: Path, checkpoints: dict[str, Path]
 ) -> None:
-    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
-    modules = [{"type": "a.Transformer"}, {"type": "b.Pooling"}]
-    (checkpoint / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
-    registry = entry(tmp_path, normalize="false")
-    bundle = export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=registry)
-    with Encoder(bundle.directory) as encoder:
-        assert np.linalg.norm(encoder.encode(["the ferry"], role="query")) > 1.1
-    modules.append({"type": "c.Normalize"})
-    (checkpoint / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
-    with pytest.raises(
-        ExportError, match=r"ends in Normalize, the registry's entry of mine says normalize: f"
-    ):
-        export_model("mine", source=str(checkpoint), out=tmp_path / "out", registry=registry)
+    source = sentence_checkpoint(
+        checkpoints["tiny-bert"], tmp_path / "checkpoint", {"pooling_mode": "max"}, MODULES[:2]
+    )
+    (tmp_path / "mine.yaml").write_text("models: {mine: {license: mit}}", encoding="utf-8")
+    registry = load_registry(tmp_path / "mine.yaml")
+    manifest = export_model("mine", source=str(source), out=tmp_path / "out", registry=registry).manifest
+    contract = manifest.contract
+    assert (contract.network, contract.dim, contract.pooling) == ("bert", 16, "max")
+    assert not contract.normalize
+    assert contract.roles == {"query": Role(12), "passage": Role(12)}
+    assert manifest.origins == {
+        "network": "config.json: model_type",
+        "pooling": "1_Pooling/config.json: pooling_mode",
+        "normalize": "modules.json: Normalize at the end",
+        "dim": "config.json: hidden_size",
+        "roles.query.max_length": "sentence_bert_config.json: max_seq_length",
+        "roles.passage.max_length": "sentence_bert_config.json: max_seq_length",
+        "tokenizer": "BertTokenizer (config.json: model_type)",
+    }
 
 
 def test_the_fingerprint_counts_the_layers(tmp_path: Path, checkpoints: dict[str, Path]) -> None:
     """The same weights, but fewer of their layers used, are another model."""
-    first = contract_of("mine", entry(tmp_path)["mine"], checkpoints["tiny-bert"], "native")
+    model = entry(tmp_path)["mine"]
+    first = agree("mine", model, read_facts(checkpoints["tiny-bert"]), "native").contract
     checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     config["num_hidden_layers"] = 1
     (checkpoint / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    assert contract_of("mine", entry(tmp_path)["mine"], checkpoint, "native") != first
-
-
-@pytest.mark.parametrize(
-    ("stated", "fault"),
-    [
-        ({"do_lower_case": True, "strip_accents": None, "tokenize_chinese_chars": True}, None),
-        ({"model_max_length": 512}, None),
-        ({"do_lower_case": False}, "do_lower_case is False, but tokenizer.json has lowercase: True"),
-        ({"strip_accents": False}, "strip_accents is False, but tokenizer.json has strip_accents: None"),
-        (
-            {"tokenize_chinese_chars": False},
-            "tokenize_chinese_chars is False, but tokenizer.json has handle_chinese_chars: True",
-        ),
-    ],
-)
-def test_two_words_for_the_tokenizer_must_agree(
-    tmp_path: Path, checkpoints: dict[str, Path], stated: dict[str, object], fault: str | None
-) -> None:
-    """transformers would follow tokenizer_config.json, and its vectors would be of other tokens."""
-    checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
-    (checkpoint / "tokenizer_config.json").write_text(json.dumps(stated), encoding="utf-8")
-    model = entry(tmp_path)["mine"]
-    if fault is None:
-        contract_of("mine", model, checkpoint, "native")
-    else:
-        with pytest.raises(ExportError, match=re.escape(fault)):
-            contract_of("mine", model, checkpoint, "native")
+    assert agree("mine", model, read_facts(checkpoint), "native").contract != first

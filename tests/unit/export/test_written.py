@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import transformers
 from onnx import TensorProto
 
 from paritas.engine.bundle import Bundle
@@ -21,6 +22,7 @@ from paritas.errors import ParityError
 from paritas.export import export_model
 from paritas.registry import (
     Registry,
+    Role,
 )
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.files import contents, sha256
@@ -67,12 +69,15 @@ def test_the_manifest_says_what_was_exported_and_how(
 ) -> None:
     for name, bundle in bundles.items():
         manifest, model = bundle.manifest, tiny_registry[name]
-        assert (manifest.format, manifest.model, manifest.frontend) == (3, name, "native")
+        assert (manifest.format, manifest.model, manifest.frontend) == (4, name, "native")
         assert manifest.contract.network == model.network
         assert manifest.contract.dim == model.dim
         assert manifest.contract.pooling == model.pooling
         assert manifest.contract.normalize is True
-        assert manifest.contract.roles == model.roles
+        assert manifest.contract.roles == {
+            role: Role(rule.max_length, pair=rule.pair, default_title=rule.default_title)
+            for role, rule in model.roles.items()
+        }
         assert manifest.tools["onnx"] == onnx.__version__
         assert manifest.tools["numpy"] == np.__version__
         source = manifest.source
@@ -93,6 +98,7 @@ def test_the_certificate_says_what_was_compared(bundles: dict[str, Bundle], tiny
         for precision, variant in bundle.manifest.precisions.items():
             certificate = variant.certificate
             assert certificate.reference == "NumPy float64"
+            assert certificate.tokens == f"transformers {transformers.__version__}"
             assert certificate.bound == tiny_registry[name].bound(precision)
             assert certificate.figures.probes == len(probes)
             assert set(certificate.by_role) == {probe["role"] for probe in probes}
@@ -263,8 +269,9 @@ def test_every_step_is_reported(
     )
     assert steps == [
         "tiny-bert: directory tiny-bert",
+        f"tokens: as transformers {transformers.__version__} has them",
         "graph: native front-end",
-        "reference: 55 probes through the checkpoint",
+        "reference: 65 probes through the checkpoint",
         "certified: fp32",
         "certified: fp16",
     ]

@@ -123,8 +123,21 @@ def test_hub_pins_the_revision(hub: Hub, fetch: Fetch, tiny: Path, tmp_path: Pat
 
 def test_hub_files_arrive_whole_with_the_optional_ones(hub: Hub, fetch: Fetch, tiny: Path) -> None:
     files = contents(tiny) | {
+        "modules.json": json.dumps(
+            [
+                {"name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+                {"name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+                {"name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"},
+            ]
+        ).encode(),
         "1_Pooling/config.json": b'{"pooling_mode_mean_tokens": true}',
+        "2_Dense/config.json": b"{}",
+        "2_Dense/model.safetensors": (tiny / "model.safetensors").read_bytes(),
+        "config_sentence_transformers.json": b"{}",
+        "sentence_bert_config.json": b"{}",
         "tokenizer_config.json": b"{}",
+        "special_tokens_map.json": b"{}",
+        "added_tokens.json": b"{}",
         "README.md": b"not needed",
     }
     answer = fetch(model_of(hub=HubSource(REPO, hub.commit(REPO, files))))
@@ -137,7 +150,6 @@ def test_hub_shards_arrive(hub: Hub, fetch: Fetch, tiny: Path) -> None:
     answer = fetch(model_of(hub=HubSource(REPO, hub.commit(REPO, contents(tiny)))))
     expected = digests_of(tiny)
     assert answer["files"] == expected
-    del expected["model.safetensors.index.json"]
     assert answer["digests"] == expected
 
 
@@ -272,9 +284,11 @@ def test_hub_branch_gains_a_file(hub: Hub, fetch: Fetch, tiny: Path) -> None:
     hub.commit(REPO, contents(tiny))
     model = model_of(hub=HubSource(REPO, "main"))
     assert set(fetch(model)["files"]) == set(FILES)
-    pooling = {"1_Pooling/config.json": b"{}"}
-    hub.commit(REPO, contents(tiny) | pooling)
-    assert set(fetch(model)["files"]) == {*FILES, *pooling}
+    more = {"tokenizer_config.json": b"{}"}
+    commit = hub.commit(REPO, contents(tiny) | more)
+    answer = fetch(model)
+    assert set(answer["files"]) == {*FILES, *more}
+    assert answer["revision"] == commit
 
 
 def test_hub_cold_cache_offline_is_a_source_error(hub: Hub, fetch: Fetch, tiny: Path) -> None:

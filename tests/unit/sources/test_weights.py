@@ -34,6 +34,7 @@ def test_sharded_weights_read_as_whole_ones(tiny: Path) -> None:
     assert set(opened(model_of(), str(tiny)).digests) == {
         "config.json",
         "tokenizer.json",
+        "model.safetensors.index.json",
         *weight_files(tiny),
     }
 

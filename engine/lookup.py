@@ -1,0 +1,83 @@
+"""From what a user calls a model to its bundle's directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from paritas import store
+from paritas.engine.bundle import MANIFEST, Bundle, digest
+from paritas.engine.checked import Checked
+from paritas.errors import BundleError, RegistryError, did_you_mean
+from paritas.registry import load_registry
+
+# Either makes a directory a checkpoint's.
+_CHECKPOINT = ("config.json", "modules.json")
+
+
+def find(model: str | os.PathLike[str]) -> Path:
+    """Return the bundle directory of a model.
+
+    A name that is a registry id and a directory as well is the id; write ./name for the directory.
+
+    Args:
+        model: a registry id; a hub id, owner/name or owner/name@revision; a directory, the bundle's own or
+            that of a checkpoint that was exported.
+
+    Raises:
+        RegistryError: none of these.
+        BundleError: not exported yet, no such directory, or a checkpoint that was changed since.
+    """
+    name = os.fspath(model)
+    if os.sep not in name and name not in (".", ".."):
+        if _is_exported(name):
+            return store.bundle_path(name)
+        if name in load_registry():
+            raise BundleError(f"{name} was not exported yet; type: paritas export {name}")
+    path = Path(name)
+    if path.is_dir():
+        return path if (path / MANIFEST).exists() or not is_checkpoint(path) else _exported_from(path)
+    if isinstance(model, str) and store.hub_id(name) is not None:
+        if _is_exported(name):
+            return store.bundle_path(name)
+        raise BundleError(
+            f"{name}: no such directory, and no hub id that was exported; type: paritas export {name}"
+        )
+    if os.sep in name or name in (".", ".."):
+        raise BundleError(f"{name}: no such bundle directory")
+    raise RegistryError(
+        f"unknown model {name!r}{did_you_mean(name, load_registry())}; a hub id is owner/name, "
+        "a directory ./name"
+    )
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Say whether a directory looks like a checkpoint's."""
+    return any((path / file).is_file() for file in _CHECKPOINT)
+
+
+def _is_exported(name: str) -> bool:
+    return (store.bundle_path(name) / MANIFEST).exists()
+
+
+def _exported_from(checkpoint: Path) -> Path:
+    """Return the bundle that was made from a checkpoint's directory, if the files are still those."""
+    bundle_path = store.bundle_path(checkpoint)
+    if not (bundle_path / MANIFEST).exists():
+        raise BundleError(f"{checkpoint}: was not exported yet; type: paritas export {checkpoint}")
+    checked = Checked(checkpoint)
+    fresh: dict[str, str] = {}
+    for file, expected in Bundle(bundle_path).manifest.source.digests.items():
+        try:
+            found = checked.digest(file) or fresh.setdefault(file, digest(checkpoint / file))
+        except OSError:
+            found = None
+        if found != expected:
+            what = "missing" if found is None else "changed"
+            raise BundleError(
+                f"{checkpoint / file}: {what} since the bundle was made from it; type: paritas export "
+                f"{checkpoint}, or name the bundle: {bundle_path}"
+            )
+    if fresh:
+        checked.keep(fresh)
+    return bundle_path
