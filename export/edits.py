@@ -67,6 +67,19 @@ def drop_unused(model: onnx.ModelProto) -> None:
     replace_initializers(model, [tensor for tensor in model.graph.initializer if tensor.name in needed])
 
 
+def read_constants_directly(model: onnx.ModelProto) -> None:
+    """Let what reads an Identity of an initializer read the initializer.
+
+    PyTorch writes parameters of equal values once and an Identity for each other place: a matrix that layers
+    share would be a layer's constant in the first of them alone.
+    """
+    constants = {tensor.name: tensor.name for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        rename_inputs(node, constants)
+        if node.op_type == "Identity" and node.input[0] in constants:
+            constants[node.output[0]] = node.input[0]
+
+
 def without_mask(model: onnx.ModelProto) -> onnx.ModelProto | None:
     """Return the graph without the input `attention_mask`, for texts of one length.
 

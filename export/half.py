@@ -125,15 +125,17 @@ class _HalfCompute:
 
     def _as(self, name: str, wanted: int) -> str:
         """Return the name under which a float tensor can be read in the wanted type."""
-        current = TensorProto.FLOAT16 if name in self.is_half else TensorProto.FLOAT
-        if current == wanted:
+        current = TensorProto.FLOAT16 if name in self.is_half | self.stored else TensorProto.FLOAT
+        if current == wanted and name not in self.stored:
             return name
         if (name, wanted) not in self.casts:
             target = f"{name}.{'fp16' if wanted == TensorProto.FLOAT16 else 'fp32'}"
-            if name in self.constants:
+            if name in self.constants and wanted == TensorProto.FLOAT16:
                 self._half_constant(name, target)
             else:
-                self.nodes.append(cast_node(name, target, wanted))
+                # The file holds one form of a matrix, whatever else reads it.
+                source = self._as(name, TensorProto.FLOAT16) if name in self.stored else name
+                self.nodes.append(cast_node(source, target, wanted))
             self.casts[name, wanted] = target
         return self.casts[name, wanted]
 

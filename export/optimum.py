@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx
 
 from paritas.errors import ExportError, MissingExtraError
-from paritas.export.edits import drop_unused
+from paritas.export.edits import drop_unused, read_constants_directly
 from paritas.export.graph import OPSET
 from paritas.export.native import OUTPUT
 from paritas.export.weights_file import WeightsFile, externalize
@@ -67,6 +67,7 @@ def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:
         raise ExportError(f"the traced graph has no output {OUTPUT!r}, only {found}")
     del model.graph.output[:]
     model.graph.output.extend(outputs)
+    read_constants_directly(model)
     drop_unused(model)
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node.{place}"  # the FP16 pass tells nodes apart by name

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from paritas.engine.bundle import Bundle
@@ -16,8 +19,9 @@ from paritas.export import export_model
 from paritas.export.certify import compare
 from paritas.export.probes import Probe
 from paritas.export.reference import reference_torch
-from paritas.registry import Registry, load_registry
-from tests.parity.texts import texts
+from paritas.registry import PRECISIONS, Precision, Registry, load_registry
+from tests.parity.texts import pairs, texts
+from tests.parity.tiny_networks import MAX_LENGTH, NETWORKS, write_network
 from tests.unit.tiny import write_tiny_bert
 
 REGISTRY = """
@@ -154,3 +158,92 @@ def test_too_few_positions_for_pytorch_are_an_export_error(
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ExportError, match=r"PyTorch cannot run 40 tokens of role query: "):
         export(broken, load_registry(path), tmp_path / "bundle")
+
+
+# One network after another, small and seeded.
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network's checkpoint and its bundle in all precisions."""
+
+    network: str
+    checkpoint: Path
+    bundle: Bundle
+
+    def pytorch(self, role: str) -> NDArray[np.float32]:
+        """Vectors of transformers' AutoModel and AutoTokenizer, pooled by hand."""
+        import torch
+        from transformers import AutoModel, AutoTokenizer
+
+        model = AutoModel.from_pretrained(self.checkpoint).eval()
+        tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
+        vectors = []
+        for text in TEXTS[role]:
+            parts = [[part] for part in ((text,) if isinstance(text, str) else text)]
+            tokens = tokenizer(*parts, truncation=True, max_length=MAX_LENGTH, return_tensors="pt")
+            with torch.inference_mode():
+                hidden = model(**{name: tokens[name] for name in NETWORKS[self.network].takes})[0]
+            mean = hidden[0].mean(0)
+            vectors.append((mean / mean.norm()).numpy())
+        return np.stack(vectors)
+
+
+TEXTS = {"query": texts(MAX_LENGTH), "passage": pairs(MAX_LENGTH)}
+# What widens the embeddings.
+MORE_LAYERS = {"albert": 1, "electra": 1}
+
+
+def registry_of(directory: Path, network: str, max_length: int = MAX_LENGTH) -> Registry:
+    path = directory / "registry.yaml"
+    path.write_text(
+        f"models: {{tiny: {{network: {network}, dim: 64, pooling: mean, roles: {{"
+        f"query: {{max_length: {max_length}}}, passage: {{max_length: {max_length}, pair: true}}}}}}}}",
+        encoding="utf-8",
+    )
+    return load_registry(path)
+
+
+def export_tiny(made: Path, network: str, *precisions: Precision, max_length: int = MAX_LENGTH) -> Bundle:
+    return export_model(
+        "tiny",
+        source=str(made / "checkpoint"),
+        precisions=precisions,
+        frontend="optimum",
+        out=made / "bundle",
+        registry=registry_of(made, network, max_length),
+    )
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    directory = tmp_path_factory.mktemp(request.param)
+    checkpoint = write_network(request.param, directory / "checkpoint")
+    return Made(request.param, checkpoint, export_tiny(directory, request.param, *PRECISIONS))
+
+
+@pytest.mark.parametrize("role", TEXTS)
+def test_vectors_are_those_of_transformers(made: Made, role: str) -> None:
+    """In batches of one length, and in padded ones, which another graph may serve."""
+    reference = made.pytorch(role)
+    for precision in PRECISIONS:
+        for padding in (0.0, 0.9):
+            with Encoder(made.bundle, precision=precision, max_padding=padding) as encoder:
+                figures = compare(encoder.encode(TEXTS[role], role=role), reference)
+            if precision == "fp32":
+                assert figures.max_abs_diff <= 1e-5, padding
+            else:
+                assert figures.min_cosine >= (0.9999 if precision == "fp16" else 0.985), (precision, padding)
+
+
+def test_batches_of_one_length_lose_the_mask_where_it_adds_nothing(made: Made) -> None:
+    for precision in PRECISIONS:
+        variant = made.bundle.variant(precision)
+        assert variant.equal_length_graph != variant.cpu_graph, precision
+
+
+def test_every_linear_layer_is_found(made: Made) -> None:
+    """Those of layers that share their weights, too: six a layer."""
+    quantization = made.bundle.variant("int8").quantization
+    assert quantization is not None
+    assert quantization.layers == 12 + MORE_LAYERS.get(made.network, 0)

@@ -11,7 +11,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from paritas.export.edits import CONTRIB, quantize_before_moving, transpose_in_products, without_mask
+from paritas.export.edits import (
+    CONTRIB,
+    quantize_before_moving,
+    read_constants_directly,
+    transpose_in_products,
+    without_mask,
+)
 from paritas.export.native import export_native
 from paritas.export.weights_file import WeightsFile
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
@@ -113,6 +119,23 @@ def test_floats_that_something_else_reads_stay_where_they_are(other: str) -> Non
     before = model.SerializeToString()
     quantize_before_moving(model)
     assert model.SerializeToString() == before
+
+
+def test_layers_that_share_a_constant_read_it_themselves() -> None:
+    shared = onnx.numpy_helper.from_array(np.ones((4, 4), np.float32), "shared")
+    model = model_of(
+        helper.make_node("Identity", ["shared"], ["first"]),
+        helper.make_node("Identity", ["first"], ["second"]),
+        helper.make_node("Identity", ["q"], ["queries"]),
+        helper.make_node("MatMul", ["queries", "first"], ["sums"]),
+        helper.make_node("MatMul", ["sums", "second"], ["scores"]),
+    )
+    model.graph.initializer.append(shared)
+    expected = run(model)
+    read_constants_directly(model)
+    products = [list(node.input) for node in model.graph.node if node.op_type == "MatMul"]
+    assert products == [["queries", "shared"], ["sums", "shared"]]
+    assert np.array_equal(run(model)[0], expected[0])
 
 
 # The graph without a mask.

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from safetensors.numpy import load_file, save_file
 
@@ -19,7 +19,7 @@ from paritas.errors import ExportError
 from paritas.export.half import half_compute, half_weights
 from paritas.export.native import export_native
 from paritas.export.rounding import rounded
-from paritas.export.weights_file import WeightsFile
+from paritas.export.weights_file import WeightsFile, externalize
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 KINDS = pytest.mark.parametrize("kind", ["bert", "mpnet"])
@@ -357,3 +357,27 @@ def test_the_padding_of_a_text_changes_nothing_of_it(
     np.testing.assert_array_equal(first[kept], second[kept])
     assert np.isfinite(first).all()
     assert not np.array_equal(first, second)
+
+
+def test_a_matrix_that_something_else_reads_is_stored_once(tmp_path: Path) -> None:
+    """Not as a factor, and so in FP32: the values of the FP16 matrix."""
+    table = np.random.default_rng(2).standard_normal((32, 32)).astype(np.float32)
+    nodes = [
+        helper.make_node("MatMul", ["x", "table"], ["product"], name="product"),
+        helper.make_node("ReduceMax", ["table"], ["largest"], name="largest", keepdims=0),
+        helper.make_node("Pow", ["largest", "product"], ["y"], name="y"),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 32]) for name in "xy"]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], [numpy_helper.from_array(table, "table")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    with WeightsFile(tmp_path / "fp32.onnx.data") as file:
+        externalize(model, file)
+    with WeightsFile(tmp_path / "fp16.onnx.data") as file:
+        graphs = [half_weights(model, tmp_path, file), half_compute(model, tmp_path, file)]
+    assert (tmp_path / "fp16.onnx.data").stat().st_size == 2 * table.size
+    x = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32) / 8
+    expected = table.max() ** (x @ table)
+    for half in [*graphs, rounded(graphs[1])]:
+        (tmp_path / "half.onnx").write_bytes(half.SerializeToString())
+        session = onnxruntime.InferenceSession(tmp_path / "half.onnx", providers=["CPUExecutionProvider"])
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0.01)
