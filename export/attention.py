@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import NamedTuple
 
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.edits import CONTRIB, add_contrib, drop_unused, set_nodes
+from paritas.export.edits import CONTRIB, add_contrib, drop_unused, readers_of, set_nodes
 
 # Orders of axes: (batch, seq, heads, head dim) to (batch, heads, seq, head dim) and back, and to columns.
 _ROWS = [0, 2, 1, 3]
@@ -54,10 +53,7 @@ class _Paths:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._nodes = {name: node for node in model.graph.node for name in node.output}
-        self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in model.graph.node:
-            for name in node.input:
-                self._readers[name].append(node)
+        self._readers = readers_of(model)
         self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
 
     def up(self, name: str, *op_types: str) -> list[onnx.NodeProto]:
@@ -75,9 +71,10 @@ class _Paths:
         """Return the nodes of these types that read a tensor first, each as its only reader; or none."""
         path = []
         for op_type in op_types:
-            if [(node.op_type, node.input[0]) for node in self._readers[name]] != [(op_type, name)]:
+            readers = self._readers[name]
+            if [(node.op_type, list(node.input[:1])) for node in readers] != [(op_type, [name])]:
                 return []
-            path += self._readers[name]
+            path += readers
             name = path[-1].output[0]
         return path
 

@@ -8,7 +8,6 @@ FP16 matrices are cast to FP32, onnxruntime folds the casts while loading, and t
 
 from __future__ import annotations
 
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,15 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from paritas.errors import ExportError
-from paritas.export.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
+from paritas.export.edits import (
+    cast_node,
+    copy_model,
+    names_read,
+    readers_of,
+    rename_inputs,
+    set_nodes,
+    tensors_of_type,
+)
 from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -81,7 +88,7 @@ class _HalfCompute:
             if output.name in self.is_half:
                 self._widen_output(output.name)
         set_nodes(self.model, self.nodes)
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in names_read(node)}
         kept = [
             self.weights.moved(tensor, self.directory)
             for name, tensor in self.constants.items()
@@ -93,10 +100,7 @@ class _HalfCompute:
 
     def _kept_full(self) -> set[str]:
         """Names of the sums whose only readers compute in FP32: residuals, masked scores, their biases."""
-        readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in self.model.graph.node:
-            for name in node.input:
-                readers[name].append(node)
+        readers = readers_of(self.model)
         full: set[str] = set()
         for node in reversed(self.model.graph.node):
             if node.op_type in _MATRIX | _LAYOUT:
@@ -116,9 +120,9 @@ class _HalfCompute:
 
     def _place(self, node: onnx.NodeProto, *, half: bool) -> None:
         wanted = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-        for position, name in enumerate(node.input):
-            if name in self.floats:
-                node.input[position] = self._as(name, wanted)
+        rename_inputs(
+            node, {name: self._as(name, wanted) for name in names_read(node) if name in self.floats}
+        )
         self.nodes.append(node)
         if half:
             self.is_half.update(name for name in node.output if name in self.floats)

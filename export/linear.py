@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import onnx
 from onnx import TensorProto
 
 from paritas.errors import ExportError
+from paritas.export.edits import count_reads, every_node, readers_of
 from paritas.export.weights_file import is_large
 
 _QUANTIZED = {
@@ -55,17 +55,14 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
     Raises:
         ExportError: the graph has none, or is quantised already.
     """
-    quantized = sorted({node.op_type for node in model.graph.node} & _QUANTIZED)
+    quantized = sorted({node.op_type for node in every_node(model.graph.node)} & _QUANTIZED)
     if quantized:
         raise ExportError(
             f"the graph is quantised already (it holds {', '.join(quantized)}); "
             "INT8 starts from the FP32 checkpoint"
         )
     constants = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
-        for name in node.input:
-            readers[name].append(node)
+    readers = readers_of(model)
     exposed = {output.name for output in model.graph.output}
     found = []
     for node in model.graph.node:
@@ -139,13 +136,12 @@ class _Trace:
     def __init__(self, model: onnx.ModelProto, layers: Sequence[Linear]) -> None:
         self._producers = {name: node for node in model.graph.node for name in node.output}
         self._layers = {layer.output: layer.name for layer in layers}
-        self._readers = Counter(name for node in model.graph.node for name in node.input)
-        self._readers.update(output.name for output in model.graph.output)
+        self._reads = count_reads(model)
 
     def input(self, name: str | None, op_type: str, place: int = 0) -> str | None:
         """Return an input of the node that makes a tensor; None where it is not such a node."""
         node = self._producers.get(name or "")
-        if name is None or node is None or node.op_type != op_type or self._readers[name] != 1:
+        if name is None or node is None or node.op_type != op_type or self._reads[name] != 1:
             return None
         if op_type == "Transpose" and [list(given.ints) for given in node.attribute] not in _HEADS_MOVED:
             return None
@@ -153,4 +149,4 @@ class _Trace:
 
     def layer(self, name: str | None) -> str | None:
         """Return the name of the linear layer that makes a tensor, None where there is none."""
-        return self._layers.get(name) if name is not None and self._readers[name] == 1 else None
+        return self._layers.get(name) if name is not None and self._reads[name] == 1 else None

@@ -30,6 +30,7 @@ from paritas.export.edits import (
     add_contrib,
     cast_node,
     copy_model,
+    names_read,
     quantize_before_moving,
     set_nodes,
     transpose_in_products,
@@ -268,7 +269,7 @@ class _Writer:
         set_nodes(model, self.nodes)
         transpose_in_products(model)
         quantize_before_moving(model)
-        read = {name for node in model.graph.node for name in node.input}
+        read = {name for node in model.graph.node for name in names_read(node)}
         directory = self.quantizer.directory
         left = [self.weights.moved(t, directory) for t in model.graph.initializer if t.name in read]
         replace_initializers(model, [*left, *self.added.values()])

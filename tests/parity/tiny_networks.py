@@ -25,6 +25,18 @@ _ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
 # Positions are counted from the padding id's successor, so two rows of the table serve no token.
 _ROBERTA = {"max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
 _ROBERTA_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
+# As published v3 checkpoints have it, their buckets of positions aside: 256.
+_DEBERTA = {
+    "relative_attention": True,
+    "max_relative_positions": -1,
+    "position_buckets": 8,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": ["p2c", "c2p"],
+    "position_biased_input": False,
+    "type_vocab_size": 0,
+    "layer_norm_eps": 1e-7,
+}
 
 
 def _word_piece(directory: Path) -> None:
@@ -95,6 +107,7 @@ class Network:
 NETWORKS = {
     "albert": Network(_bert_unigram, {"embedding_size": 48}, TYPED, TYPED),
     "camembert": Network(_unigram, _ROBERTA | _ROBERTA_IDS),
+    "deberta-v2": Network(_bert_unigram, _DEBERTA, TYPED, TYPED),
     "electra": Network(_word_piece, {"embedding_size": 48}, TYPED, TYPED),
     "roberta": Network(_bpe, _ROBERTA | _ROBERTA_IDS),
     "xlm-roberta": Network(_unigram, _ROBERTA | _ROBERTA_IDS),
