@@ -22,6 +22,8 @@ VOCABULARY = 400
 # The first and the third stand around a text, the fourth for what is unknown.
 _BERT_SPECIAL = ["[CLS]", "[PAD]", "[SEP]", "[UNK]", "[MASK]"]
 _ROBERTA_SPECIAL = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+# What configurations of most networks call by the names of `WIDE`.
+_DISTILBERT = {"dim": 64, "hidden_dim": 192, "n_layers": 2, "n_heads": 4}
 # Positions are counted from the padding id's successor, so two rows of the table serve no token.
 _ROBERTA = {"max_position_embeddings": MAX_LENGTH + 2, "type_vocab_size": 1}
 _ROBERTA_IDS = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2}
@@ -108,6 +110,7 @@ NETWORKS = {
     "albert": Network(_bert_unigram, {"embedding_size": 48}, TYPED, TYPED),
     "camembert": Network(_unigram, _ROBERTA | _ROBERTA_IDS),
     "deberta-v2": Network(_bert_unigram, _DEBERTA, TYPED, TYPED),
+    "distilbert": Network(_word_piece, _DISTILBERT, TYPED),
     "electra": Network(_word_piece, {"embedding_size": 48}, TYPED, TYPED),
     "roberta": Network(_bpe, _ROBERTA | _ROBERTA_IDS),
     "xlm-roberta": Network(_unigram, _ROBERTA | _ROBERTA_IDS),
