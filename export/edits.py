@@ -12,7 +12,6 @@ from paritas.export.weights_file import replace_initializers
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
-_MASK = "attention_mask"
 
 
 def tensors_of_type(model: onnx.ModelProto, element: int) -> set[str]:
@@ -128,52 +127,6 @@ def read_constants_directly(model: onnx.ModelProto) -> None:
         rename_inputs(node, constants)
         if node.op_type == "Identity" and node.input[0] in constants:
             constants[node.output[0]] = node.input[0]
-
-
-def without_mask(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """Return the graph without the input `attention_mask`, for texts of one length.
-
-    What the mask adds to attention's scores is 0 for every token: left out, each layer passes over its scores
-    once less, and the vectors are the same bits. None where the mask serves anything else, or is no input.
-    """
-    # CPU time of one thread with the mask, as a multiple of that without: all-MiniLM-L6-v2 in INT8 1.03 for
-    # texts of 16 tokens, 1.05 for 128 and 1.08 for 250, in FP32 1.02 for 128. all-mpnet-base-v2, which adds
-    # its position bias in any case, and a BERT-base up to 144 tokens: 0.99 to 1.03, within the noise.
-    result = copy_model(model)
-    inputs = [value for value in result.graph.input if value.name != _MASK]
-    if len(inputs) == len(result.graph.input):
-        return None
-    scores = _scores(result)
-    masked = {_MASK}
-    unmasked: dict[str, str] = {}
-    """What stands for a sum without its mask."""
-    nodes = []
-    for node in result.graph.node:
-        rename_inputs(node, unmasked)
-        rest = [name for name in node.input if name not in masked]
-        if node.output[0] in scores and node.op_type == "Add" and len(rest) == 1:
-            unmasked[node.output[0]] = rest[0]
-            continue
-        if masked.intersection(names_read(node)):
-            masked.update(node.output)
-        nodes.append(node)
-    if masked.intersection(output.name for output in result.graph.output):
-        return None
-    set_nodes(result, nodes)
-    drop_unused(result)
-    del result.graph.input[:]
-    result.graph.input.extend(inputs)
-    del result.graph.value_info[:]
-    return result
-
-
-def _scores(model: onnx.ModelProto) -> set[str]:
-    """Return the tensors that are attention's scores, or are only added to them: what a Softmax is given."""
-    found: set[str] = set()
-    for node in reversed(model.graph.node):
-        if node.op_type == "Softmax" or (node.op_type in ("Add", "Slice") and node.output[0] in found):
-            found.update(node.input)
-    return found
 
 
 def transpose_in_products(model: onnx.ModelProto) -> None:

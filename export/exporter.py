@@ -38,7 +38,7 @@ from paritas.export.certify import certify, compare_tokens, save_reference, vers
 from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.checkpoint.sources import Checkpoint, Named, open_checkpoint, pin, resolve
 from paritas.export.contract import Agreed, Frontend, agree
-from paritas.export.edits import without_mask
+from paritas.export.equal_length import without_mask
 from paritas.export.half import half_compute, half_weights
 from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
@@ -232,7 +232,9 @@ class _Build:
     def without_mask(self, precision: Precision) -> str:
         """Write a precision's graph for batches of one length; return its name, or the CPU graph's again."""
         _, cpu_graph, _ = _FILES[precision]
-        model = without_mask(onnx.load(self.directory / cpu_graph, load_external_data=False))
+        longest = max(rule.max_length for rule in self.contract.roles.values())
+        masked = onnx.load(self.directory / cpu_graph, load_external_data=False)
+        model = without_mask(masked, self.directory, longest)
         if model is None:
             return cpu_graph
         fuse_attention(model)

@@ -24,7 +24,7 @@ from tests.parity.texts import pairs, texts
 from tests.parity.tiny_networks import MAX_LENGTH, NETWORKS, write_network
 from tests.unit.tiny import write_tiny_bert
 
-# What transformers' code of DeBERTa still uses.
+# What transformers' code of DeBERTa and ModernBERT still uses.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
 REGISTRY = """
@@ -194,7 +194,7 @@ class Made:
 
 TEXTS = {"query": texts(MAX_LENGTH), "passage": pairs(MAX_LENGTH)}
 # Networks whose mask does more than to add zeros to scores where nothing is padded.
-MASKED = {"deberta-v2"}
+MASKED = {"deberta-v2", "modernbert"}
 # What widens the embeddings; keys and queries of the relative positions.
 MORE_LAYERS = {"albert": 1, "electra": 1, "deberta-v2": 4}
 
@@ -252,3 +252,17 @@ def test_every_linear_layer_is_found(made: Made) -> None:
     quantization = made.bundle.variant("int8").quantization
     assert quantization is not None
     assert quantization.layers == 12 + MORE_LAYERS.get(made.network, 0)
+
+
+def test_int8_alone_keeps_the_window_too(tmp_path: Path) -> None:
+    write_network("modernbert", tmp_path / "checkpoint")
+    variant = export_tiny(tmp_path, "modernbert", "int8").variant("int8")
+    assert variant.equal_length_graph == variant.cpu_graph == "model.int8.onnx"
+
+
+@pytest.mark.parametrize(("max_length", "shows"), [(5, False), (6, True)])
+def test_a_window_that_no_text_reaches_beyond_is_none(max_length: int, shows: bool, tmp_path: Path) -> None:
+    """Tokens see four others on either side."""
+    write_network("modernbert", tmp_path / "checkpoint")
+    variant = export_tiny(tmp_path, "modernbert", "fp32", max_length=max_length).variant("fp32")
+    assert (variant.equal_length_graph == variant.cpu_graph) == shows

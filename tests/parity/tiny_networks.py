@@ -85,6 +85,10 @@ def _unigram(directory: Path, special: list[str] = _ROBERTA_SPECIAL) -> None:
     _save(tokenizer, directory, special)
 
 
+def _bert_bpe(directory: Path) -> None:
+    _bpe(directory, _BERT_SPECIAL)
+
+
 def _bert_unigram(directory: Path) -> None:
     _unigram(directory, _BERT_SPECIAL)
 
@@ -112,6 +116,10 @@ NETWORKS = {
     "deberta-v2": Network(_bert_unigram, _DEBERTA, TYPED, TYPED),
     "distilbert": Network(_word_piece, _DISTILBERT, TYPED),
     "electra": Network(_word_piece, {"embedding_size": 48}, TYPED, TYPED),
+    "modernbert": Network(
+        _bert_bpe,
+        {"local_attention": 8, "global_attn_every_n_layers": 2, "num_hidden_layers": 3, "pad_token_id": 1},
+    ),
     "roberta": Network(_bpe, _ROBERTA | _ROBERTA_IDS),
     "xlm-roberta": Network(_unigram, _ROBERTA | _ROBERTA_IDS),
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-
 import numpy as np
 import onnx
 import onnxruntime
@@ -16,11 +13,7 @@ from paritas.export.edits import (
     quantize_before_moving,
     read_constants_directly,
     transpose_in_products,
-    without_mask,
 )
-from paritas.export.native import export_native
-from paritas.export.weights_file import WeightsFile
-from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 KEYS = helper.make_node("Transpose", ["k"], ["keys"], name="keys", perm=[0, 2, 3, 1])
 SCORES = helper.make_node("MatMul", ["q", "keys"], ["scores"], name="scores")
@@ -136,82 +129,3 @@ def test_layers_that_share_a_constant_read_it_themselves() -> None:
     products = [list(node.input) for node in model.graph.node if node.op_type == "MatMul"]
     assert products == [["queries", "shared"], ["sums", "shared"]]
     assert np.array_equal(run(model)[0], expected[0])
-
-
-# The graph without a mask.
-
-
-@pytest.mark.parametrize("first_only", [False, True], ids=["every token", "the first token"])
-@pytest.mark.parametrize("write", [write_tiny_bert, write_tiny_mpnet], ids=["bert", "mpnet"])
-def test_without_a_mask_texts_of_one_length_have_the_same_vectors(
-    write: Callable[[Path], Path], first_only: bool, tmp_path: Path
-) -> None:
-    with WeightsFile(tmp_path / "weights") as file:
-        model = export_native(write(tmp_path / "checkpoint"), file, first_only=first_only)
-    before = model.SerializeToString()
-    cut = without_mask(model)
-    assert model.SerializeToString() == before
-    assert cut is not None
-    ids = np.random.default_rng(1).integers(6, 80, (3, 17))
-    feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": (ids > 40) * 1}
-    vectors = []
-    for graph in (model, cut):
-        (tmp_path / "graph.onnx").write_bytes(graph.SerializeToString())
-        session = onnxruntime.InferenceSession(tmp_path / "graph.onnx", providers=["CPUExecutionProvider"])
-        vectors.append(
-            session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})[0]
-        )
-    np.testing.assert_allclose(vectors[1], vectors[0], rtol=0, atol=1e-6)
-    assert {value.name for value in model.graph.input} - {value.name for value in cut.graph.input} == {
-        "attention_mask"
-    }
-    left = {tensor.name for tensor in cut.graph.initializer}
-    assert left == {tensor.name for tensor in model.graph.initializer} - {
-        "mask.one",
-        "mask.lowest",
-        "ints.1_2",
-    }
-
-
-def masking(*nodes: onnx.NodeProto) -> onnx.ModelProto:
-    """A graph of x, (2, 5), and attention_mask, (2, 5), both float."""
-    values = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 5]) for name in ("x", "attention_mask")
-    ]
-    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
-    return helper.make_model(helper.make_graph(nodes, "masking", values, [output]))
-
-
-ADDED = helper.make_node("Add", ["x", "attention_mask"], ["sum"])
-SHARES = helper.make_node("Softmax", ["sum"], ["y"])
-
-
-def test_what_the_mask_adds_to_scores_is_left_out() -> None:
-    cut = without_mask(masking(ADDED, SHARES))
-    assert cut is not None
-    assert [(node.op_type, list(node.input)) for node in cut.graph.node] == [("Softmax", ["x"])]
-
-
-@pytest.mark.parametrize(
-    "nodes",
-    [
-        pytest.param([ADDED, helper.make_node("Relu", ["sum"], ["y"])], id="added to what is no score"),
-        pytest.param(
-            [helper.make_node("Mul", ["x", "attention_mask"], ["sum"]), SHARES], id="multiplied with scores"
-        ),
-        pytest.param(
-            [
-                ADDED,
-                helper.make_node("Softmax", ["sum"], ["shares"]),
-                helper.make_node("Mul", ["shares", "attention_mask"], ["y"]),
-            ],
-            id="read a second time",
-        ),
-    ],
-)
-def test_a_mask_that_serves_anything_else_stays(nodes: list[onnx.NodeProto]) -> None:
-    assert without_mask(masking(*nodes)) is None
-
-
-def test_a_graph_that_has_no_mask_has_none_to_lose() -> None:
-    assert without_mask(model_of(KEYS, SCORES)) is None

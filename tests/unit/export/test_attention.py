@@ -17,13 +17,8 @@ from paritas import Encoder, export_model
 from paritas.engine.bundle import Bundle
 from paritas.engine.runtime import write_prepared
 from paritas.export.attention import fuse_attention
-from paritas.export.edits import (
-    copy_model,
-    quantize_before_moving,
-    set_nodes,
-    transpose_in_products,
-    without_mask,
-)
+from paritas.export.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
+from paritas.export.equal_length import without_mask
 from paritas.export.native import export_native
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS
@@ -38,7 +33,8 @@ def graph(
 ) -> onnx.ModelProto:
     """A tiny network's graph for texts of one length, its weights beside it."""
     with WeightsFile(directory / "weights") as file:
-        model = without_mask(export_native(write(directory / "checkpoint"), file, **options))
+        model = export_native(write(directory / "checkpoint"), file, **options)
+    model = without_mask(model, directory, 40)
     assert model is not None
     return model
 

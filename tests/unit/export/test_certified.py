@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -122,8 +123,8 @@ def test_a_fault_of_the_graph_for_one_length_alone_is_found_out(
 ) -> None:
     cut = exporter.without_mask
 
-    def wrong(model: onnx.ModelProto) -> onnx.ModelProto | None:
-        result = cut(model)
+    def wrong(*arguments: Any) -> onnx.ModelProto | None:
+        result = cut(*arguments)
         assert result is not None
         position_table(result).raw_data = position_table(result).raw_data[::-1]
         return result
@@ -151,8 +152,8 @@ def test_a_fault_of_the_graph_for_padded_batches_alone_is_found_out_in_long_text
         right.append(table.raw_data)
         table.raw_data = table.raw_data[: -4 * 16] + bytes(4 * 16)
 
-    def mended(model: onnx.ModelProto) -> onnx.ModelProto | None:
-        result = cut(model)
+    def mended(*arguments: Any) -> onnx.ModelProto | None:
+        result = cut(*arguments)
         assert result is not None
         position_table(result).raw_data = right[0]
         return result
@@ -184,7 +185,7 @@ def test_padded_batches_in_the_graph_for_one_length_are_found_out(
 def test_where_the_mask_is_needed_one_graph_serves_all_batches(
     tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "without_mask", lambda _: None)
+    monkeypatch.setattr(exporter, "without_mask", lambda *_: None)
     bundle = export_model(
         "tiny-mpnet",
         source=str(checkpoints["tiny-mpnet"]),
