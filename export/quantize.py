@@ -11,6 +11,7 @@ long as those are few.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,10 @@ class _Quantizer:
         """Return of each source the second moments of its integers, and the means before and after."""
         moments: dict[str, list[NDArray[np.float32]]] = {}
         sums: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+        counts = Counter[str]()  # not the texts' tokens where a layer reads relative positions
         for name, values in self.activations.of(self.calibration.seen):
             rounded = self.grids[name].quantize(values)
+            counts[name] += len(values)
             parts = [rounded[:, rows].T @ rounded[:, rows] for rows in blocks(rounded.shape[1])]
             both = (values.sum(axis=0, dtype=np.float64), rounded.sum(axis=0, dtype=np.float64))
             if name not in moments:
@@ -156,8 +159,10 @@ class _Quantizer:
             for place, part in enumerate(parts):
                 moments[name][place] += part
             sums[name] = (sums[name][0] + both[0], sums[name][1] + both[1])
-        count = int(self.calibration.seen.lengths.sum())
-        return moments, {name: (before / count, after / count) for name, (before, after) in sums.items()}
+        means = {
+            name: (before / counts[name], after / counts[name]) for name, (before, after) in sums.items()
+        }
+        return moments, means
 
     def _round(
         self,

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file, save_file
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, SourceError
-from paritas.export import export_model
+from paritas.export import export_model, quantize
 from paritas.export.certify import compare
 from paritas.export.probes import Probe
 from paritas.export.reference import reference_torch
@@ -266,3 +267,23 @@ def test_a_window_that_no_text_reaches_beyond_is_none(max_length: int, shows: bo
     write_network("modernbert", tmp_path / "checkpoint")
     variant = export_tiny(tmp_path, "modernbert", "fp32", max_length=max_length).variant("fp32")
     assert (variant.equal_length_graph == variant.cpu_graph) == shows
+
+
+def test_means_are_over_what_a_layer_reads_and_not_over_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DeBERTa's relative positions are as many in every batch."""
+    means: list[NDArray[np.float64]] = []
+    once = quantize._Quantizer._round
+
+    def watched(quantizer: quantize._Quantizer, source: str, moments: Any, before: Any, after: Any) -> None:
+        means.append(before)
+        once(quantizer, source, moments, before, after)
+
+    monkeypatch.setattr(quantize._Quantizer, "_round", watched)
+    checkpoint = write_network("deberta-v2", tmp_path / "checkpoint")
+    export_tiny(tmp_path, "deberta-v2", "int8")
+    positions = load_file(checkpoint / "model.safetensors")["encoder.rel_embeddings.weight"]
+    centred = positions - positions.mean(1, keepdims=True)
+    normed = centred / np.sqrt(centred.var(1, keepdims=True) + 1e-7)
+    assert any(np.allclose(found, normed.mean(0), rtol=0, atol=1e-4) for found in means)
