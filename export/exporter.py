@@ -280,11 +280,18 @@ class _Build:
         for cpu_graph in [None, _ROUNDED] if precision == "fp16" else [None]:
             # The engine loads only what a manifest vouches for, so each run has one of its own.
             self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
-            found.append(
-                certify(
+            try:
+                certificate = certify(
                     self.opened(), precision, chosen, reference, bound=bound, reference_name=reference_name
                 )
-            )
+            except BundleError as error:
+                if precision == "fp32":
+                    raise
+                raise ExportError(
+                    f"{self.name}: {precision} cannot be made of this network, its graph does not run; "
+                    f"export without {precision}: {error}"
+                ) from error
+            found.append(certificate)
         return worse(*found)
 
     def opened(self) -> Bundle:

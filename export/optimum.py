@@ -16,10 +16,13 @@ from pathlib import Path
 import onnx
 
 from paritas.errors import ExportError, MissingExtraError
-from paritas.export.edits import drop_unused, read_constants_directly
+from paritas.export.edits import drop_unused, names_read, read_constants_directly
 from paritas.export.graph import OPSET
 from paritas.export.native import OUTPUT
 from paritas.export.weights_file import WeightsFile, externalize
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""What a graph may take, int64, (batch, seq)."""
 
 
 def export_optimum(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
@@ -29,7 +32,7 @@ def export_optimum(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
 
     Raises:
         MissingExtraError: the optimum extra is not installed.
-        ExportError: optimum-onnx cannot export the network.
+        ExportError: optimum-onnx cannot export the network, or it takes other inputs than a tokenizer gives.
     """
     try:
         from optimum.exporters.onnx import main_export
@@ -69,9 +72,23 @@ def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.output.extend(outputs)
     read_constants_directly(model)
     drop_unused(model)
+    _keep_inputs(model)
     for place, node in enumerate(model.graph.node):
         node.name = node.name or f"node.{place}"  # the FP16 pass tells nodes apart by name
     return model
+
+
+def _keep_inputs(model: onnx.ModelProto) -> None:
+    """Drop the inputs that nothing reads, and refuse a network that takes more than a tokenizer gives."""
+    read = {name for node in model.graph.node for name in names_read(node)}
+    inputs = [value for value in model.graph.input if value.name in read]
+    others = [value.name for value in inputs if value.name not in INPUTS]
+    if others:
+        raise ExportError(
+            f"the network takes {', '.join(others)}, and texts are encoded from {', '.join(INPUTS)} alone"
+        )
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
 
 
 @contextlib.contextmanager

@@ -287,3 +287,11 @@ def test_means_are_over_what_a_layer_reads_and_not_over_tokens(
     centred = positions - positions.mean(1, keepdims=True)
     normed = centred / np.sqrt(centred.var(1, keepdims=True) + 1e-7)
     assert any(np.allclose(found, normed.mean(0), rtol=0, atol=1e-4) for found in means)
+
+
+def test_a_network_that_takes_more_than_tokens_is_refused(tmp_path: Path) -> None:
+    write_network("gpt2", tmp_path / "checkpoint")
+    with pytest.raises(
+        ExportError, match="the network takes position_ids, and texts are encoded from input_"
+    ):
+        export_tiny(tmp_path, "gpt2", "fp32")

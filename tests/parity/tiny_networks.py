@@ -125,12 +125,16 @@ NETWORKS = {
 }
 
 
+REFUSED = {"gpt2": Network(_bpe, {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": MAX_LENGTH})}
+"""What optimum exports, and texts alone cannot be encoded with."""
+
+
 def write_network(name: str, directory: Path) -> Path:
     """Write a network's checkpoint; return the directory."""
     import torch
     from transformers import AutoConfig, AutoModel
 
-    network = NETWORKS[name]
+    network = (NETWORKS | REFUSED)[name]
     directory.mkdir(parents=True, exist_ok=True)
     network.tokenizer(directory)
     stated = {"tokenizer_class": "PreTrainedTokenizerFast", "model_input_names": network.gives}

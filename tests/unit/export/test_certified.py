@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from paritas.engine.bundle import Bundle
 from paritas.engine.manifest import Variant
-from paritas.errors import ParityError
+from paritas.errors import ExportError, ParityError
 from paritas.export import export_model, exporter
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import Precision, Registry
@@ -180,6 +180,25 @@ def test_padded_batches_in_the_graph_for_one_length_are_found_out(
             out=tmp_path / "out",
             registry=tiny_registry,
         )
+
+
+def test_a_precision_whose_graph_does_not_run_is_named(
+    tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(model: onnx.ModelProto) -> onnx.ModelProto:
+        model.graph.node[-1].op_type = "NoOperator"
+        return model
+
+    monkeypatch.setattr(exporter, "rounded", broken)
+    with pytest.raises(ExportError, match=r"^tiny-bert: fp16 cannot be made of this network.*without fp16: "):
+        export_model(
+            "tiny-bert",
+            source=str(checkpoints["tiny-bert"]),
+            precisions=BOTH,
+            out=tmp_path / "out",
+            registry=tiny_registry,
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_the_mask_is_needed_one_graph_serves_all_batches(
