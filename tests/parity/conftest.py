@@ -20,9 +20,8 @@ from paritas.engine.tokenizer import Text
 from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.exporter import Frontend
-from paritas.export.probes import Probe
-from paritas.export.reference import reference_torch
 from paritas.registry import load_registry
+from tests.parity.pytorch import pytorch_vectors
 from tests.parity.texts import pairs, texts
 
 # Model, and whose tokenizer its twin borrows: the vocabularies are the same files.
@@ -76,13 +75,12 @@ class Zoo:
         )
 
     def texts(self, name: str, role: str) -> list[Text]:
-        rule = self.models[name].roles[role]
+        rule = self.bundle(name, "native").manifest.contract.roles[role]
         return [*texts(rule.max_length), *(pairs(rule.max_length) if rule.pair else [])]
 
     def _pytorch(self, name: str, role: str) -> NDArray[np.float32]:
         contract = self.bundle(name, "native").manifest.contract
-        probes = [Probe(role, text) for text in self.texts(name, role)]
-        return reference_torch(self.checkpoint(name), contract, probes)
+        return pytorch_vectors(self.checkpoint(name), contract, role, self.texts(name, role))
 
 
 def _write_twin(directory: Path, *, mpnet: bool) -> None:

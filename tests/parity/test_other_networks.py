@@ -18,9 +18,8 @@ from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, SourceError
 from paritas.export import export_model, quantize
 from paritas.export.certify import compare
-from paritas.export.probes import Probe
-from paritas.export.reference import reference_torch
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
+from tests.parity.pytorch import pytorch_vectors
 from tests.parity.texts import pairs, texts
 from tests.parity.tiny_networks import MAX_LENGTH, NETWORKS, write_network
 from tests.unit.tiny import write_tiny_bert
@@ -81,7 +80,7 @@ def test_a_network_optimum_knows_becomes_a_bundle(
     assert bundle.variant("fp32").equal_length_graph == "model.fp32.equal_length.onnx"
     chosen = texts(32)
     contract = bundle.manifest.contract
-    reference = reference_torch(checkpoint, contract, [Probe("query", text) for text in chosen])
+    reference = pytorch_vectors(checkpoint, contract, "query", chosen)
     with Encoder(bundle.directory) as encoder:
         assert compare(encoder.encode(chosen, role="query"), reference).max_abs_diff <= 1e-5
     with Encoder(bundle.directory, precision="fp16") as encoder:
