@@ -103,7 +103,7 @@ bench-bundles: $(VENV)/.bench
 	$(foreach model,$(MODELS),$(BIN)/paritas export $(model) --precision fp32,fp16,int8 &&) true
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(BIN)/pip install -q 'sentence-transformers==5.7.0' psutil matplotlib
+	$(BIN)/pip install -q psutil matplotlib
 	touch $@
 
 # What paritas is compared with. sentence-transformers' ONNX and OpenVINO extras cannot share an environment.

@@ -174,11 +174,12 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
 
 def _check_options(config: Mapping[str, Any], place: str) -> None:
     expected = {
-        "hidden_act": ("gelu",),
+        "hidden_act": ("gelu", None),
         "position_embedding_type": ("absolute", None),
         "is_decoder": (False, None),
         "add_cross_attention": (False, None),
         "relative_attention_num_buckets": (_BUCKETS, None),
+        "pruned_heads": ({}, None),
     }
     for key, values in expected.items():
         if config.get(key) not in values:
@@ -190,8 +191,14 @@ def _check_options(config: Mapping[str, Any], place: str) -> None:
 
 def _match(network: Network, shapes: Mapping[str, Shape], directory: Path) -> dict[str, str]:
     """Return the checkpoint's name for each of ours, or raise naming every weight that does not fit."""
-    prefix = _prefix(shapes, directory)
-    present = {_modern(name.removeprefix(prefix)): name for name in shapes}
+    prefix = _prefix(network, shapes, directory)
+    present: dict[str, str] = {}
+    for name in shapes:
+        other = present.setdefault(_modern(name.removeprefix(prefix)), name)
+        if other != name:
+            raise SourceError(
+                f"{directory}: {other!r} and {name!r} are one weight under two names; expected one"
+            )
     names: dict[str, str] = {}
     faults: list[str] = []
     for ours, theirs, shape in network.parameters():
@@ -209,11 +216,13 @@ def _match(network: Network, shapes: Mapping[str, Shape], directory: Path) -> di
     return names
 
 
-def _prefix(shapes: Mapping[str, Shape], directory: Path) -> str:
+def _prefix(network: Network, shapes: Mapping[str, Shape], directory: Path) -> str:
     """Return what precedes the encoder's names: nothing, or "bert." where heads were saved with it."""
     found = [name for name in shapes if name.endswith(_WORD_EMBEDDINGS)]
-    if len(found) != 1:
-        raise SourceError(f"{directory}: expected one weight named [...]{_WORD_EMBEDDINGS}, found {found}")
+    known = [_WORD_EMBEDDINGS, f"{network.kind}.{_WORD_EMBEDDINGS}"]
+    # Under any other name transformers does not find the weights, and makes them up.
+    if len(found) != 1 or found[0] not in known:
+        raise SourceError(f"{directory}: expected one weight named {' or '.join(known)}, found {found}")
     return found[0].removesuffix(_WORD_EMBEDDINGS)
 
 

@@ -178,10 +178,14 @@ def add_declared_5(
         for key, value in {**files.config, **files.special}.items()
         if key.endswith("_token") and key not in NAMED and isinstance(value, str)
     ]
-    for token in [*named(files, defaults).values(), *more, *_additional_5(files)]:
+    names = named(files, defaults)
+    for token in [*names.values(), *more, *_additional_5(files)]:
         if _content(token) not in known:
             tokens.append(AddedToken(token, special=True) if isinstance(token, str) else token)
             known.add(_content(token))
+    contents = {_content(token) for token in names.values()}
+    for added in tokens:
+        added.special = added.special or added.content in contents
     tokenizer.add_tokens(tokens)
 
 
