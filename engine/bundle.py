@@ -92,8 +92,7 @@ class Bundle:
         if precision not in found:
             raise BundleError(
                 f"{self.directory}: no precision {precision!r}, it has {', '.join(found)}; type: "
-                f"paritas export {self.manifest.model} --precision {','.join([*found, precision])} "
-                f"--source {self._source()} --frontend {self.manifest.frontend} --out {self.directory}"
+                f"{self._command([*found, precision])}"
             )
         return found[precision]
 
@@ -102,10 +101,19 @@ class Bundle:
         modules = [MODULES] if self.manifest.contract.weighted else []
         return [TOKENIZER, graph, *variant.files, *modules]
 
-    def _source(self) -> str:
-        """The --source that gives the same checkpoint again."""
-        source = self.manifest.source
-        return source.kind if source.kind in ("hub", "package") else f"DIR (its {source.location})"
+    def _command(self, precisions: list[str]) -> str:
+        """Return what makes this bundle again, with other precisions."""
+        manifest, source = self.manifest, self.manifest.source
+        at = f"DIR (its {source.location})"
+        model, options = manifest.model, ""
+        if source.named_by == "directory":
+            model = at
+        elif source.named_by == "registry" or source.kind == "directory":
+            options = f" --source {source.kind if source.kind in ('hub', 'package') else at}"
+        if manifest.origins.get("pooling") == "--pooling":
+            options += f" --pooling {manifest.contract.pooling}"
+        asked = f"--precision {','.join(precisions)}{options} --frontend {manifest.frontend}"
+        return f"paritas export {model} {asked} --out {self.directory}"
 
     def verify(self, names: list[str] | None = None) -> None:
         """Check files against their digests.

@@ -8,7 +8,7 @@ from pathlib import Path
 from paritas import store
 from paritas.engine.bundle import MANIFEST, Bundle, digest
 from paritas.engine.checked import Checked
-from paritas.errors import BundleError, RegistryError, did_you_mean
+from paritas.errors import BundleError, NotExportedError, RegistryError, did_you_mean
 from paritas.registry import load_registry
 
 # Either makes a directory a checkpoint's.
@@ -26,21 +26,22 @@ def find(model: str | os.PathLike[str]) -> Path:
 
     Raises:
         RegistryError: none of these.
-        BundleError: not exported yet, no such directory, or a checkpoint that was changed since.
+        NotExportedError: no bundle of it yet.
+        BundleError: no such directory, or a checkpoint that was changed since.
     """
     name = os.fspath(model)
     if os.sep not in name and name not in (".", ".."):
         if _is_exported(name):
             return store.bundle_path(name)
         if name in load_registry():
-            raise BundleError(f"{name} was not exported yet; type: paritas export {name}")
+            raise NotExportedError(f"{name} was not exported yet; type: paritas export {name}")
     path = Path(name)
     if path.is_dir():
         return path if (path / MANIFEST).exists() or not is_checkpoint(path) else _exported_from(path)
     if isinstance(model, str) and store.hub_id(name) is not None:
         if _is_exported(name):
             return store.bundle_path(name)
-        raise BundleError(
+        raise NotExportedError(
             f"{name}: no such directory, and no hub id that was exported; type: paritas export {name}"
         )
     if os.sep in name or name in (".", ".."):
@@ -64,7 +65,7 @@ def _exported_from(checkpoint: Path) -> Path:
     """Return the bundle that was made from a checkpoint's directory, if the files are still those."""
     bundle_path = store.bundle_path(checkpoint)
     if not (bundle_path / MANIFEST).exists():
-        raise BundleError(f"{checkpoint}: was not exported yet; type: paritas export {checkpoint}")
+        raise NotExportedError(f"{checkpoint} was not exported yet; type: paritas export {checkpoint}")
     checked = Checked(checkpoint)
     fresh: dict[str, str] = {}
     for file, expected in Bundle(bundle_path).manifest.source.digests.items():

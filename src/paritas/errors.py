@@ -6,6 +6,7 @@
     ├── ExportError            a checkpoint cannot be turned into a bundle
     │   └── ParityError        ... because its vectors are not the checkpoint's
     ├── BundleError            a bundle is missing, incomplete or changed
+    │   └── NotExportedError   ... because nobody made it yet
     ├── RunError               onnxruntime fails while it runs a text
     ├── InputError             what the caller passed (also a ValueError)
     │   └── ShapeError         ... an array of the wrong shape or dtype
@@ -45,6 +46,10 @@ class ParityError(ExportError):
 
 class BundleError(ParitasError):
     """A bundle is missing, incomplete, changed, or lacks what was asked of it."""
+
+
+class NotExportedError(BundleError):
+    """A model is known, or may be on a hub, and has no bundle yet."""
 
 
 class RunError(ParitasError):

@@ -56,3 +56,11 @@ def bundle_path(model: str | Path) -> Path:
     else:
         folder = model.replace("/", "--")
     return home() / "bundles" / folder
+
+
+def bundles() -> list[Path]:
+    """Return the folders of the bundles that are there, by name."""
+    try:
+        return sorted(path for path in (home() / "bundles").iterdir() if not path.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

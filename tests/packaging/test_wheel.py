@@ -116,7 +116,8 @@ def test_the_source_distribution_holds_what_tests_and_a_build_need(dist: Path) -
     wanted = {"pyproject.toml", "setup.py", "models_registry.yaml", "LICENSE", "Makefile"}
     wanted |= {"src/paritas/py.typed", "tests/conftest.py", "tests/cpus/emulators.sh", "docs/int8.md"}
     assert wanted - names == set()
-    assert [name for name in names if name.endswith((".pyc", ".onnx", ".safetensors"))] == []
+    made = [name for name in names if name.endswith((".pyc", ".onnx", ".safetensors"))]
+    assert [name for name in made if not name.startswith("tests/unit/format3/")] == []
 
 
 # An environment without extras.

@@ -8,33 +8,38 @@ import click
 from msgspec import Struct
 from msgspec.structs import replace
 
+from paritas import store
 from paritas.cli.options import (
     Settings,
     as_json,
     certificate_table,
     complete_model,
-    exported,
     note,
     print_json,
     table,
 )
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle import MANIFEST, Bundle
 from paritas.engine.manifest import Quantization
 from paritas.errors import BundleError, InputError, ParitasError
-from paritas.registry import POOLINGS, PRECISIONS, Model, Precision, RoleEntry
+from paritas.registry import POOLINGS, PRECISIONS, Model, Precision, Role, RoleEntry
 
 
 @click.command()
 @as_json
 @click.pass_obj
 def models(settings: Settings, as_json: bool) -> None:
-    """List the models of the registry and which of them are exported.
+    """List the models of the registry and those exported by hub id or directory.
+
+    What an entry of the registry leaves to the checkpoint is shown once it is exported.
 
     \b
     paritas models
     paritas --registry my_models.yaml models --json
     """
-    rows = [_row(name, model) for name, model in settings.registry().items()]
+    registry = settings.registry()
+    rows = [_row(name, model, store.bundle_path(name)) for name, model in registry.items()]
+    named = {row.bundle for row in rows}
+    rows += [_row(path.name, Model(), path) for path in store.bundles() if str(path) not in named]
     if as_json:
         print_json(rows)
         return
@@ -60,7 +65,7 @@ class _Row(Struct, frozen=True):
     dim: int | None
     pooling: str | None
     normalize: bool | None
-    roles: dict[str, RoleEntry]
+    roles: dict[str, Role | RoleEntry]
     sources: list[str]
     license: str
     paper: str | None
@@ -69,25 +74,27 @@ class _Row(Struct, frozen=True):
     error: str | None
 
 
-def _row(name: str, model: Model) -> _Row:
+def _row(name: str, model: Model, path: Path) -> _Row:
     """A model and what of it lies in the store; a damaged bundle is shown, not raised: the others count."""
-    bundle, error = None, None
-    try:
-        bundle = exported(name)
-    except BundleError as fault:
-        error = str(fault)
+    manifest, error = None, None
+    if (path / MANIFEST).exists():
+        try:
+            manifest = Bundle(path).manifest
+        except BundleError as fault:
+            error = str(fault)
+    contract = manifest.contract if manifest is not None else model
     return _Row(
-        model=name,
-        network=model.network,
-        dim=model.dim,
-        pooling=model.pooling,
-        normalize=model.normalize,
-        roles=model.roles,
+        model=name if manifest is None or manifest.source.named_by == "registry" else manifest.model,
+        network=contract.network,
+        dim=contract.dim,
+        pooling=contract.pooling,
+        normalize=contract.normalize,
+        roles=dict(contract.roles),
         sources=[kind for kind in ("hub", "package") if getattr(model.sources, kind)],
         license=model.license,
         paper=model.paper,
-        bundle=str(bundle.directory) if bundle else None,
-        precisions=list(bundle.manifest.precisions) if bundle else [],
+        bundle=str(path) if manifest is not None else None,
+        precisions=list(manifest.precisions) if manifest is not None else [],
         error=error,
     )
 

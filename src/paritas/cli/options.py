@@ -12,11 +12,10 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
-from paritas import store
 from paritas.engine.bundle import Bundle
 from paritas.engine.lookup import find
 from paritas.engine.manifest import Certificate
-from paritas.errors import BundleError, ParitasError, RegistryError
+from paritas.errors import BundleError, NotExportedError, ParitasError, RegistryError
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 
 
@@ -36,7 +35,7 @@ class Settings:
             return find(model)
         except RegistryError:
             self.registry()[model]  # unknown here too: ends here, with the nearest of all names
-            raise BundleError(
+            raise NotExportedError(
                 f"{model} was not exported yet; type: paritas --registry {self.registry_path} export {model}"
             ) from None
 
@@ -158,33 +157,27 @@ def _bound(certificate: Certificate) -> str:
     return ", ".join(parts)
 
 
-def exported(name: str) -> Bundle | None:
-    """Return the store's bundle of a registry id, None where there is none."""
-    if not (store.bundle_path(name) / "manifest.json").exists():
-        return None
-    return Bundle(store.bundle_path(name))
-
-
 def find_or_export(settings: Settings, model: str, precision: Precision | Literal["auto"]) -> str:
-    """Return MODEL's bundle directory; a registry id that was not exported yet is exported now.
+    """Return MODEL's bundle directory; what was not exported yet is exported now.
 
     Raises:
         ParitasError: neither found nor exportable.
     """
-    registry = settings.registry()
-    if model not in registry:
-        return str(settings.find(model))
-    bundle = exported(model)
-    if bundle is not None:
-        if precision != "auto":
-            bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
-        return str(bundle.directory)
+    try:
+        bundle = Bundle(settings.find(model))
+    except NotExportedError:
+        return _exported_now(settings, model, ["fp32", "int8"] if precision == "auto" else [precision])
+    if precision != "auto":
+        bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
+    return str(bundle.directory)
+
+
+def _exported_now(settings: Settings, model: str, precisions: list[Precision]) -> str:
     from paritas.export import export_model
 
     note(f"{model} was not exported yet; doing that first")
-    precisions: list[Precision] = ["fp32", "int8"] if precision == "auto" else [precision]
     try:
-        made = export_model(model, precisions=precisions, registry=registry, report=note)
+        made = export_model(model, precisions=precisions, registry=settings.registry(), report=note)
     except ParitasError as error:
         raise BundleError(f"{error} (while exporting {model}; see: paritas export --help)") from error
     return str(made.directory)
