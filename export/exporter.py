@@ -288,7 +288,7 @@ class _Build:
                 if precision == "fp32":
                     raise
                 raise ExportError(
-                    f"{self.name}: {precision} cannot be made of this network, its graph does not run; "
+                    f"{self.named.name}: {precision} cannot be made of this network, its graph does not run; "
                     f"export without {precision}: {error}"
                 ) from error
             found.append(certificate)

@@ -39,7 +39,7 @@ def test_a_real_checkpoint_says_all_of_itself(name: str, zoo: Zoo, tmp_path: Pat
 
 
 def test_an_entry_that_leaves_nothing_out_changes_nothing(zoo: Zoo, tmp_path: Path) -> None:
-    """The registry's bundle and the directory's have one fingerprint: an index of one opens with the other."""
+    """Registry and directory give one fingerprint: an index of either opens with both."""
     name = "all-MiniLM-L6-v2"
     by_directory = export_model(zoo.checkpoint(name), out=tmp_path / "bundle")
     assert by_directory.fingerprint == zoo.bundle(name, "native").fingerprint

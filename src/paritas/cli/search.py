@@ -35,7 +35,10 @@ encode_with = click.option(
 @click.command()
 @click.argument("input_", metavar="INPUT")
 @click.option(
-    "--model", shell_complete=complete_model, required=True, help="A registry id or a bundle directory."
+    "--model",
+    shell_complete=complete_model,
+    required=True,
+    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
 )
 @precision_option
 @click.option("--out", metavar="INDEX", required=True, help="The index's directory.")
@@ -47,6 +50,12 @@ encode_with = click.option(
     show_default=True,
     help="How the index stores vectors.",
 )
+@click.option(
+    "--truncate-dim",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the first N channels of each vector, for models trained for it (Matryoshka).",
+)
 @as_json
 @click.pass_obj
 def index(
@@ -57,6 +66,7 @@ def index(
     out: str,
     role: str,
     dtype: ScalarType,
+    truncate_dim: int | None,
     as_json: bool,
 ) -> None:
     """Encode the documents of INPUT and make them searchable.
@@ -76,7 +86,8 @@ def index(
         raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(out))
     started = time.perf_counter()
-    with Encoder(find_or_export(settings, model, precision), precision=precision) as encoder:
+    bundle = find_or_export(settings, model, precision)
+    with Encoder(bundle, precision=precision, truncate_dim=truncate_dim) as encoder:
         built, stats = build_index(encoder, read_documents(input_), role=role, dtype=dtype)
         with built:
             built.save(out)
@@ -182,10 +193,12 @@ def _encoder(
     settings: Settings, opened: VectorIndex, model: str | None, precision: Precision | None
 ) -> Encoder:
     """Load the encoder an index was made with, or the one asked for if it fits."""
+    from paritas.engine.bundle import Bundle
     from paritas.engine.encoder import Encoder
 
-    bundle = settings.find(model) if model is not None else _origin(settings, opened)
-    encoder = Encoder(bundle, precision=precision or opened.info.precision)
+    bundle = Bundle(settings.find(model) if model is not None else _origin(settings, opened))
+    shorter = opened.info.dim if opened.info.dim < bundle.manifest.contract.dim else None
+    encoder = Encoder(bundle, precision=precision or opened.info.precision, truncate_dim=shorter)
     opened.check(encoder)
     return encoder
 

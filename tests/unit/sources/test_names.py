@@ -142,7 +142,15 @@ def test_a_model_that_was_not_exported_is_exported_by_index(hub: Hub, shell: She
     hub.commit(REPO, files_of(sentences))
     (shell.folder / "texts.txt").write_text("\n".join(TEXTS), encoding="utf-8")
     assert "2 documents" in shell.run("index", "texts.txt", "--model", REPO, "--out", "x.index")
-    assert "2 documents" in shell.run("index", "texts.txt", "--model", "./checkpoint", "--out", "y.index")
+    short = ("--truncate-dim", "8")
+    assert "2 documents" in shell.run(
+        "index", "texts.txt", "--model", "./checkpoint", "--out", "y.index", *short
+    )
+    assert json.loads((shell.folder / "y.index" / "index.json").read_text(encoding="utf-8"))["dim"] == 8
+    assert TEXTS[1] in shell.run("search", "y.index", TEXTS[1], "-k", "1")
+    assert "truncate_dim is 17; expected 1 to 16" in shell.run(
+        "index", "texts.txt", "--model", "./checkpoint", "--out", "z.index", "--truncate-dim", "17", code=2
+    )
 
 
 def test_a_repository_that_does_not_exist_is_one_line(shell: Shell, home: Path) -> None:
@@ -261,5 +269,5 @@ def test_a_missing_precision_says_how_the_bundle_was_made(sentences: Path, tmp_p
     bundle = export_model(sentences, pooling="cls", out=tmp_path / "b")
     with pytest.raises(BundleError) as caught:
         Bundle(bundle.directory).variant("int8")
-    expected = "type: paritas export DIR (its checkpoint) --precision fp32,int8 --pooling cls --frontend native --out "
-    assert expected in str(caught.value)
+    expected = "paritas export DIR (its checkpoint) --precision fp32,int8 --pooling cls --frontend native"
+    assert f"type: {expected} --out " in str(caught.value)
