@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from paritas.engine.checked import Checked
-from paritas.engine.manifest import FORMAT, MODULES, TOKENIZER, Manifest, Variant
+from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
 from paritas.errors import BundleError
 from paritas.registry import Precision, check_pooling
 
@@ -163,7 +163,7 @@ class Bundle:
 
 
 def _check_format(path: Path, data: bytes) -> None:
-    """Tell a bundle of a newer paritas from a damaged one."""
+    """Tell a bundle of a newer paritas from a damaged one, and one of format 4 from one that lost a field."""
     try:
         document: Any = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -176,6 +176,11 @@ def _check_format(path: Path, data: bytes) -> None:
         raise BundleError(
             f"{path}: bundle format {found}, this paritas reads up to {FORMAT}; type: pip install {newer}"
         )
+    contract = document.get("contract") if isinstance(document, dict) else None
+    if found == FORMAT and isinstance(contract, dict):
+        missing = [field for field in SINCE_4 if field not in contract]
+        if missing:
+            raise BundleError(f"{path}: contract: {missing[0]} is missing; export the model again")
 
 
 def file_names(directory: Path) -> set[str]:

@@ -365,8 +365,8 @@ def _check_options(
 def _dim(truncate_dim: int | None, whole: int) -> int:
     if truncate_dim is None:
         return whole
-    if not 1 <= truncate_dim <= whole:
-        raise InputError(f"truncate_dim is {truncate_dim}; expected 1 to {whole}, the width of the vectors")
+    if not isinstance(truncate_dim, int) or isinstance(truncate_dim, bool) or not 1 <= truncate_dim <= whole:
+        raise InputError(f"truncate_dim is {truncate_dim!r}; expected 1 to {whole}, the width of the vectors")
     return truncate_dim
 
 

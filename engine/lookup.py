@@ -30,6 +30,8 @@ def find(model: str | os.PathLike[str]) -> Path:
         BundleError: no such directory, or a checkpoint that was changed since.
     """
     name = os.fspath(model)
+    if not name:
+        raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
     if os.sep not in name and name not in (".", ".."):
         if _is_exported(name):
             return store.bundle_path(name)
@@ -45,7 +47,9 @@ def find(model: str | os.PathLike[str]) -> Path:
             f"{name}: no such directory, and no hub id that was exported; type: paritas export {name}"
         )
     if os.sep in name or name in (".", ".."):
-        raise BundleError(f"{name}: no such bundle directory")
+        raise BundleError(
+            f"{name}: no such bundle directory; expected one with {MANIFEST}, or a checkpoint's"
+        )
     raise RegistryError(
         f"unknown model {name!r}{did_you_mean(name, load_registry())}; a hub id is owner/name, "
         "a directory ./name"
@@ -66,9 +70,16 @@ def _exported_from(checkpoint: Path) -> Path:
     bundle_path = store.bundle_path(checkpoint)
     if not (bundle_path / MANIFEST).exists():
         raise NotExportedError(f"{checkpoint} was not exported yet; type: paritas export {checkpoint}")
+    source = Bundle(bundle_path).manifest.source
+    added = next((file for file in source.absent if (checkpoint / file).exists()), None)
+    if added is not None:
+        raise BundleError(
+            f"{checkpoint / added}: added since the bundle was made without it; type: paritas export "
+            f"{checkpoint}, or name the bundle: {bundle_path}"
+        )
     checked = Checked(checkpoint)
     fresh: dict[str, str] = {}
-    for file, expected in Bundle(bundle_path).manifest.source.digests.items():
+    for file, expected in source.digests.items():
         try:
             found = checked.digest(file) or fresh.setdefault(file, digest(checkpoint / file))
         except OSError:

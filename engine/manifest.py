@@ -72,12 +72,12 @@ class Contract(Struct, frozen=True, forbid_unknown_fields=True):
         facts: dict[str, Any] = msgspec.to_builtins(self)
         for field in msgspec.structs.fields(Contract):
             default = field.default_factory() if callable(field.default_factory) else field.default
-            if field.name in _SINCE_4 and facts[field.name] == default:
+            if field.name in SINCE_4 and facts[field.name] == default:
                 del facts[field.name]
         return facts
 
 
-_SINCE_4 = ("truncation_side", "pool_prompt", "modules")
+SINCE_4 = ("truncation_side", "pool_prompt", "modules")
 
 
 class Source(Struct, frozen=True):
@@ -89,6 +89,8 @@ class Source(Struct, frozen=True):
     revision: str | None
     digests: dict[str, str]
     """sha256 by file name"""
+    absent: list[str] = []
+    """Files that were looked for and not there: with one of them it would be another checkpoint."""
     named_by: Literal["registry", "hub", "directory"] = "registry"
     """What the model's name is: a registry id, a hub id, or the name of the checkpoint's directory."""
 

@@ -108,7 +108,8 @@ class _Agreement:
             self.origins[part or key] = stated.place
             return stated.value
         if default is None:
-            raise ExportError(f"{self.facts.directory}: no file says its {key}; write it into {entry}")
+            place = self.facts.directory / CONFIG
+            raise ExportError(f"{place}: nothing there says its {key} (hidden_size); write it into {entry}")
         self.origins[part or key] = "no file says; the default"
         return default
 
@@ -137,13 +138,13 @@ class _Agreement:
     def dim(self, pooling: str) -> Fact[int] | None:
         """Return the width of the vectors, where files tell."""
         facts = self.facts
-        if facts.truncate_dim is not None:
-            return facts.truncate_dim
+        whole = None
         if facts.head is not None and facts.head.dim is not None:
-            return facts.head.dim
-        if facts.width is None:
-            return None
-        return Fact(facts.width.value * len(pooling.split("+")), facts.width.place)
+            whole = facts.head.dim
+        elif facts.width is not None:
+            whole = Fact(facts.width.value * len(pooling.split("+")), facts.width.place)
+        cut = facts.truncate_dim
+        return cut if cut is not None and whole is not None and cut.value < whole.value else whole
 
     def roles(self) -> dict[str, Role]:
         entries = self.model.roles or dict.fromkeys(_role_names(self.facts), RoleEntry())
@@ -153,6 +154,11 @@ class _Agreement:
     def role(self, name: str, entry: RoleEntry, longest: int) -> Role:
         part = f"roles.{name}"
         length = self.length(name, entry, longest)
+        if length < _LEAST:
+            raise ExportError(
+                f"{self.origins[f'{part}.max_length']} is {length}; expected {_LEAST} tokens or more, "
+                "special ones included"
+            )
         if length > longest:
             raise ExportError(
                 f"{self.name}: {part}.max_length is {length} ({self.origins[f'{part}.max_length']}); the "
@@ -202,6 +208,8 @@ class _Agreement:
         return int(facts.config.get("type_vocab_size", 0)) > 1
 
 
+# As `registry.Role` asks for.
+_LEAST = 4
 _MAY_DIFFER = ("pooling", "normalize", "max_length", "prompt")
 
 

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import numpy as np
@@ -109,6 +110,8 @@ def export_model(
         raise ExportError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
     if calibration is not None and "int8" not in precisions:
         raise ExportError("calibration is for int8; add it to the precisions")
+    if frontend not in get_args(Frontend):
+        raise ExportError(f"unknown frontend {frontend!r}; expected {' or '.join(get_args(Frontend))}")
     collection = read_judgements(Path(judgements)) if judgements is not None else None
     if collection is not None and not ("fp32" in precisions and len(set(precisions)) > 1):
         raise ExportError("judgements compare with FP32; ask for fp32 and another precision")
@@ -327,6 +330,7 @@ class _Build:
                 location=self.checkpoint.location,
                 revision=self.checkpoint.revision,
                 digests=self.checkpoint.digests,
+                absent=self.checkpoint.absent,
                 named_by=self.named.kind,
             ),
             frontend=self.frontend,

@@ -110,13 +110,13 @@ def _norm(name: str, place: str, dim: int) -> Iterator[tuple[str, str, Shape]]:
 class Parameters:
     """A checkpoint's tensors under our names, each float32 and read when asked for."""
 
-    def __init__(self, weights: Weights, names: Mapping[str, str]) -> None:
-        self._weights, self._names = weights, names
+    def __init__(self, weights: Weights, names: Mapping[str, str], place: Path) -> None:
+        self._weights, self._names, self._place = weights, names, place
 
     def __getitem__(self, name: str) -> NDArray[np.float32]:
         value = self._weights[self._names[name]]
         if not np.isfinite(value).all():
-            raise SourceError(f"weight {self._names[name]!r} holds NaN or infinite values")
+            raise SourceError(f"{self._place}: weight {self._names[name]!r} holds NaN or infinite values")
         return value
 
 
@@ -129,13 +129,13 @@ def open_network(directory: Path) -> tuple[Network, Parameters]:
     """
     network = read_network(read_json(directory / "config.json"), str(directory / "config.json"))
     weights = open_weights(directory)
-    return network, Parameters(weights, _match(network, weights.shapes(), directory))
+    return network, Parameters(weights, _match(network, weights.shapes(), directory), directory)
 
 
 def read_network(config: Mapping[str, Any], place: str) -> Network:
     """Read the sizes from a parsed config.json; `place` names it in errors."""
     kind = config.get("model_type")
-    if kind not in _LAYER:
+    if not isinstance(kind, str) or kind not in _LAYER:
         raise ExportError(
             f"{place}: model_type is {kind!r}; the native front-end knows {', '.join(_LAYER)}; "
             "try --frontend optimum"
@@ -145,7 +145,8 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
     def size(key: str) -> int:
         value = config.get(key)
         if not isinstance(value, int) or value < 1:
-            raise SourceError(f"{place}: {key} is {value!r}; expected a positive integer")
+            found = repr(value) if key in config else "missing"
+            raise SourceError(f"{place}: {key} is {found}; expected a positive integer")
         return value
 
     eps = config.get("layer_norm_eps", 1e-12)
@@ -174,17 +175,21 @@ def read_network(config: Mapping[str, Any], place: str) -> Network:
 
 def _check_options(config: Mapping[str, Any], place: str) -> None:
     expected = {
-        "hidden_act": ("gelu", None),
-        "position_embedding_type": ("absolute", None),
-        "is_decoder": (False, None),
-        "add_cross_attention": (False, None),
-        "relative_attention_num_buckets": (_BUCKETS, None),
-        "pruned_heads": ({}, None),
+        "hidden_act": "gelu",
+        "position_embedding_type": "absolute",
+        "is_decoder": False,
+        "is_causal": False,
+        "add_cross_attention": False,
+        "chunk_size_feed_forward": 0,
+        "relative_attention_num_buckets": _BUCKETS,
+        "pruned_heads": {},
     }
-    for key, values in expected.items():
-        if config.get(key) not in values:
+    for key, value in expected.items():
+        if key in config and (
+            config[key] != value or isinstance(config[key], bool) != isinstance(value, bool)
+        ):
             raise ExportError(
-                f"{place}: {key} is {config.get(key)!r}; the native front-end knows {values[0]!r}; "
+                f"{place}: {key} is {config[key]!r}; the native front-end knows {value!r}; "
                 "try --frontend optimum"
             )
 

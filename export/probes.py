@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from paritas.engine.manifest import Contract
 from paritas.engine.tokenizer import Text, check_texts
+from paritas.errors import ExportError
 from paritas.export.second_reading.reading import SecondReading
 from paritas.registry import Role
 
@@ -141,6 +142,11 @@ def tokenized(probes: Sequence[Probe], contract: Contract, reading: SecondReadin
         if isinstance(text, str):
             text = role.prompt + text
         ids, types = map(list, reading.encode(text, role.max_length))
+        if not ids:
+            raise ExportError(
+                f"{reading.name} gives the text {probe.text!r} no token; expected special tokens around "
+                "every text, by the tokenizer's post_processor"
+            )
         found.append(Probe(probe.role, probe.text, ids, types, _prompt_tokens(contract, role, reading)))
     return found
 

@@ -274,7 +274,8 @@ def _load_torch(directory: Path) -> Any:
         options = {"local_files_only": True, "trust_remote_code": False}
         model, info = AutoModel.from_pretrained(directory, output_loading_info=True, **options)
     except (OSError, ValueError, RuntimeError) as error:
-        raise SourceError(f"{directory}: transformers cannot load it: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise SourceError(f"{directory}: transformers cannot load it: {reason}") from error
     _check_loaded(model, info, directory)
     return model.eval().float()
 

@@ -84,19 +84,51 @@ def declared(files: TokenizerFiles) -> list[AddedToken]:
     Raises:
         ExportError: an entry is no token.
     """
-    found: dict[int, AddedToken] = {}
+    return [token for _, token in sorted(_numbered(files).items())]
+
+
+def _numbered(files: TokenizerFiles) -> dict[int, AddedToken]:
+    """Return the tokens that the files give flags, by the ids there."""
     if "added_tokens_decoder" in files.config:
         place = files.place("added_tokens_decoder")
-        for number, entry in dict(files.config["added_tokens_decoder"]).items():
-            found[int(number)] = _parse(entry, place)
-        return [found[number] for number in sorted(found)]
-    special = {_content(token) for token in [*_named_values(files).values(), *additional(files)]}
+        stated = files.config["added_tokens_decoder"]
+        if not isinstance(stated, Mapping):
+            raise ExportError(f"{place} is {str(stated)[:60]}; expected an object of tokens by id")
+        return {_number(key, place): _parse(entry, place) for key, entry in stated.items()}
+    found = {}
+    values = [value for value in _named_values(files).values() if value is not None]
+    special = {_content(token) for token in [*values, *additional(files)]}
     for content, number in files.added.items():
         is_special = content in special
-        found[int(number)] = AddedToken(content, normalized=not is_special, special=is_special)
+        found[_number(number, f"{files.directory / ADDED_TOKENS}: {content}")] = AddedToken(
+            content, normalized=not is_special, special=is_special
+        )
+    place = f"{files.directory / TOKENIZER}: added_tokens"
     for entry in files.tokenizer.get("added_tokens", ()):
-        found[int(entry["id"])] = _parse(entry, f"{files.directory / TOKENIZER}: added_tokens")
-    return [found[number] for number in sorted(found)]
+        token = _parse(entry, place)
+        found[_number(entry.get("id"), place)] = token
+    return found
+
+
+def _number(value: Any, place: str) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        raise ExportError(f"{place}: {str(value)[:60]!r} is no id; expected a number") from None
+
+
+def check_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> None:
+    """Refuse ids in the files that are not those of the tokenizer.
+
+    Where transformers 4.57 makes a tokenizer of vocab.txt alone, it takes them from there; 5 does not.
+    """
+    for number, token in _numbered(files).items():
+        found = tokenizer.token_to_id(token.content)
+        if found != number:
+            raise ExportError(
+                f"{files.directory}: the added token {token.content!r} has the id {number} in the files "
+                f"beside vocab.txt, and {found} by it; make them agree"
+            )
 
 
 def named(files: TokenizerFiles, defaults: Mapping[str, str | AddedToken]) -> dict[str, str | AddedToken]:
@@ -115,6 +147,8 @@ def named(files: TokenizerFiles, defaults: Mapping[str, str | AddedToken]) -> di
             result.pop(name, None)
             continue
         token = value if isinstance(value, str) else _parse(value, files.place(name), special=True)
+        if not _content(token):
+            raise ExportError(f"{files.place(name)} is empty; expected a token, or null for none")
         default = defaults.get(name)
         if isinstance(token, str) and isinstance(default, AddedToken):  # such a class gives its names flags
             token = AddedToken(token, lstrip=default.lstrip, rstrip=default.rstrip)
@@ -130,6 +164,10 @@ def additional(files: TokenizerFiles) -> list[str | AddedToken]:
     """Return the special tokens without a name: those of both files, and the extra ones."""
     found: list[str | AddedToken] = []
     for source, file in ((files.config, TOKENIZER_CONFIG), (files.special, SPECIAL_TOKENS_MAP)):
+        stated = source.get("additional_special_tokens")
+        if stated is not None and not isinstance(stated, list):
+            place = files.directory / file
+            raise ExportError(f"{place}: additional_special_tokens is {str(stated)[:60]!r}; expected a list")
         for entry in source.get("additional_special_tokens") or ():
             token = (
                 entry
@@ -138,9 +176,16 @@ def additional(files: TokenizerFiles) -> list[str | AddedToken]:
             )
             if token not in found:
                 found.append(token)
-    extra = files.get("extra_special_tokens") or ()
-    found += list(extra.values() if isinstance(extra, Mapping) else extra)
-    return found
+    return [*found, *_extra(files)]
+
+
+def _extra(files: TokenizerFiles) -> list[str | AddedToken]:
+    """Return the tokens of the key extra_special_tokens: an object to transformers 4.57, a list to 5."""
+    stated, place = files.get("extra_special_tokens") or [], files.place("extra_special_tokens")
+    if not isinstance(stated, list | Mapping):
+        raise ExportError(f"{place} is {str(stated)[:60]!r}; expected a list")
+    values = stated.values() if isinstance(stated, Mapping) else stated
+    return [value if isinstance(value, str) else _parse(value, place, special=True) for value in values]
 
 
 def add_declared(
@@ -191,9 +236,8 @@ def add_declared_5(
 
 def _additional_5(files: TokenizerFiles) -> list[str | AddedToken]:
     """Transformers 5 takes the first of these that is there, where 4.57 takes all."""
-    extra = files.get("extra_special_tokens") or ()
-    if extra:
-        return list(extra.values() if isinstance(extra, Mapping) else extra)
+    if extra := _extra(files):
+        return extra
     source = files.config if "additional_special_tokens" in files.config else files.special
     entries = source.get("additional_special_tokens") or ()
     return [
@@ -210,7 +254,18 @@ def added_to(tokenizer: Tokenizer) -> dict[str, Added]:
     }
 
 
-def shown(entry: Added | None) -> str:
+def check_added(files: TokenizerFiles, ours: Mapping[str, Added], theirs: Mapping[str, Added]) -> None:
+    for content in [*ours, *theirs]:
+        one, other = ours.get(content), theirs.get(content)
+        if one != other:
+            raise ExportError(
+                f"{files.directory}: the added token {content!r} is {_shown(one)} to transformers 4.57, and "
+                f"{_shown(other)} to 5; name it with the same flags in {TOKENIZER} (added_tokens) and "
+                f"{TOKENIZER_CONFIG} (added_tokens_decoder)"
+            )
+
+
+def _shown(entry: Added | None) -> str:
     """Return id and flags of a token for people."""
     if entry is None:
         return "no token"
@@ -229,7 +284,7 @@ def _distinct(tokens: list[str | AddedToken]) -> Iterator[str | AddedToken]:
 def _content(token: Any) -> str:
     if isinstance(token, Mapping):
         return str(token.get("content"))
-    return token if isinstance(token, str) else str(token.content)
+    return str(token.content) if isinstance(token, AddedToken) else str(token)
 
 
 def _parse(entry: Any, place: str, *, special: bool | None = None) -> AddedToken:

@@ -18,17 +18,21 @@ from paritas.engine.manifest import Module
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.files import (
     ADAPTER,
+    CHAT_TEMPLATE,
     CONFIG,
     MODULES,
     SENTENCE_CONFIGS,
     SENTENCE_TRANSFORMERS,
     TOKENIZER_CONFIG,
     Fact,
+    brief,
     read_json,
 )
 from paritas.export.checkpoint.modules import Entry, Head, read_entries, read_head
 from paritas.export.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 
+# Names of prompts for queries or for documents: none of them is for the other side, default or not.
+_OF_ONE_SIDE = ("query", "document", "passage", "corpus")
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
 # Keys of sentence_bert_config.json, and the values under which they change nothing. Precisions below are of
 # that kind: the weights count as they lie on the disk.
@@ -48,6 +52,8 @@ _ARGUMENTS = {
     "tokenizer_args": {"model_max_length"},
     "processor_kwargs": {"model_max_length"},
 }
+# Keys of config.json.
+_ELSEWHERE = ("transformers_weights", "configuration_files", "attribute_map", "quantization_config")
 _READ = {"max_seq_length", "do_lower_case", "query_length", "document_length", "unpad_inputs"}
 
 
@@ -127,7 +133,7 @@ def read_facts(directory: Path) -> Facts:
     _refuse_part(directory, entries)
     network_directory = directory / entries[0].folder if entries else directory
     config = read_json(network_directory / CONFIG)
-    _refuse_adapter(network_directory)
+    _refuse_elsewhere(network_directory, config, bare=entries is None)
     # Without modules.json sentence-transformers reads none of the files of its own either.
     sentence, sentence_path = _sentence_config(network_directory) if entries else ({}, network_directory)
     model, model_path = _model_config(directory) if entries else ({}, directory)
@@ -159,11 +165,27 @@ def _refuse_part(directory: Path, entries: list[Entry] | None) -> None:
         raise SourceError(f"{path}: {MODULES}, which should name it, is missing from the checkpoint")
 
 
-def _refuse_adapter(directory: Path) -> None:
+def _refuse_elsewhere(directory: Path, config: Mapping[str, Any], *, bare: bool) -> None:
+    """Refuse what makes transformers read other files than those read here, or other weights of them."""
     if (directory / ADAPTER).is_file():
         raise ExportError(
             f"{directory / ADAPTER}: an adapter changes the weights; expected a checkpoint without one; "
             "merge it (peft: merge_and_unload) and save the model again"
+        )
+    for key in _ELSEWHERE:
+        if config.get(key):
+            raise ExportError(
+                f"{directory / CONFIG}: {key} is {str(config[key])[:60]}; expected no such key: what it "
+                "does is not exported"
+            )
+    tokenizer_config = directory / TOKENIZER_CONFIG
+    if bare and (directory / CHAT_TEMPLATE).is_file():
+        raise ExportError(
+            f"{directory / CHAT_TEMPLATE}: sentence-transformers renders texts by it; remove it"
+        )
+    if bare and tokenizer_config.is_file() and read_json(tokenizer_config).get("chat_template"):
+        raise ExportError(
+            f"{tokenizer_config}: chat_template: sentence-transformers renders texts by it; remove it"
         )
 
 
@@ -183,7 +205,7 @@ def _check_sentence_config(stated: Mapping[str, Any], path: Path) -> None:
         if key in _NEUTRAL:
             if value not in _NEUTRAL[key]:
                 raise ExportError(
-                    f"{path}: {key} is {value!r}; expected {_NEUTRAL[key][-1]!r}, or no such key"
+                    f"{path}: {key} is {brief(value)}; expected {_NEUTRAL[key][-1]!r}, or no such key"
                 )
         elif key in _ARGUMENTS:
             further = sorted(set(value or {}) - _ARGUMENTS[key] - {"trust_remote_code"})
@@ -201,7 +223,9 @@ def _model_config(directory: Path) -> tuple[dict[str, Any], Path]:
     path = directory / SENTENCE_TRANSFORMERS
     stated = read_json(path) if path.is_file() else {}
     if stated.get("model_type", "SentenceTransformer") != "SentenceTransformer":
-        raise ExportError(f"{path}: model_type is {stated['model_type']!r}; expected 'SentenceTransformer'")
+        raise ExportError(
+            f"{path}: model_type is {brief(stated['model_type'])}; expected 'SentenceTransformer'"
+        )
     return stated, path
 
 
@@ -243,7 +267,7 @@ def _lengths(sentence: Mapping[str, Any], path: Path) -> dict[str, Fact[int]]:
 
 def _length(value: Any, place: str) -> Fact[int]:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ExportError(f"{place} is {value!r}; expected a positive number of tokens")
+        raise ExportError(f"{place} is {brief(value)}; expected a positive number of tokens")
     return Fact(value, place)
 
 
@@ -252,12 +276,12 @@ def _truncate_dim(model: Mapping[str, Any], path: Path) -> Fact[int] | None:
     if value is None:
         return None
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ExportError(f"{path}: truncate_dim is {value!r}; expected a positive number of channels")
+        raise ExportError(f"{path}: truncate_dim is {brief(value)}; expected a positive number of channels")
     return Fact(value, f"{path}: truncate_dim")
 
 
 def _prompts(model: Mapping[str, Any], path: Path) -> dict[str, Fact[str]]:
-    stated = model.get("prompts") or {}
+    stated = model.get("prompts", {})
     if not isinstance(stated, Mapping) or not all(isinstance(text, str | None) for text in stated.values()):
         raise ExportError(f"{path}: prompts is {str(stated)[:60]}; expected an object of strings")
     return {name: Fact(text, f"{path}: prompts.{name}") for name, text in stated.items() if text is not None}
@@ -268,18 +292,20 @@ def _default_prompt(model: Mapping[str, Any], path: Path) -> Fact[str] | None:
     if name is None:
         return None
     found = _prompts(model, path)
-    if name not in found and name not in ("query", "document"):  # which sentence-transformers always has
+    if not isinstance(name, str) or (
+        name not in found and name not in ("query", "document")
+    ):  # always there to it
         raise ExportError(
-            f"{path}: default_prompt_name is {name!r}; expected one of the prompts there: "
+            f"{path}: default_prompt_name is {brief(name)}; expected one of the prompts there: "
             f"{', '.join(found) or 'none'}"
         )
-    return found.get(name)
+    return found.get(name) if name not in _OF_ONE_SIDE else None
 
 
 def _similarity(model: Mapping[str, Any], path: Path) -> Fact[str]:
     value = model.get("similarity_fn_name") or "cosine"
     if value not in _SIMILARITIES:
         raise ExportError(
-            f"{path}: similarity_fn_name is {value!r}; expected one of {', '.join(_SIMILARITIES)}"
+            f"{path}: similarity_fn_name is {brief(value)}; expected one of {', '.join(_SIMILARITIES)}"
         )
     return Fact(str(value), f"{path}: similarity_fn_name")

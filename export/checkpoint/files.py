@@ -28,6 +28,7 @@ SENTENCE_CONFIGS = (
 )
 """Of these sentence-transformers reads the first that is there and not empty."""
 ADAPTER = "adapter_config.json"
+CHAT_TEMPLATE = "chat_template.jinja"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
 PYTORCH = "pytorch_model.bin"
@@ -35,6 +36,8 @@ PYTORCH_INDEX = "pytorch_model.bin.index.json"
 
 
 T = TypeVar("T")
+
+_SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +59,14 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing from the checkpoint") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(value, dict):
         raise SourceError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def brief(value: Any) -> str:
+    """Return a value for a message: what a file holds may be of any length."""
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN else f"{shown[:_SHOWN]}..."

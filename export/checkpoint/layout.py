@@ -9,6 +9,7 @@ from paritas.errors import SourceError
 from paritas.export.checkpoint.files import (
     ADAPTER,
     ADDED_TOKENS,
+    CHAT_TEMPLATE,
     CONFIG,
     MODULES,
     PYTORCH,
@@ -26,14 +27,14 @@ from paritas.export.checkpoint.files import (
 from paritas.export.checkpoint.modules import read_entries
 from paritas.export.checkpoint.weights import shards
 
-_OPTIONAL = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, ADAPTER, *SENTENCE_CONFIGS)
+_OPTIONAL = (TOKENIZER_CONFIG, SPECIAL_TOKENS_MAP, ADDED_TOKENS, ADAPTER, CHAT_TEMPLATE, *SENTENCE_CONFIGS)
 
 Get = Callable[..., Path | None]
 """get(file, required=True) makes a file be there; returns its path, or None where there is none."""
 
 
-def collect(directory: Path, get: Get, place: str) -> list[str]:
-    """Get every file that an export reads; return their names, relative to the checkpoint.
+def collect(directory: Path, get: Get, place: str) -> tuple[list[str], list[str]]:
+    """Get every file that an export reads; return the names of those there, and of those that are not.
 
     Args:
         directory: the checkpoint's, with modules.json in it if it has one.
@@ -44,12 +45,13 @@ def collect(directory: Path, get: Get, place: str) -> list[str]:
         SourceError: there are no weights; or as `read_entries`, `shards` and `get`.
         ExportError: as `read_entries`.
     """
-    found = []
+    found: list[str] = []
+    absent: list[str] = []
 
     def take(folder: str, name: str, *, required: bool = False) -> bool:
         file = str(PurePosixPath(folder, name))
         there = get(file, required=required) is not None
-        found.extend([file] if there else [])
+        (found if there else absent).append(file)
         return there
 
     def take_weights(folder: str) -> None:
@@ -65,6 +67,7 @@ def collect(directory: Path, get: Get, place: str) -> list[str]:
             "or one of them in shards"
         )
 
+    take("", MODULES)
     entries = read_entries(directory) or []
     network = entries[0].folder if entries else ""
     take(network, CONFIG, required=True)
@@ -77,13 +80,12 @@ def collect(directory: Path, get: Get, place: str) -> list[str]:
         take(network, TOKENIZER, required=True)
     take_weights(network)
     if entries:
-        take("", MODULES)
         take("", SENTENCE_TRANSFORMERS)
     for entry in entries[1:]:
         take(entry.folder, CONFIG)
         if entry.kind in ("Dense", "LayerNorm"):
             take_weights(entry.folder)
-    return found
+    return found, absent
 
 
 def _names_a_file(path: Path) -> bool:

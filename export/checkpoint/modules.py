@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.manifest import Module
 from paritas.errors import ExportError, SourceError
-from paritas.export.checkpoint.files import CONFIG, MODULES, Fact, read_json
+from paritas.export.checkpoint.files import CONFIG, MODULES, Fact, brief, read_json
 from paritas.export.checkpoint.weights import open_weights
 from paritas.registry import POOLINGS
 
@@ -105,10 +105,11 @@ def read_entries(directory: Path) -> list[Entry] | None:
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
     entries = [_entry(item, f"{path}: [{place}]") for place, item in enumerate(stated)]
-    names = [item.get("name") for item in stated]
-    if len(set(names)) < len(names):
-        raise ExportError(f"{path}: two modules have one name; expected names that differ")
-    kinds = [entry.kind for entry in entries if entry.kind != _IDENTITY]
+    names = [str(item["name"]) for item in stated]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ExportError(f"{path}: two modules have the name {twice!r}; expected names that differ")
+    kinds = [entry.kind for entry in entries]
     further = [kind for kind in kinds[2:] if kind not in _AFTER_POOLING]
     if kinds[:2] != ["Transformer", "Pooling"] or further:
         raise ExportError(
@@ -120,16 +121,17 @@ def read_entries(directory: Path) -> list[Entry] | None:
 
 def _entry(item: Mapping[str, Any], place: str) -> Entry:
     kind, folder = item.get("type"), item.get("path")
-    if not isinstance(kind, str) or not isinstance(folder, str):
-        raise ExportError(f"{place}: expected a type and a path, got {str(dict(item))[:80]}")
+    name = item.get("name")
+    if not isinstance(kind, str) or not isinstance(folder, str) or not isinstance(name, str) or not name:
+        raise ExportError(f"{place}: expected a type, a path and a name, got {str(dict(item))[:80]}")
     if not kind.startswith(_PACKAGE):
         raise ExportError(
-            f"{place}: type is {kind!r}; expected a module of sentence-transformers: code that comes with a "
-            "checkpoint is never run"
+            f"{place}: type is {brief(kind)}; expected a module of sentence-transformers: code that "
+            "comes with a checkpoint is never run"
         )
     parts = PurePosixPath(folder).parts
     if "\\" in folder or PurePosixPath(folder).is_absolute() or ".." in parts:
-        raise ExportError(f"{place}: path is {folder!r}; expected a folder of the checkpoint")
+        raise ExportError(f"{place}: path is {brief(folder)}; expected a folder of the checkpoint")
     return Entry(kind.rpartition(".")[2], "/".join(part for part in parts if part != "."))
 
 
@@ -172,15 +174,23 @@ def _pooling(path: Path) -> tuple[Fact[str], Fact[bool]]:
     _check_keys(path, stated, _POOLING_KEYS)
     include = stated.get("include_prompt", True)
     prompt = Fact(bool(include), f"{path}: include_prompt")
+    if not {"word_embedding_dimension", "embedding_dimension"} & set(stated):
+        raise ExportError(f"{path}: embedding_dimension is missing; expected the width of the token vectors")
     named = stated.get("pooling_mode")
-    if named is not None:
-        modes, key = [named] if isinstance(named, str) else list(named), "pooling_mode"
+    if "pooling_mode" in stated:
+        modes, key = [named] if isinstance(named, str) else named, "pooling_mode"
+        if not isinstance(modes, list) or not modes:
+            raise ExportError(
+                f"{path}: pooling_mode is {brief(named)}; expected one or more of {', '.join(POOLINGS)}"
+            )
     else:
         modes = [mode for mode, flag in _FLAGS.items() if stated.get(flag)]
         key = ", ".join(_FLAGS[mode] for mode in modes) or "no pooling_mode, which means mean"
     unknown = [mode for mode in modes if mode not in POOLINGS]
     if unknown:
-        raise ExportError(f"{path}: pooling_mode is {named!r}; expected one or more of {', '.join(POOLINGS)}")
+        raise ExportError(
+            f"{path}: pooling_mode is {brief(named)}; expected one or more of {', '.join(POOLINGS)}"
+        )
     return Fact("+".join(modes) or "mean", f"{path}: {key}"), prompt
 
 
@@ -191,12 +201,12 @@ def _dense(folder: Path) -> tuple[Module, NDArray[np.float32], NDArray[np.float3
     _check_names(path)
     if stated.get("use_residual"):
         raise ExportError(
-            f"{path}: use_residual is {stated['use_residual']!r}; expected none: it is not exported"
+            f"{path}: use_residual is {brief(stated['use_residual'])}; expected none: it is not exported"
         )
     name = stated.get("activation_function", "torch.nn.modules.activation.Tanh")
     if name not in _ACTIVATIONS:
         raise ExportError(
-            f"{path}: activation_function is {name!r}; expected one of {', '.join(_ACTIVATIONS)}"
+            f"{path}: activation_function is {brief(name)}; expected one of {', '.join(_ACTIVATIONS)}"
         )
     shape = (_size(path, stated, "out_features"), _size(path, stated, "in_features"))
     names = {"linear.weight": shape, **({"linear.bias": shape[:1]} if stated.get("bias", True) else {})}
@@ -222,14 +232,14 @@ def _read(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, ND
     arrays = {name: weights[name] for name in expected}
     for name, value in arrays.items():
         if not np.isfinite(value).all():
-            raise SourceError(f"{folder}: weight {name!r} holds NaN or infinite values")
+            raise SourceError(f"{folder}: weight {brief(name)} holds NaN or infinite values")
     return arrays
 
 
 def _size(path: Path, stated: Mapping[str, Any], key: str) -> int:
     value = stated.get(key)
     if not isinstance(value, int) or value < 1:
-        raise SourceError(f"{path}: {key} is {value!r}; expected a positive integer")
+        raise SourceError(f"{path}: {key} is {brief(value)}; expected a positive integer")
     return value
 
 
@@ -247,4 +257,4 @@ def _check_names(path: Path) -> None:
     stated = read_json(path) if path.is_file() else {}
     for key in ("module_input_name", "module_output_name"):
         if stated.get(key) not in (None, "sentence_embedding"):
-            raise ExportError(f"{path}: {key} is {stated[key]!r}; expected 'sentence_embedding'")
+            raise ExportError(f"{path}: {key} is {brief(stated[key])}; expected 'sentence_embedding'")

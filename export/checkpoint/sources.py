@@ -17,7 +17,7 @@ from typing import Literal
 from paritas import store
 from paritas.engine.bundle import Bundle, digest
 from paritas.engine.lookup import is_checkpoint
-from paritas.errors import SourceError
+from paritas.errors import RegistryError, SourceError
 from paritas.export.checkpoint import hub, packages, pins
 from paritas.export.checkpoint.layout import collect
 from paritas.registry import HubSource, Model, Registry, Sources
@@ -35,7 +35,9 @@ class Checkpoint:
     location: str
     revision: str | None
     digests: dict[str, str]
-    """sha256 of configuration, tokenizer, weights and what else the registry knows, by file name"""
+    """sha256 of every file that was read, and what else the registry knows, by file name"""
+    absent: list[str]
+    """Files that were looked for and not there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,8 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
         SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
     """
     name = os.fspath(model)
+    if not name:
+        raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
     if name in registry:
         return Named(name, registry[name], source, "registry", store.bundle_path(name))
     path = Path(name)
@@ -118,7 +122,7 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
                 raise SourceError(f"{directory}: {file} missing from the checkpoint of {name}")
             return None
 
-        names = collect(directory, get, str(directory))
+        names, absent = collect(directory, get, str(directory))
         # Whatever else the registry has a digest for is checked too, if it is there.
         names += [file for file in model.digests if file not in names and (directory / file).is_file()]
         try:
@@ -128,7 +132,7 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
         pins.check_registry(name, model, digests, directory)
         if kind != DIRECTORY:  # which is the user's own, and may change
             pins.check_pins(name, revision, digests, directory)
-        yield Checkpoint(directory, kind, location, revision, digests)
+        yield Checkpoint(directory, kind, location, revision, digests, absent)
 
 
 def pin(name: str, checkpoint: Checkpoint) -> None:

@@ -72,5 +72,6 @@ def _pieces(stated: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) ->
             found.append((piece["Sequence"]["id"], piece["Sequence"]["type_id"]))
             continue
         special = piece["SpecialToken"]
-        found += [(number, special["type_id"]) for number in template["special_tokens"][special["id"]]["ids"]]
+        known = template["special_tokens"].get(special["id"], {"ids": []})
+        found += [(number, special["type_id"]) for number in known["ids"]]
     return tuple(found)

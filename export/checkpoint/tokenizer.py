@@ -9,74 +9,61 @@ differently has no vectors of its own: it is refused, with the key that makes th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers
 
 from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.checkpoint.added_tokens import (
     NORMALIZED,
-    Added,
     TokenizerFiles,
     add_declared,
     add_declared_5,
     added_to,
-    named,
+    check_added,
     read_tokenizer_files,
-    shown,
 )
-from paritas.export.checkpoint.files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, read_json
+from paritas.export.checkpoint.files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, brief, read_json
 from paritas.export.checkpoint.template import Template
-
-_BERT_TOKENS = {
-    "unk_token": "[UNK]",
-    "sep_token": "[SEP]",
-    "pad_token": "[PAD]",
-    "cls_token": "[CLS]",
-    "mask_token": "[MASK]",
-}
-
-
-def _mpnet_tokens() -> dict[str, str | AddedToken]:
-    contents = {"bos": "<s>", "eos": "</s>", "unk": "[UNK]", "sep": "</s>", "pad": "<pad>", "cls": "<s>"}
-    tokens = {
-        f"{name}_token": AddedToken(text, lstrip=False, rstrip=False) for name, text in contents.items()
-    }
-    return {**tokens, "mask_token": AddedToken("<mask>", lstrip=True, rstrip=False)}
-
-
-@dataclass(frozen=True, slots=True)
-class _Class:
-    """One of transformers' tokenizer classes that paritas knows by itself."""
-
-    defaults: Callable[[], Mapping[str, str | AddedToken]]
-    token_types: bool | None
-    """A pair's second text has token type 1 by default; None where transformers 4.57 and 5 disagree."""
-    wordpiece: bool = True
-    """It is BERT's WordPiece, which overrules tokenizer.json; else tokenizer.json alone rules."""
-    double_separator: bool = False
-    """Two of them stand between the texts of a pair."""
-
-
-_BERT = _Class(lambda: _BERT_TOKENS, token_types=True)
-_DISTILBERT = _Class(lambda: _BERT_TOKENS, token_types=False)
-_MPNET = _Class(_mpnet_tokens, token_types=False, double_separator=True)
-_ALONE = _Class(dict, token_types=None, wordpiece=False)
-_ALONE_5 = _Class(dict, token_types=False, wordpiece=False)
+from paritas.export.checkpoint.wordpiece import (
+    ALONE,
+    ALONE_5,
+    BERT,
+    DISTILBERT,
+    MPNET,
+    TokenizerClass,
+    doubt_pairs,
+    make_wordpiece,
+    parse_tokenizer,
+    read_vocabulary,
+)
 
 _CLASSES = {
-    "BertTokenizer": _BERT,
-    "ElectraTokenizer": _BERT,
-    "DistilBertTokenizer": _DISTILBERT,
-    "MPNetTokenizer": _MPNET,
-    "PreTrainedTokenizer": _ALONE,
-    "TokenizersBackend": _ALONE_5,
+    "BertTokenizer": BERT,
+    "ElectraTokenizer": BERT,
+    "DistilBertTokenizer": DISTILBERT,
+    "MPNetTokenizer": MPNET,
+    "PreTrainedTokenizer": ALONE,
+    "TokenizersBackend": ALONE_5,
 }
+# Keys by which transformers reads other files, or takes special tokens apart.
+_ELSEWHERE = (
+    "split_special_tokens",
+    "from_slow",
+    "fast_tokenizer_files",
+    "tokenizer_file",
+    "tokenizer_object",
+    "gguf_file",
+    "vocab",
+    "merges",
+)
+_INPUTS = ["input_ids", "attention_mask"]
 # A model that any tokenizer.json may have, for the sake of its other parts.
 _EMPTY = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
+# What transformers takes for no limit.
+_UNLIMITED = 1e20
 _BY_NETWORK = {
     "bert": "BertTokenizer",
     "electra": "ElectraTokenizer",
@@ -117,20 +104,24 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> TokenizerFact
     _check_keys(files)
     name, place = _class_name(files)
     known = _CLASSES.get(name)
-    raw = (directory / TOKENIZER).read_bytes() if _follows_file(files) else b""
+    if lowercase and known is not None and known.wordpiece:
+        files = _without_lowercase(files)
+    raw = json.dumps(files.tokenizer).encode() if _follows_file(files) else b""
     if known is None:
         made = _by_transformers(directory, name, place)
     elif known.wordpiece:
-        made = _wordpiece(files, known, raw)
+        made = make_wordpiece(files, known, raw)
     else:
         made = _as_it_stands(files, known, raw, place)
     if lowercase:
         _lower_first(made)
     if raw:
         _check_normalized(files, made)
-    doubt = _set_types(made, files, known)
+    doubt = doubt_pairs(files, known, made) if known is not None and known.wordpiece else None
+    doubt = _set_types(made, files, known) or doubt
+    _check_distinct(files, made)
     return TokenizerFacts(
-        content=raw if raw and _same(Tokenizer.from_str(raw.decode()), made) else _written(made),
+        content=_content(directory / TOKENIZER, made) if raw else _written(made),
         kind=f"{name} ({place})",
         truncation_side=_side(files),
         max_length=_max_length(files),
@@ -148,7 +139,7 @@ def _class_name(files: TokenizerFiles) -> tuple[str, str]:
             return str(name).removesuffix("Fast"), f"{path}: tokenizer_class"
     network = config.get("model_type")
     place = f"{config_path}: model_type"
-    if network not in _BY_NETWORK:
+    if not isinstance(network, str) or network not in _BY_NETWORK:
         return f"the tokenizer of {network!r}", place
     return _BY_NETWORK[network], place
 
@@ -161,7 +152,7 @@ def _follows_file(files: TokenizerFiles) -> bool:
         raise ExportError(
             f"{files.place('tokenizer_file')} is null, and there is no {VOCABULARY}; remove the key"
         )
-    if _vocabulary(files.directory) != files.tokenizer.get("model", {}).get("vocab"):
+    if read_vocabulary(files.directory) != files.tokenizer.get("model", {}).get("vocab"):
         raise ExportError(
             f"{files.place('tokenizer_file')} is null, so that transformers 4.57 takes {VOCABULARY}, 5 takes "
             f"{TOKENIZER}, and they hold other tokens; remove the key"
@@ -179,143 +170,30 @@ def _check_keys(files: TokenizerFiles) -> None:
         value = files.get(key, True)
         if not isinstance(value, bool) and not (may_be_null and value is None):
             expected = "true, false or null" if may_be_null else "true or false"
-            raise ExportError(f"{files.place(key)} is {value!r}; expected {expected}")
-    for key in ("split_special_tokens", "from_slow", "fast_tokenizer_files", "tokenizer_file"):
-        if files.get(key):
+            raise ExportError(f"{files.place(key)} is {brief(value)}; expected {expected}")
+    for key in _ELSEWHERE:
+        if files.get(key) and not (key == "fast_tokenizer_files" and files.get(key) == [TOKENIZER]):
             raise ExportError(
-                f"{files.place(key)} is {files.get(key)!r}; expected no such key: what it does cannot be "
-                f"put into a {TOKENIZER}; remove it, or save the tokenizer again with transformers"
+                f"{files.place(key)} is {brief(files.get(key))}; expected no such key: what it does cannot "
+                f"be put into a {TOKENIZER}; remove it, or save the tokenizer again with transformers"
             )
-    names = files.get("model_input_names")
-    if names is not None and not {"input_ids", "attention_mask"} <= set(names):
+    names = files.get("model_input_names", _INPUTS)
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ExportError(f"{files.place('model_input_names')} is {names}; expected a list of names")
+    if not set(_INPUTS) <= set(names):
         raise ExportError(
             f"{files.place('model_input_names')} is {names}; expected input_ids and attention_mask among them"
         )
 
 
-# The WordPiece classes.
-
-
-def _wordpiece(files: TokenizerFiles, known: _Class, raw: bytes) -> Tokenizer:
-    """Return BERT's or MPNet's tokenizer as transformers 4.57 makes it, if 5 makes the same."""
-    tokens = named(files, known.defaults())
-    unknown = _text(tokens.get("unk_token")) or "[UNK]"
-    chinese = files.get("tokenize_chinese_chars", True)
-    if raw:
-        made = _parsed(files.directory / TOKENIZER, raw)
-        _check_wordpiece(files, unknown)
-        if known is _MPNET:  # whose class of 4.57 takes this one from tokenizer.json
-            _agree(files, "normalizer.handle_chinese_chars", chinese)
-    else:
-        made = Tokenizer(models.WordPiece(_vocabulary(files.directory), unk_token=unknown))
-        made.pre_tokenizer, made.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece(prefix="##")
-    made.normalizer = normalizers.BertNormalizer(
-        clean_text=True,
-        handle_chinese_chars=chinese,
-        strip_accents=files.get("strip_accents"),
-        lowercase=files.get("do_lower_case", True),
-    )
-    fresh = Tokenizer(models.WordPiece(made.get_vocab(with_added_tokens=False), unk_token=unknown))
-    add_declared(made, files, known.defaults())
-    add_declared_5(fresh, files, known.defaults())
-    _check_added(files, added_to(made), added_to(fresh))
-    expected = _surroundings(files, known, made, tokens)
-    if raw:
-        _check_template(files, known, made, expected)
-    else:
-        made.post_processor = expected.processor(made)
-    return made
-
-
-def _check_wordpiece(files: TokenizerFiles, unknown: str) -> None:
-    """Refuse what 4.57 takes from tokenizer.json and 5 makes anew."""
-    for key, expected in (
-        ("model.type", "WordPiece"),
-        ("model.unk_token", unknown),
-        ("model.continuing_subword_prefix", "##"),
-        ("model.max_input_chars_per_word", 100),
-        ("normalizer.type", "BertNormalizer"),
-        ("normalizer.clean_text", True),
-        ("pre_tokenizer.type", "BertPreTokenizer"),
-    ):
-        _agree(files, key, expected)
-
-
-def _agree(files: TokenizerFiles, key: str, expected: Any) -> None:
-    part, _, name = key.partition(".")
-    found = (files.tokenizer.get(part) or {}).get(name)
-    if found != expected:
-        raise ExportError(
-            f"{files.directory / TOKENIZER}: {key} is {found!r}, which transformers 4.57 takes; 5 makes it "
-            f"{expected!r} by the class and {TOKENIZER_CONFIG}; make them agree, or name the tokenizer_class "
-            f"PreTrainedTokenizerFast if {TOKENIZER} is right"
-        )
-
-
-def _check_added(files: TokenizerFiles, ours: Mapping[str, Added], theirs: Mapping[str, Added]) -> None:
-    for content in [*ours, *theirs]:
-        one, other = ours.get(content), theirs.get(content)
-        if one != other:
-            raise ExportError(
-                f"{files.directory}: the added token {content!r} is {shown(one)} to transformers 4.57, and "
-                f"{shown(other)} to 5; name it with the same flags in {TOKENIZER} (added_tokens) and "
-                f"{TOKENIZER_CONFIG} (added_tokens_decoder)"
-            )
-
-
-def _surroundings(
-    files: TokenizerFiles, known: _Class, made: Tokenizer, tokens: Mapping[str, str | AddedToken]
-) -> Template:
-    """Return what a WordPiece class puts around texts."""
-    first, last = (made.token_to_id(_text(tokens.get(name)) or "") for name in ("cls_token", "sep_token"))
-    if first is None or last is None:
-        raise ExportError(f"{files.directory}: cls_token or sep_token is no token of the vocabulary")
-    single = ((first, 0), ("A", 0), (last, 0))
-    between = ((last, 0),) if known.double_separator else ()
-    return Template(single, (*single, *between, ("B", 1), (last, 1)))
-
-
-def _check_template(files: TokenizerFiles, known: _Class, made: Tokenizer, expected: Template) -> None:
-    own = Template.of(made)
-    if own is not None and known.token_types is False:
-        own, expected = own.without_types(), expected.without_types()
-    if own != expected:
-        raise ExportError(
-            f"{files.directory / TOKENIZER}: post_processor puts {own} around texts, which transformers 4.57 "
-            f"takes; 5 puts {expected}, by cls_token and sep_token of {TOKENIZER_CONFIG}; make them agree"
-        )
-
-
-def _vocabulary(directory: Path) -> dict[str, int]:
-    """Read vocab.txt: a token a line, its id the line's number; the last of several equal ones counts."""
-    path = directory / VOCABULARY
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            text = file.read()
-    except FileNotFoundError:
-        raise SourceError(
-            f"{directory}: {TOKENIZER} is missing from the checkpoint, and {VOCABULARY} too"
-        ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{path}: cannot be read: {error}") from error
-    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if line != line.rstrip() or "\r" in line:
-            raise ExportError(
-                f"{path}:{number}: {line!r} ends in white space, which transformers 4.57 keeps and 5 cuts "
-                "off; remove it"
-            )
-    return {line: number for number, line in enumerate(lines)}
-
-
 # Classes that follow tokenizer.json, and those that only transformers knows.
 
 
-def _as_it_stands(files: TokenizerFiles, known: _Class, raw: bytes, place: str) -> Tokenizer:
+def _as_it_stands(files: TokenizerFiles, known: TokenizerClass, raw: bytes, place: str) -> Tokenizer:
     path = files.directory / TOKENIZER
     if not raw:
         raise SourceError(f"{path}: missing from the checkpoint; {place} names a class that follows it alone")
-    made, fresh = (_parsed(path, raw) for _ in range(2))
+    made, fresh = (parse_tokenizer(path, raw) for _ in range(2))
     stated = (files.tokenizer.get("pre_tokenizer") or {}).get("add_prefix_space")
     if stated is not None and stated != files.get("add_prefix_space", False):
         raise ExportError(
@@ -326,9 +204,9 @@ def _as_it_stands(files: TokenizerFiles, known: _Class, raw: bytes, place: str) 
     defaults = {"pad_token": padding["pad_token"]} if "pad_token" in padding else {}
     add_declared(made, files, defaults)
     add_declared_5(fresh, files, defaults)
-    if known is _ALONE_5:  # which 4.57 cannot load
+    if known is ALONE_5:  # which 4.57 cannot load
         return fresh
-    _check_added(files, added_to(made), added_to(fresh))
+    check_added(files, added_to(made), added_to(fresh))
     return made
 
 
@@ -344,19 +222,8 @@ def _by_transformers(directory: Path, name: str, place: str) -> Tokenizer:
         loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         return Tokenizer.from_str(loaded.backend_tokenizer.to_str())
     except Exception as error:  # of many kinds
-        raise SourceError(f"{directory}: transformers cannot load the tokenizer: {error}") from error
-
-
-def _parsed(path: Path, raw: bytes) -> Tokenizer:
-    try:
-        return Tokenizer.from_str(raw.decode())
-    except Exception as error:  # tokenizers raises plain ones
-        import tokenizers
-
-        raise SourceError(
-            f"{path}: tokenizers {tokenizers.__version__} cannot read it: {error}; it may be of a newer "
-            "kind; type: pip install --upgrade tokenizers"
-        ) from error
+        reason = " ".join(str(error).split())[:300]
+        raise SourceError(f"{directory}: transformers cannot load the tokenizer: {reason}") from error
 
 
 def _check_normalized(files: TokenizerFiles, made: Tokenizer) -> None:
@@ -384,6 +251,33 @@ def _check_normalized(files: TokenizerFiles, made: Tokenizer) -> None:
             )
 
 
+def _without_lowercase(files: TokenizerFiles) -> TokenizerFiles:
+    """Return files without the `Lowercase` that sentence-transformers puts first and saves.
+
+    transformers 4.57 then takes what follows it from tokenizer.json, 5 makes it anew: the two must be alike.
+    """
+    stated = files.tokenizer.get("normalizer") or {}
+    parts = stated.get("normalizers", [])
+    if stated.get("type") != "Sequence" or [part.get("type") for part in parts] != [
+        "Lowercase",
+        "BertNormalizer",
+    ]:
+        return files
+    path = files.directory / TOKENIZER
+    for key, ours, default in (
+        ("do_lower_case", "lowercase", True),
+        ("strip_accents", "strip_accents", None),
+        ("tokenize_chinese_chars", "handle_chinese_chars", True),
+    ):
+        if files.get(key, default) != parts[1].get(ours):
+            raise ExportError(
+                f"{path}: normalizer.normalizers[1].{ours} is {parts[1].get(ours)!r}, which transformers "
+                f"4.57 takes; 5 makes it {files.get(key, default)!r}, by {key} of {TOKENIZER_CONFIG}; make "
+                "them agree"
+            )
+    return replace(files, tokenizer={**files.tokenizer, "normalizer": parts[1]})
+
+
 def _lower_first(made: Tokenizer) -> None:
     """Let `Lowercase`, by which accents stay, come first, unless it is there already."""
     stated = made.normalizer
@@ -395,18 +289,21 @@ def _lower_first(made: Tokenizer) -> None:
 # What the files say of types and lengths.
 
 
-def _set_types(made: Tokenizer, files: TokenizerFiles, known: _Class | None) -> str | None:
+def _set_types(made: Tokenizer, files: TokenizerFiles, known: TokenizerClass | None) -> str | None:
     """Give all tokens type 0 where the model is given no types; return why that is in doubt for pairs."""
     names = files.get("model_input_names")
     typed = "token_type_ids" in names if names is not None else known.token_types if known else True
     template = Template.of(made)
     if typed is True or template is None or template == template.without_types():
         return None
-    if typed is None and template.single == template.without_types().single:
-        return (
-            f"{files.place('model_input_names')} is missing, for which transformers 4.57 gives a pair's "
-            "second text token type 1, and 5 gives it 0; name the inputs there"
+    if typed is None:
+        doubt = (
+            f"{files.place('model_input_names')} is missing, for which transformers 4.57 gives tokens "
+            f"the types of {TOKENIZER}, and 5 gives them 0; name the inputs there"
         )
+        if template.single != template.without_types().single:
+            raise ExportError(doubt)
+        return doubt
     made.post_processor = template.without_types().processor(made)
     return None
 
@@ -415,16 +312,39 @@ def _side(files: TokenizerFiles) -> str:
     truncation = files.tokenizer.get("truncation") or {}
     side = files.get("truncation_side", str(truncation.get("direction", "Right")).lower())
     if side not in ("left", "right"):
-        raise ExportError(f"{files.place('truncation_side')} is {side!r}; expected left or right")
+        raise ExportError(f"{files.place('truncation_side')} is {brief(side)}; expected left or right")
     return str(side)
 
 
 def _max_length(files: TokenizerFiles) -> int | None:
-    stated = files.get("model_max_length", files.get("max_len"))
-    return int(stated) if stated is not None and stated < 1e20 else None
+    key = "model_max_length" if files.get("model_max_length") is not None else "max_len"
+    stated = files.get(key)
+    if stated is None or (isinstance(stated, int | float) and stated > _UNLIMITED):
+        return None
+    if not isinstance(stated, int) or isinstance(stated, bool) or stated < 1:
+        raise ExportError(f"{files.place(key)} is {brief(stated)}; expected a positive number of tokens")
+    return stated
+
+
+def _check_distinct(files: TokenizerFiles, made: Tokenizer) -> None:
+    """Refuse two tokens of one id: which of them a file keeps is left to chance."""
+    seen: dict[int, str] = {}
+    for token, number in made.get_vocab(with_added_tokens=True).items():
+        other = seen.setdefault(number, token)
+        if other != token:
+            raise ExportError(
+                f"{files.directory}: the tokens {min(token, other)!r} and {max(token, other)!r} have "
+                f"one id, {number}; expected ids that differ"
+            )
 
 
 # One tokenizer against another.
+
+
+def _content(path: Path, made: Tokenizer) -> bytes:
+    """Return the checkpoint's own tokenizer.json where it is the one in effect, else that written down."""
+    own = path.read_bytes()
+    return own if _same(parse_tokenizer(path, own), made) else _written(made)
 
 
 def _same(one: Tokenizer, other: Tokenizer) -> bool:
@@ -443,7 +363,3 @@ def _written(made: Tokenizer) -> bytes:
     made.no_truncation()
     made.no_padding()
     return str(made.to_str(pretty=True)).encode()
-
-
-def _text(token: Any) -> str | None:
-    return token if token is None or isinstance(token, str) else str(token.content)

@@ -72,9 +72,21 @@ def open_weights(directory: Path) -> Weights:
         MissingExtraError: only a pickle is there and torch is not installed.
     """
     names = weight_files(directory)
-    if not names[0].endswith(".safetensors"):
-        return _PickledWeights([directory / name for name in names])
-    return _SafetensorsWeights([directory / name for name in names])
+    paths = [directory / name for name in names]
+    weights: Weights = _PickledWeights(paths) if names[0].endswith(".bin") else _SafetensorsWeights(paths)
+    if len(names) > 1 or names[0] not in (SAFETENSORS, PYTORCH):
+        _check_index(directory, weights)
+    return weights
+
+
+def _check_index(directory: Path, weights: Weights) -> None:
+    """Refuse shards with other weights than their index says: transformers 4.57 makes up what it lacks."""
+    index = next(name for name in (SAFETENSORS_INDEX, PYTORCH_INDEX) if (directory / name).exists())
+    listed, found = set(read_json(directory / index)["weight_map"]), set(weights.shapes())
+    if listed != found:
+        name = min(listed ^ found)
+        where = "in no shard" if name in listed else "in a shard, and not listed"
+        raise SourceError(f"{directory / index}: weight_map: {name!r} is {where}; save the model again")
 
 
 class _SafetensorsWeights:
@@ -126,7 +138,7 @@ class _PickledWeights:
         tensor = self._state[name]
         if not tensor.is_floating_point():
             raise SourceError(f"weight {name!r} has dtype {tensor.dtype}; expected a float")
-        return np.asarray(tensor.float().numpy())
+        return np.asarray(tensor.detach().float().numpy())
 
 
 def _unpickled(path: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class _Files:
             options.setdefault("truncation_side", truncation.get("direction", "Right").lower())
         model = self._model(backend["model"])
         added = AddedTokens(model.vocabulary, split_special=bool(options.get("split_special_tokens")))
-        added.add([_token(entry) for entry in backend["added_tokens"]])
+        added.add([_token(entry) for entry in backend.get("added_tokens", ())])
         added.add(self._to_add(options, decoder, added.contents))
         # transformers changes the normalizer last; the added tokens stay normalized by the file's own.
         patterns = added.patterns(normalizer(backend["normalizer"]))
@@ -198,7 +198,7 @@ class _Files:
         else:
             named.update(self._special_map(named.get(_MORE_SPECIAL) or []))
             decoder = self._added_file(named)
-            for entry in self._stored["added_tokens"] if self._stored else ():
+            for entry in self._stored.get("added_tokens", ()) if self._stored else ():
                 decoder[entry["id"]] = _token(entry)
         flags = {token.content: token for token in decoder.values()}
         for key, value in named.items():

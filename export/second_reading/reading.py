@@ -66,7 +66,9 @@ class _Transformers:
                 directory, local_files_only=True, trust_remote_code=False
             )
         except Exception as error:
-            raise SourceError(f"{directory}: {self.name} cannot load its tokenizer: {error}") from error
+            raise SourceError(
+                f"{directory}: {self.name} cannot load its tokenizer: {_line(error)}"
+            ) from error
         if lowercase:
             backend = self._tokenizer.backend_tokenizer
             after = [] if backend.normalizer is None else [backend.normalizer]
@@ -75,9 +77,16 @@ class _Transformers:
     def encode(self, text: str | tuple[str, str], max_length: int) -> tuple[list[int], list[int]]:
         # As batches of one: asked for a single pair, transformers takes an empty second text for no pair.
         parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
-        found = self._tokenizer(*parts, truncation=True, max_length=max_length)
+        try:
+            found = self._tokenizer(*parts, truncation=True, max_length=max_length)
+        except Exception as error:  # of many kinds
+            raise SourceError(f"{self.name} cannot tokenise {str(text)[:60]!r}: {_line(error)}") from error
         input_ids = found["input_ids"][0]
         return input_ids, found["token_type_ids"][0] if "token_type_ids" in found else [0] * len(input_ids)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 @contextmanager

@@ -130,7 +130,8 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
 def check_pooling(pooling: str) -> str | None:
     """Return what is wrong with a pooling, None where it is one."""
-    unknown = next((part for part in pooling.split("+") if part not in POOLINGS), None)
+    parts = pooling.split("+") if isinstance(pooling, str) else [str(pooling)]
+    unknown = next((part for part in parts if part not in POOLINGS), None)
     if unknown is None:
         return None
     return (

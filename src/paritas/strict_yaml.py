@@ -21,7 +21,11 @@ def load(text: str, place: str) -> Any:
     """
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a safe loader
-    except (yaml.YAMLError, ValueError) as error:  # a date such as 2024-13-45 is a plain ValueError
+    except (
+        yaml.YAMLError,
+        ValueError,
+        RecursionError,
+    ) as error:  # a date such as 2024-13-45 is a plain ValueError
         raise RegistryError(f"{place}: not YAML: {' '.join(str(error).split())}") from error
 
 

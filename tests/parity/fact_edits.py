@@ -167,12 +167,14 @@ def pooled_by(*modes: str, **more: Any) -> Edit:
     )
 
 
-def pickled(directory: Path, *, shards: int = 1) -> None:
+def pickled(directory: Path, *, shards: int = 1, parameters: bool = False) -> None:
     import torch
 
     weights = load_file(directory / "model.safetensors")
     # Other weights, or the row could not show that these are read.
     state = {name: torch.from_numpy(value * np.float32(1.25)) for name, value in weights.items()}
+    if parameters:
+        state = {name: torch.nn.Parameter(value) for name, value in state.items()}
     (directory / "model.safetensors").unlink()
     if shards == 1:
         torch.save(state, directory / "pytorch_model.bin")

@@ -151,6 +151,32 @@ ROWS = {
     "a default prompt": Row(
         change(MODEL, prompts={"title": "how is "}, default_prompt_name="title"), roles=("title",)
     ),
+    "a default prompt for queries": Row(
+        change(MODEL, prompts={"query": "why "}, default_prompt_name="query"), roles=("query",)
+    ),
+    "its do_lower_case, saved by itself": Row(
+        both(
+            change(SENTENCE, do_lower_case=True),
+            inside(
+                BACKEND,
+                "normalizer",
+                value={
+                    "type": "Sequence",
+                    "normalizers": [
+                        {"type": "Lowercase"},
+                        {
+                            "type": "BertNormalizer",
+                            "clean_text": True,
+                            "handle_chinese_chars": True,
+                            "strip_accents": None,
+                            "lowercase": True,
+                        },
+                    ],
+                },
+            ),
+        ),
+        same=True,
+    ),
     "a prompt that is not pooled": Row(
         both(
             change(MODEL, prompts={"query": "why is: ", "document": "the city "}),
@@ -209,9 +235,11 @@ ROWS = {
         )
     ),
     "truncate_dim": Row(change(MODEL, truncate_dim=5)),
+    "truncate_dim wider than the vectors": Row(change(MODEL, truncate_dim=500), same=True),
     "a folder of its own": Row(in_a_folder, same=True),
     # Weights.
     "pytorch_model.bin": Row(pickled),
+    "parameters in pytorch_model.bin": Row(lambda d: pickled(d, parameters=True)),
     "pytorch_model.bin in shards": Row(lambda d: pickled(d, shards=3)),
     "float16": Row(stored_as("float16")),
     "bfloat16": Row(stored_as("bfloat16")),

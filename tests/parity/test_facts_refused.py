@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from tests.parity.fact_edits import (
     BACKEND,
     CONFIG,
     MODEL,
+    NEWTOK,
     POOLING,
     SENTENCE,
+    TOKENS,
     Edit,
     both,
     change,
@@ -24,11 +27,150 @@ from tests.parity.fact_edits import (
     dense,
     inside,
     modules,
+    pickled,
     remove,
+    vocabulary_alone,
     write,
 )
 
+
+def _forget_one(directory: Path) -> None:
+    path = directory / "pytorch_model.bin.index.json"
+    index = json.loads(path.read_text(encoding="utf-8"))
+    del index["weight_map"]["embeddings.LayerNorm.bias"]
+    path.write_text(json.dumps(index), encoding="utf-8")
+
+
 REFUSED: dict[str, tuple[Edit, str]] = {
+    "two tokens of one id": (
+        inside(BACKEND, "model", "vocab", "zzzz", value=46),
+        "have one id, 46; expected ids that differ",
+    ),
+    "other weights": (
+        change("config.json", transformers_weights="other.safetensors"),
+        "config.json: transformers_weights is other.safetensors",
+    ),
+    "other configurations": (
+        change("config.json", configuration_files=["config.4.0.0.json", "config.json"]),
+        "config.json: configuration_files is",
+    ),
+    "keys under other names": (
+        change("config.json", attribute_map={"num_attention_heads": "hh"}, hh=4),
+        "config.json: attribute_map is",
+    ),
+    "quantised weights": (
+        change("config.json", quantization_config={"load_in_8bit": True}),
+        "config.json: quantization_config is",
+    ),
+    "causal attention": (change("config.json", is_causal=True), "config.json: is_causal is True"),
+    "positions that two releases read differently": (
+        change("config.json", position_embedding_type=None),
+        "config.json: position_embedding_type is None",
+    ),
+    "a chunked layer": (change("config.json", chunk_size_feed_forward=4), "chunk_size_feed_forward is 4"),
+    "model_type of another kind": (change("config.json", model_type=["bert"]), "model_type is ['bert']"),
+    "no unknown token": (change(CONFIG, unk_token=None), "tokenizer_config.json: unk_token is null"),
+    "an empty unknown token": (change(CONFIG, unk_token=""), "tokenizer_config.json: unk_token is empty"),
+    "null among special tokens": (
+        both(change(TOKENS, unk_token=None), remove(CONFIG)),
+        "special_tokens_map.json: unk_token is null",
+    ),
+    "a number among special tokens": (
+        change(CONFIG, cls_token=7),
+        "tokenizer_config.json: cls_token: '7' is no token",
+    ),
+    "an unknown token that is not there": (
+        both(vocabulary_alone, change(CONFIG, unk_token="[NONE]")),
+        "tokenizer_config.json: unk_token is '[NONE]'; expected a token of the vocabulary",
+    ),
+    "another id beside vocab.txt": (
+        both(
+            vocabulary_alone,
+            change(CONFIG, added_tokens_decoder={"60": {**NEWTOK, "content": "[CLS]", "special": True}}),
+        ),
+        "the added token '[CLS]' has the id 60 in the files beside vocab.txt, and 2 by it",
+    ),
+    "white space in vocab.txt": (
+        both(vocabulary_alone, lambda d: (d / "vocab.txt").write_text("[PAD]\n[UNK] \n", encoding="utf-8")),
+        "vocab.txt:2: '[UNK] ' ends in white space",
+    ),
+    "tokens of another kind": (
+        change(CONFIG, added_tokens_decoder=None),
+        "tokenizer_config.json: added_tokens_decoder is None; expected an object",
+    ),
+    "an id that is no number": (
+        change(CONFIG, added_tokens_decoder={"x": NEWTOK}),
+        "tokenizer_config.json: added_tokens_decoder: 'x' is no id",
+    ),
+    "special tokens as a string": (
+        change(CONFIG, additional_special_tokens="newtok"),
+        "tokenizer_config.json: additional_special_tokens is 'newtok'; expected a list",
+    ),
+    "inputs of another kind": (
+        change(CONFIG, model_input_names=None),
+        "tokenizer_config.json: model_input_names is None; expected a list",
+    ),
+    "a length as a string": (
+        change(CONFIG, model_max_length="16"),
+        "tokenizer_config.json: model_max_length is '16'; expected a positive number",
+    ),
+    "a length with no room": (
+        change(SENTENCE, max_seq_length=2),
+        "sentence_bert_config.json: max_seq_length is 2; expected 4 tokens or more",
+    ),
+    "a template of unknown tokens": (
+        inside(BACKEND, "post_processor", "special_tokens", value={}),
+        "tokenizer.json",
+    ),
+    "types that two releases give single texts differently": (
+        both(
+            change(CONFIG, tokenizer_class="PreTrainedTokenizerFast"),
+            inside(BACKEND, "post_processor", "single", 1, "Sequence", "type_id", value=1),
+        ),
+        "tokenizer_config.json: model_input_names is missing",
+    ),
+    "a chat template without modules.json": (
+        lambda d: (
+            [(d / name).unlink() for name in ("modules.json", "1_Pooling/config.json")]
+            and (d / "chat_template.jinja").write_text("{{ messages }}")
+        ),
+        "chat_template.jinja: sentence-transformers renders texts by it",
+    ),
+    "nested without end": (
+        lambda d: (d / "config.json").write_text("[" * 100_000),
+        "config.json: cannot be read as JSON",
+    ),
+    "a pooling that is null": (
+        change(POOLING, pooling_mode=None),
+        "pooling_mode is None; expected one or more",
+    ),
+    "no pooling in the list": (change(POOLING, pooling_mode=[]), "pooling_mode is []; expected one or more"),
+    "pooling by a number": (change(POOLING, pooling_mode=1), "pooling_mode is 1; expected one or more"),
+    "a pooling without width": (
+        lambda d: write(d, POOLING, {"pooling_mode": "mean"}),
+        "1_Pooling/config.json: embedding_dimension is missing",
+    ),
+    "Dropout before pooling": (
+        lambda d: modules(d, "Dropout:2_Dropout", "Pooling:1_Pooling"),
+        "modules.json: the modules are Transformer, Dropout, Pooling",
+    ),
+    "a module without a name": (
+        inside("modules.json", 1, "name", value=["1"]),
+        "modules.json: [1]: expected a type",
+    ),
+    "two modules of one name": (
+        inside("modules.json", 1, "name", value="0"),
+        "modules.json: two modules have the name '0'",
+    ),
+    "no prompts": (change(MODEL, prompts=None), "config_sentence_transformers.json: prompts is None"),
+    "a default prompt of another kind": (
+        change(MODEL, default_prompt_name=["query"]),
+        "default_prompt_name is ['query']; expected one of the prompts",
+    ),
+    "shards that lack what the index does not list": (
+        lambda d: (pickled(d, shards=2), _forget_one(d)),
+        "pytorch_model.bin.index.json: weight_map: ",
+    ),
     "split_special_tokens": (
         change(CONFIG, split_special_tokens=True),
         "tokenizer_config.json: split_special_tokens is True",

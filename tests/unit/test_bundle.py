@@ -134,6 +134,7 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
     ("change", "message"),
     [
         (lambda m: m["contract"].update(stride=2), r"unknown field `stride` - at `\$\.contract`"),
+        (lambda m: m["contract"].pop("pool_prompt"), "contract: pool_prompt is missing"),
         (lambda m: m["contract"].update(dim="16"), r"Expected `int`, got `str` - at `\$\.contract\.dim`"),
         (
             lambda m: m["contract"].update(pooling="cls+men"),

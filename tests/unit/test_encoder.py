@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -390,9 +391,9 @@ def test_cut_vectors_are_the_first_channels_at_unit_length(bundles: dict[str, Bu
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", [0, -1, 17])
-def test_a_width_that_is_not_there_is_refused(bundles: dict[str, Bundle], dim: int) -> None:
-    with pytest.raises(InputError, match=f"truncate_dim is {dim}; expected 1 to 16"):
+@pytest.mark.parametrize("dim", [0, -1, 17, 2.0, True, "5"])
+def test_a_width_that_is_not_there_is_refused(bundles: dict[str, Bundle], dim: Any) -> None:
+    with pytest.raises(InputError, match=f"truncate_dim is {dim!r}; expected 1 to 16"):
         Encoder(bundles["tiny-mpnet"], truncate_dim=dim)
 
 

@@ -120,7 +120,7 @@ def test_a_size_that_is_missing_or_no_size_is_named(key: str) -> None:
     for value in (None, 0, -1, "16", 16.0):
         with pytest.raises(SourceError, match=f"{key} is {value!r}; expected a positive integer"):
             read_network({**BERT, key: value}, "config.json")
-    with pytest.raises(SourceError, match=f"{key} is None; expected a positive integer"):
+    with pytest.raises(SourceError, match=f"{key} is missing; expected a positive integer"):
         read_network({name: size for name, size in BERT.items() if name != key}, "config.json")
 
 

@@ -25,6 +25,11 @@ def test_an_unknown_model_is_answered_with_the_nearest(tmp_path: Path, tiny_regi
         export_model("tiny-brt", out=tmp_path / "out", registry=tiny_registry)
 
 
+def test_an_unknown_front_end_is_refused(tmp_path: Path, tiny_registry: Registry) -> None:
+    with pytest.raises(ExportError, match="unknown frontend 'x'; expected native or optimum"):
+        export_model("tiny-bert", frontend="x", out=tmp_path / "out", registry=tiny_registry)
+
+
 def test_an_unknown_precision_is_refused(tmp_path: Path, tiny_registry: Registry) -> None:
     with pytest.raises(ExportError, match="unknown precision 'int4'; expected fp32, fp16, int8"):
         export_model("tiny-bert", precisions=["int4"], out=tmp_path / "out", registry=tiny_registry)
@@ -120,7 +125,9 @@ def sentence_checkpoint(
     """A checkpoint as sentence-transformers writes it."""
     shutil.copytree(source, target)
     (target / "1_Pooling").mkdir()
-    (target / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    (target / "1_Pooling" / "config.json").write_text(
+        json.dumps({"embedding_dimension": 16, **pooling}), encoding="utf-8"
+    )
     (target / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
     limits = {"max_seq_length": 12, "do_lower_case": False}
     (target / "sentence_bert_config.json").write_text(json.dumps(limits), encoding="utf-8")

@@ -186,6 +186,16 @@ def test_a_checkpoint_that_changed_since_is_refused(tmp_path: Path, sentences: P
         Encoder(sentences)
 
 
+@pytest.mark.parametrize("name", ["adapter_config.json", "added_tokens.json", "special_tokens_map.json"])
+def test_a_file_added_since_is_noticed(sentences: Path, name: str) -> None:
+    export_model(sentences)
+    (sentences / name).write_text("{}", encoding="utf-8")
+    with pytest.raises(
+        BundleError, match=rf"{name}: added since the bundle was made without it; type: paritas exp"
+    ):
+        Encoder(sentences)
+
+
 def test_two_directories_of_one_name_have_a_bundle_each(tmp_path: Path) -> None:
     first, second = control(tmp_path / "a" / "model"), control(tmp_path / "b" / "model")
     assert export_model(first).directory != export_model(second).directory
@@ -214,6 +224,7 @@ def test_a_directory_comes_before_a_hub_id_and_an_id_before_both(
         ),
         ("a/b/c", SourceError, "a/b/c: no such directory"),
         ("a--b/c", SourceError, "a--b/c: no such directory"),
+        ("", RegistryError, "the model's name is empty"),
         ("all-minilm-l6-v2", RegistryError, "did you mean 'all-MiniLM-L6-v2'"),
     ],
 )
