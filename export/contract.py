@@ -171,8 +171,10 @@ class _Agreement:
                 f"{self.origins[f'{part}.prompt']} is {prompt!r}, for single texts; {part} of {self.name} "
                 "takes pairs; add to the entry: prompt: '', overrides: [prompt]"
             )
-        if entry.pair and self.facts.tokenizer.doubtful_pairs is not None and self.types_count():
-            raise ExportError(self.facts.tokenizer.doubtful_pairs)
+        tokenizer = self.facts.tokenizer
+        doubt = tokenizer.doubtful_pairs or (tokenizer.doubtful_types if self.types_count() else None)
+        if entry.pair and doubt is not None:
+            raise ExportError(doubt)
         if not prompt:
             del self.origins[f"{part}.prompt"]
         return Role(length, pair=entry.pair, default_title=entry.default_title, prompt=prompt)

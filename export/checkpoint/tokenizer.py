@@ -84,6 +84,8 @@ class TokenizerFacts:
     max_length: int | None
     """model_max_length; None where the files set no limit."""
     doubtful_pairs: str | None
+    """Why it is not certain which special tokens surround the texts of a pair; None where it is."""
+    doubtful_types: str | None
     """Why it is not certain which token types a pair has; None where it is."""
 
 
@@ -117,15 +119,16 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> TokenizerFact
         _lower_first(made)
     if raw:
         _check_normalized(files, made)
-    doubt = doubt_pairs(files, known, made) if known is not None and known.wordpiece else None
-    doubt = _set_types(made, files, known) or doubt
+    doubtful_pairs = doubt_pairs(files, known, made) if known is not None and known.wordpiece else None
+    doubtful_types = _set_types(made, files, known)
     _check_distinct(files, made)
     return TokenizerFacts(
         content=_content(directory / TOKENIZER, made) if raw else _written(made),
         kind=f"{name} ({place})",
         truncation_side=_side(files),
         max_length=_max_length(files),
-        doubtful_pairs=doubt,
+        doubtful_pairs=doubtful_pairs,
+        doubtful_types=doubtful_types,
     )
 
 

@@ -12,6 +12,7 @@ from paritas.errors import ExportError, ParitasError
 from paritas.export import export_model
 from paritas.registry import load_registry
 from tests.parity.fact_edits import (
+    BACKEND,
     CONFIG,
     MODEL,
     POOLING,
@@ -19,6 +20,7 @@ from tests.parity.fact_edits import (
     TEXTS,
     change,
     control,
+    inside,
 )
 from tests.parity.pytorch import pytorch_vectors
 
@@ -78,6 +80,18 @@ def test_token_types_of_pairs_that_two_releases_read_differently_are_refused(tmp
     with pytest.raises(ExportError, match=r"tokenizer_config\.json: model_input_names is missing"):
         export_model("mine", source=str(directory), out=tmp_path / "bundle", registry=registry)
     export_model(directory, pooling="mean", out=tmp_path / "bundle")  # no pairs, no doubt
+
+
+def test_pairs_that_two_releases_surround_differently_are_refused_where_there_are_any(tmp_path: Path) -> None:
+    directory = bare(tmp_path / "checkpoint")
+    inside(BACKEND, "post_processor", "pair", 2, "SpecialToken", "id", value="[CLS]")(directory)
+    (tmp_path / "entry.yaml").write_text(ENTRY, encoding="utf-8")
+    registry = load_registry(tmp_path / "entry.yaml")
+    with pytest.raises(
+        ExportError, match=r"tokenizer\.json: post_processor puts .* around pairs, which transformers 4"
+    ):
+        export_model("mine", source=str(directory), out=tmp_path / "bundle", registry=registry)
+    export_model(directory, pooling="mean", out=tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "max+mean"])

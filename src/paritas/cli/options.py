@@ -141,6 +141,7 @@ def _places(certificates: dict[Any, Certificate]) -> list[str]:
     return list(
         dict.fromkeys(
             f"on {certificate.cpu}, onnxruntime {certificate.versions['onnxruntime']}, {certificate.date}"
+            + (f"; tokens as {certificate.tokens} has them" if certificate.tokens else "")
             for certificate in certificates.values()
         )
     )
