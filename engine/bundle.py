@@ -21,7 +21,7 @@ PROBES = "probes.json"
 REFERENCE = "reference.npy"
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
-# thousandth where rounding tips a token (README, "What is proven").
+# thousandth where rounding tips a token (docs/certificates.md).
 # INT8 vectors are a thousandth of cosine away: near enough to rank alike, too far to mix unnoticed.
 FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float", "int8": "int8"}
 
