@@ -195,8 +195,10 @@ class _Build:
     def probes(self, reading: SecondReading) -> list[Probe]:
         """Return probes with their tokens, which the engine's were found to be, for many more texts too."""
         roles, paragraphs = self.contract.roles, built_in_texts("certificate")
-        chosen = probes(roles, paragraphs if self.calibration else (), self.tokenizer.added)
-        more = spellings(roles, self.tokenizer.added, [*paragraphs, *built_in_texts("calibration")])
+        # Those of the files too: what the engine lost, it cannot name.
+        tokens = list(dict.fromkeys([*self.facts.tokenizer.named, *self.tokenizer.added]))
+        chosen = probes(roles, paragraphs if self.calibration else (), tokens)
+        more = spellings(roles, tokens, [*paragraphs, *built_in_texts("calibration")])
         chosen, more = (tokenized(part, self.contract, reading) for part in (chosen, more))
         compare_tokens(self.tokenizer, self.contract, [*chosen, *more], self.named.name, reading.name)
         return chosen

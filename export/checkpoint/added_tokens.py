@@ -110,6 +110,13 @@ def _numbered(files: TokenizerFiles) -> dict[int, AddedToken]:
     return found
 
 
+def tokens_named(files: TokenizerFiles) -> list[str]:
+    """Return every token that the files name, whatever becomes of it: what a certificate should try."""
+    entries = [*files.tokenizer.get("added_tokens", ()), *_numbered(files).values()]
+    values = [value for value in _named_values(files).values() if value is not None]
+    return list(dict.fromkeys(_content(token) for token in [*entries, *values, *additional(files)]))
+
+
 def _number(value: Any, place: str) -> int:
     try:
         return int(value)

@@ -24,6 +24,7 @@ from paritas.export.checkpoint.added_tokens import (
     added_to,
     check_added,
     read_tokenizer_files,
+    tokens_named,
 )
 from paritas.export.checkpoint.files import CONFIG, TOKENIZER, TOKENIZER_CONFIG, VOCABULARY, brief, read_json
 from paritas.export.checkpoint.template import Template
@@ -78,6 +79,8 @@ class TokenizerFacts:
 
     content: bytes
     """The tokenizer.json that is the tokenizer in effect."""
+    named: list[str]
+    """The tokens that any of the files names."""
     kind: str
     """The class, and where it is named."""
     truncation_side: str
@@ -124,6 +127,7 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> TokenizerFact
     _check_distinct(files, made)
     return TokenizerFacts(
         content=_content(directory / TOKENIZER, made) if raw else _written(made),
+        named=tokens_named(files),
         kind=f"{name} ({place})",
         truncation_side=_side(files),
         max_length=_max_length(files),
