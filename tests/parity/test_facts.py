@@ -234,6 +234,12 @@ ROWS = {
             ),
         )
     ),
+    "Normalize before Dense alone": Row(
+        both(
+            dense("torch.nn.Identity"),
+            lambda d: modules(d, "Pooling:1_Pooling", "Normalize:3_N", "Dense:2_Dense"),
+        )
+    ),
     "truncate_dim": Row(change(MODEL, truncate_dim=5)),
     "truncate_dim wider than the vectors": Row(change(MODEL, truncate_dim=500), same=True),
     "a folder of its own": Row(in_a_folder, same=True),
@@ -296,3 +302,12 @@ def test_a_role_without_a_prompt_has_the_default_one(tmp_path: Path) -> None:
     for role in ("query", "passage"):
         found = Encoder(bundle, cache=False).encode(TEXTS, role=role)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["query", "document", "passage"])
+def test_a_default_prompt_of_one_side_is_not_for_the_other(name: str, tmp_path: Path) -> None:
+    directory = control(tmp_path / "checkpoint")
+    change(MODEL, prompts={name: "why "}, default_prompt_name=name)(directory)
+    roles = export_model(directory, out=tmp_path / "bundle").manifest.contract.roles
+    expected = {"query": {"query"}, "document": {"document", "passage"}, "passage": {"passage"}}[name]
+    assert {role for role, rule in roles.items() if rule.prompt} == expected

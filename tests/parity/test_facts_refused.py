@@ -42,6 +42,24 @@ def _forget_one(directory: Path) -> None:
 
 
 REFUSED: dict[str, tuple[Edit, str]] = {
+    "an added token in the letters of another normaliser": (
+        both(
+            inside(BACKEND, "normalizer", "lowercase", value=False),
+            inside(
+                BACKEND,
+                "added_tokens",
+                value=[{"id": 126, "special": False, **NEWTOK, "content": "Newtok", "normalized": True}],
+            ),
+        ),
+        "the added token 'Newtok' is 'Newtok' by its normalizer, which transformers 4.57 matches, and 'newtok'",
+    ),
+    "an added token with two words for it": (
+        both(
+            inside(BACKEND, "added_tokens", value=[{"id": 126, "special": False, **NEWTOK}]),
+            change(CONFIG, added_tokens_decoder={"126": {**NEWTOK, "normalized": True}}),
+        ),
+        "tokenizer.json: added_tokens: normalized of 'newtok' is False, tokenizer_config.json says True",
+    ),
     "two tokens of one id": (
         inside(BACKEND, "model", "vocab", "zzzz", value=46),
         "have one id, 46; expected ids that differ",
