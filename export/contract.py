@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from paritas.engine.manifest import Contract
-from paritas.errors import ExportError
+from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.facts import Facts
 from paritas.export.checkpoint.files import CONFIG, Fact
 from paritas.export.networks import read_network
@@ -197,8 +197,11 @@ class _Agreement:
     def longest(self) -> int:
         """Return the most tokens that the position table serves."""
         facts = self.facts
-        if self.frontend == "native":
+        try:
             return read_network(facts.config, str(facts.directory / CONFIG)).max_length
+        except (ExportError, SourceError):  # no network that is known here, which optimum does not mind
+            if self.frontend == "native":
+                raise
         positions = facts.config.get("max_position_embeddings")
         return positions if isinstance(positions, int) and positions > 0 else 1 << 30
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from paritas import files
 from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, digest, file_names
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
@@ -399,15 +400,19 @@ def _workplace(target: Path) -> Iterator[Path]:
 
 
 def _replace(work: Path, target: Path) -> None:
-    """Put the finished bundle in the target's place; a former bundle is set aside until it is."""
-    if not target.exists():
-        work.rename(target)
-        return
-    former = work.with_name(work.name.replace(".partial-", ".former-"))
-    target.rename(former)
-    try:
-        work.rename(target)
-    except BaseException:  # a signal between the two renames must not cost the former bundle either
-        former.rename(target)
-        raise
+    """Put the finished bundle in the target's place; a former bundle is set aside until it is.
+
+    One export at a time does so in a folder: another's bundle that came there meanwhile is a former one too.
+    """
+    with files.locked(target.parent):
+        if not target.exists():
+            work.rename(target)
+            return
+        former = work.with_name(work.name.replace(".partial-", ".former-"))
+        target.rename(former)
+        try:
+            work.rename(target)
+        except BaseException:  # a signal between the two renames must not cost the former bundle either
+            former.rename(target)
+            raise
     shutil.rmtree(former, ignore_errors=True)  # the new bundle is in place whatever becomes of it

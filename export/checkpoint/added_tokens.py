@@ -104,7 +104,10 @@ def _numbered(files: TokenizerFiles) -> dict[int, AddedToken]:
             content, normalized=not is_special, special=is_special
         )
     place = f"{files.directory / TOKENIZER}: added_tokens"
-    for entry in files.tokenizer.get("added_tokens", ()):
+    stated = files.tokenizer.get("added_tokens", [])
+    if not isinstance(stated, list):
+        raise ExportError(f"{place} is {str(stated)[:60]}; expected a list of tokens")
+    for entry in stated:
         token = _parse(entry, place)
         found[_number(entry.get("id"), place)] = token
     return found

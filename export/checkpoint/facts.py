@@ -208,6 +208,8 @@ def _check_sentence_config(stated: Mapping[str, Any], path: Path) -> None:
                     f"{path}: {key} is {brief(value)}; expected {_NEUTRAL[key][-1]!r}, or no such key"
                 )
         elif key in _ARGUMENTS:
+            if not isinstance(value, dict | None):
+                raise ExportError(f"{path}: {key} is {brief(value)}; expected an object")
             further = sorted(set(value or {}) - _ARGUMENTS[key] - {"trust_remote_code"})
             if further:
                 raise ExportError(

@@ -56,7 +56,10 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # such escapes may spell half a character, which no tokenizer takes
+            json.dumps(value, ensure_ascii=False).encode()
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing from the checkpoint") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -204,7 +204,7 @@ def _dense(folder: Path) -> tuple[Module, NDArray[np.float32], NDArray[np.float3
             f"{path}: use_residual is {brief(stated['use_residual'])}; expected none: it is not exported"
         )
     name = stated.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if name not in _ACTIVATIONS:
+    if not isinstance(name, str) or name not in _ACTIVATIONS:
         raise ExportError(
             f"{path}: activation_function is {brief(name)}; expected one of {', '.join(_ACTIVATIONS)}"
         )

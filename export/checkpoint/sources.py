@@ -203,6 +203,12 @@ def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Ite
 
 
 def _check_same(bundle: Bundle, directory: Path) -> None:
+    for file in bundle.manifest.source.absent:
+        if (directory / file).exists():
+            raise SourceError(
+                f"{directory / file}: the bundle was made from a checkpoint without it; "
+                "give the checkpoint it was made from"
+            )
     for file, expected in bundle.manifest.source.digests.items():
         if not (directory / file).is_file():
             raise SourceError(f"{directory / file}: missing; the bundle was made from a checkpoint with it")

@@ -109,8 +109,9 @@ def read_tokenizer(directory: Path, *, lowercase: bool = False) -> TokenizerFact
     _check_keys(files)
     name, place = _class_name(files)
     known = _CLASSES.get(name)
-    if lowercase and known is not None and known.wordpiece:
-        files = _without_lowercase(files)
+    if known is not None and known.wordpiece:
+        own, files = files, _without_lowercase(files, asked=lowercase)
+        lowercase = lowercase or files is not own
     raw = json.dumps(files.tokenizer).encode() if _follows_file(files) else b""
     if known is None:
         made = _by_transformers(directory, name, place)
@@ -258,17 +259,21 @@ def _check_normalized(files: TokenizerFiles, made: Tokenizer) -> None:
             )
 
 
-def _without_lowercase(files: TokenizerFiles) -> TokenizerFiles:
+def _without_lowercase(files: TokenizerFiles, *, asked: bool) -> TokenizerFiles:
     """Return files without the `Lowercase` that sentence-transformers puts first and saves.
 
     transformers 4.57 then takes what follows it from tokenizer.json, 5 makes it anew: the two must be alike.
+    5 also leaves `Lowercase` out where no file asks for it: no change where what follows lowers too.
     """
-    stated = files.tokenizer.get("normalizer") or {}
+    stated = files.tokenizer.get("normalizer")
+    stated = stated if isinstance(stated, dict) else {}
     parts = stated.get("normalizers", [])
     if stated.get("type") != "Sequence" or [part.get("type") for part in parts] != [
         "Lowercase",
         "BertNormalizer",
     ]:
+        return files
+    if not asked and parts[1].get("lowercase") is not True:
         return files
     path = files.directory / TOKENIZER
     for key, ours, default in (

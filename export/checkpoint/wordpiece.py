@@ -115,7 +115,8 @@ def _checkmake_wordpiece(files: TokenizerFiles, unknown: str) -> None:
 
 def _agree(files: TokenizerFiles, key: str, expected: Any) -> None:
     part, _, name = key.partition(".")
-    found = (files.tokenizer.get(part) or {}).get(name)
+    stated = files.tokenizer.get(part)
+    found = stated.get(name) if isinstance(stated, Mapping) else stated
     if found != expected:
         raise ExportError(
             f"{files.directory / TOKENIZER}: {key} is {brief(found)}, which transformers 4.57 takes; 5 makes "

@@ -105,6 +105,19 @@ def open_wordpiece(directory: Path, *, lowercase: bool = False) -> WordPiece:
     return replace(found, normalize=lambda text: after(lower(text)))
 
 
+def is_of_release_5(directory: Path) -> bool:
+    """Say whether a tokenizer's files have a form that transformers 4.57 cannot load, and 5 saves."""
+    path = directory / _CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, ValueError, RecursionError):
+        return False
+    if not isinstance(config, dict):
+        return False
+    saved_as_list = isinstance(config.get("extra_special_tokens"), list)
+    return saved_as_list or config.get("tokenizer_class") == "TokenizersBackend"
+
+
 def _unknown(path: Path, key: str, found: object, known: Sequence[str]) -> MissingExtraError:
     return MissingExtraError(
         f"{path}: {key} is {found!r}; without transformers, the tokens of a checkpoint can be checked for "
@@ -312,6 +325,9 @@ class _Files:
             vocabulary = {line.rstrip("\n"): number for number, line in enumerate(file)}
         numbers = {**vocabulary, **{token.content: number for number, token in decoder.items()}}
         first, separator = (_content(options[key]) for key in ("cls_token", "sep_token"))
+        for key, content in (("cls_token", first), ("sep_token", separator)):
+            if content not in numbers:
+                raise self._refuse(_CONFIG, key, content, ["a token of the vocabulary"])
         plain = dict.fromkeys(("lowercase", "strip_accents", "handle_chinese_chars"), False)
         basic = self._flags(options) if options.get("do_basic_tokenize", True) else plain
         kind = "RobertaProcessing" if self._class.double_separator else "BertProcessing"

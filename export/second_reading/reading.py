@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from paritas.errors import SourceError
-from paritas.export.second_reading.files import open_wordpiece
+from paritas.export.second_reading.files import is_of_release_5, open_wordpiece
 
 __all__ = ["SecondReading", "open_second_reading", "open_wordpiece"]
 
@@ -34,7 +34,7 @@ class SecondReading(Protocol):
 
 
 def open_second_reading(directory: Path, *, lowercase: bool = False) -> SecondReading:
-    """Open the tokenizer of a checkpoint: with transformers where it is installed, else in Python.
+    """Open the tokenizer of a checkpoint: with transformers where it is installed and can, else in Python.
 
     Args:
         directory: where its tokenizer lies.
@@ -46,8 +46,10 @@ def open_second_reading(directory: Path, *, lowercase: bool = False) -> SecondRe
     """
     with _quiet():
         try:
-            import transformers  # noqa: F401
+            import transformers
         except ImportError:
+            return open_wordpiece(directory, lowercase=lowercase)
+        if transformers.__version__.startswith("4.") and is_of_release_5(directory):
             return open_wordpiece(directory, lowercase=lowercase)
         return _Transformers(directory, lowercase=lowercase)
 

@@ -56,6 +56,14 @@ class Row:
     """The vectors are the control's: the fact must change nothing."""
 
 
+LOWERING = {
+    "type": "BertNormalizer",
+    "clean_text": True,
+    "handle_chinese_chars": True,
+    "strip_accents": None,
+    "lowercase": True,
+}
+
 ROWS = {
     # The tokenizer's class and case.
     "do_lower_case false": Row(change(CONFIG, do_lower_case=False)),
@@ -154,6 +162,14 @@ ROWS = {
     "a default prompt for queries": Row(
         change(MODEL, prompts={"query": "why "}, default_prompt_name="query"), roles=("query",)
     ),
+    "its Lowercase, saved without the key": Row(
+        inside(
+            BACKEND,
+            "normalizer",
+            value={"type": "Sequence", "normalizers": [{"type": "Lowercase"}, LOWERING]},
+        ),
+        same=True,
+    ),
     "its do_lower_case, saved by itself": Row(
         both(
             change(SENTENCE, do_lower_case=True),
@@ -162,16 +178,7 @@ ROWS = {
                 "normalizer",
                 value={
                     "type": "Sequence",
-                    "normalizers": [
-                        {"type": "Lowercase"},
-                        {
-                            "type": "BertNormalizer",
-                            "clean_text": True,
-                            "handle_chinese_chars": True,
-                            "strip_accents": None,
-                            "lowercase": True,
-                        },
-                    ],
+                    "normalizers": [{"type": "Lowercase"}, LOWERING],
                 },
             ),
         ),

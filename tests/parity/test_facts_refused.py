@@ -60,6 +60,26 @@ REFUSED: dict[str, tuple[Edit, str]] = {
         ),
         "tokenizer.json: added_tokens: normalized of 'newtok' is False, tokenizer_config.json says True",
     ),
+    "added tokens of another kind": (
+        inside(BACKEND, "added_tokens", value=None),
+        "tokenizer.json: added_tokens is None; expected a list",
+    ),
+    "a normaliser of another kind": (
+        inside(BACKEND, "normalizer", value=[[]]),
+        "tokenizer.json: normalizer.type is [[]]",
+    ),
+    "an activation of another kind": (
+        both(dense(None), change("2_Dense/config.json", activation_function={"type": None})),
+        "2_Dense/config.json: activation_function is {'type': None}",
+    ),
+    "arguments of another kind": (
+        change(SENTENCE, model_args=["x"]),
+        "sentence_bert_config.json: model_args is ['x']; expected an object",
+    ),
+    "half a character": (
+        lambda d: (d / MODEL).write_text('{"prompts": {"query": "\\ud800"}}', encoding="utf-8"),
+        "config_sentence_transformers.json: cannot be read as JSON",
+    ),
     "two tokens of one id": (
         inside(BACKEND, "model", "vocab", "zzzz", value=46),
         "have one id, 46; expected ids that differ",

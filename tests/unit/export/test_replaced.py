@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from paritas.engine.bundle import Bundle
 from paritas.errors import ExportError, ParityError
 from paritas.export import export_model
+from paritas.export.exporter import _replace
 from paritas.registry import (
     Registry,
 )
@@ -182,3 +184,16 @@ def test_a_place_below_a_file_cannot_be_written(
             out=tmp_path / "file" / "out",
             registry=tiny_registry,
         )
+
+
+def test_exports_of_one_place_at_the_same_moment_all_end_and_leave_one_bundle(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    works = [tmp_path / f".out.partial-{number}" for number in range(64)]
+    for work in works:
+        work.mkdir()
+        (work / "manifest.json").write_text(work.name, encoding="utf-8")
+    with ThreadPoolExecutor(16) as pool:
+        for done in [pool.submit(_replace, work, out) for work in works]:
+            done.result()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (out / "manifest.json").read_text(encoding="utf-8") in {work.name for work in works}

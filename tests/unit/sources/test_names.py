@@ -20,7 +20,7 @@ from paritas.engine.encoder import Encoder
 from paritas.engine.lookup import find
 from paritas.errors import BundleError, NotExportedError, RegistryError, SourceError
 from paritas.export import export_model
-from paritas.export.checkpoint.sources import resolve
+from paritas.export.checkpoint.sources import open_same_checkpoint, resolve
 from paritas.registry import Registry, load_registry
 from tests.parity.fact_edits import control
 from tests.unit.files import contents
@@ -204,6 +204,18 @@ def test_a_file_added_since_is_noticed(sentences: Path, name: str) -> None:
         BundleError, match=rf"{name}: added since the bundle was made without it; type: paritas exp"
     ):
         Encoder(sentences)
+
+
+def test_a_reference_with_a_file_more_is_refused(sentences: Path) -> None:
+    bundle = export_model(sentences)
+    (sentences / "added_tokens.json").write_text("{}", encoding="utf-8")
+    with (
+        pytest.raises(
+            SourceError, match=r"added_tokens\.json: the bundle was made from a checkpoint without it"
+        ),
+        open_same_checkpoint(bundle, load_registry(), str(sentences)),
+    ):
+        pass
 
 
 def test_two_directories_of_one_name_have_a_bundle_each(tmp_path: Path) -> None:
