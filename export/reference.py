@@ -316,7 +316,7 @@ def _torch_states(model: Any, probe: Probe) -> Array:
             # Too few positions, or a tokenizer of another model.
             raise ExportError(
                 f"PyTorch cannot run {len(probe.input_ids)} tokens of role {probe.role}: {error}; "
-                "max_position_embeddings of config.json may count positions that no token has: say the length in "
-                "tokenizer_config.json (model_max_length) or in a registry entry"
+                "max_position_embeddings of config.json may count positions that no token has; say the "
+                "length in tokenizer_config.json (model_max_length) or in a registry entry"
             ) from error
     return np.asarray(hidden[0].numpy(), np.float64)

@@ -208,12 +208,13 @@ def _check_sentence_config(stated: Mapping[str, Any], path: Path) -> None:
                     f"{path}: {key} is {brief(value)}; expected {_NEUTRAL[key][-1]!r}, or no such key"
                 )
         elif key in _ARGUMENTS:
-            if not isinstance(value, dict | None):
+            arguments = {} if value is None else value
+            if not isinstance(arguments, dict):
                 raise ExportError(f"{path}: {key} is {brief(value)}; expected an object")
-            further = sorted(set(value or {}) - _ARGUMENTS[key] - {"trust_remote_code"})
+            further = sorted(set(arguments) - _ARGUMENTS[key] - {"trust_remote_code"})
             if further:
                 raise ExportError(
-                    f"{path}: {key}.{further[0]} is {value[further[0]]!r}; expected no such key"
+                    f"{path}: {key}.{further[0]} is {arguments[further[0]]!r}; expected no such key"
                 )
         elif key not in _READ:
             raise ExportError(
