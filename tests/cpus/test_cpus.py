@@ -66,7 +66,11 @@ def emulate(command: list[str], bundle: Bundle, out: Path, *precisions: str) -> 
     out.mkdir()
     (out / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
     arguments = [str(bundle.directory), str(out / "texts.json"), str(out), *precisions]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False, timeout=1200)
+    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, check=False, timeout=1200, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return Outcome(
         {precision: np.load(out / f"{precision}.npy") for precision in precisions},
