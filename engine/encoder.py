@@ -4,44 +4,37 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
-from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, Bundle
-from paritas.engine.head import Head, cut
+from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
+from paritas.engine.head import Head
 from paritas.engine.lookup import find
 from paritas.engine.manifest import Contract
 from paritas.engine.memory import fit, measure, parse_size, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
-from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session, is_cpu
+from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
-from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens, check_texts
-from paritas.engine.workers import Workers
-from paritas.errors import BundleError, InputError, RunError, ShapeError
+from paritas.engine.tokenizer import Text, Tokenizer, check_texts
+from paritas.errors import BundleError, InputError, ShapeError
 from paritas.registry import PRECISIONS, Precision
 
-# Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
-# enough to hold.
-_WINDOW = 4096
-# Two windows of tokens, 8 bytes each, and what the tokenizer is at: for each token of the longest text.
-_TOKENS_BYTES = 2 * 8 * _WINDOW + CHUNK_BYTES
 # Batches after which a call gives its memory back: fewer are done sooner than it is worth.
 _BURST = 16
+# How often a progress bar moves.
+_SHOWN_S = 0.1
 
 
 class LoadedContract(Contract, frozen=True, kw_only=True):
@@ -50,19 +43,6 @@ class LoadedContract(Contract, frozen=True, kw_only=True):
     precision: Precision
     reason: str
     """Why this precision: asked for, or chosen by "auto" because of the CPU."""
-
-
-class _Window(NamedTuple):
-    """Distinct texts that are planned together."""
-
-    tokens: Tokens
-    rows: NDArray[np.int64]
-    """Where their vectors belong, (texts,)."""
-    counts: NDArray[np.int64]
-    """How often each was given, (texts,)."""
-    texts: Sequence[Text]
-    prompt_tokens: int
-    """Tokens at the beginning of each text that are not pooled."""
 
 
 class Encoder:
@@ -147,7 +127,15 @@ class Encoder:
         else:
             session, settings = self._within(limit, load, settings)
         self._settings = settings
-        self._workers: Workers | None = Workers(
+        self._stages = Stages(
+            self.contract,
+            self._tokenizer,
+            self._head,
+            self.dim,
+            settings.token_budget,
+            self.max_padding,
+        )
+        self._scheduler: Scheduler | None = Scheduler(
             session, load, threads=settings.threads, workers=settings.workers
         )
         self._process = os.getpid()
@@ -177,7 +165,7 @@ class Encoder:
             before=before,
             longest=max(role.max_length for role in self.contract.roles.values()),
             vocabulary=self._tokenizer.vocabulary,
-            tokens_bytes=_TOKENS_BYTES,
+            tokens_bytes=TOKENS_BYTES,
         )
         workers, token_budget = fit(
             needs, limit, workers=settings.workers, token_budget=settings.token_budget
@@ -230,69 +218,38 @@ class Encoder:
             BundleError: the encoder was closed, or loaded before this process was forked.
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
-        tally = Tally()
-        workers = self._open_workers()
-        checked = check_texts(_listed(texts), self._tokenizer.role(role))
-        tally.add(texts=len(checked))
-        vectors = self._output(out, len(checked))
-        repeats = Repeats(checked)
-        with _bar(len(checked), shown=progress) as advance:
-            for window in self._windows(repeats, role, tally):
-                lengths = window.tokens.lengths
-                batches = plan(lengths, token_budget=self.settings.token_budget, max_padding=self.max_padding)
-                workers.run(list(batches), partial(self._run, window, vectors, tally, advance))
-        repeats.fill(vectors)
-        if tally.batches >= _BURST:
-            workers.release()
-        self._local.stats = tally.stats()
+        scheduler = self._open_scheduler()
+        call = self._call(texts, role, out)
+        with _watched(call.tally, shown=progress) as watch:
+            vectors, stats = call.encode(scheduler, watch)
+        if stats.batches >= _BURST:
+            scheduler.release()
+        self._local.stats = stats
         return vectors
 
-    def _windows(self, repeats: Repeats, role: str, tally: Tally) -> Iterator[_Window]:
-        """Tokenise the distinct texts a window at a time, the next one while the last one runs."""
-        texts = repeats.distinct
-        prompt_tokens = 0 if self.contract.pool_prompt else self._tokenizer.prompt_tokens(role)
-        tokenize = partial(self._tokenizer.encode, role=role)
-        parts = [slice(start, start + _WINDOW) for start in range(0, len(texts), _WINDOW)]
-        with ThreadPoolExecutor(1) if len(parts) > 1 else nullcontext() as beside:
-            coming = deque[Future[Tokens]]()
-            for place, part in enumerate(parts):
-                begun = time.perf_counter()
-                tokens = coming.popleft().result() if coming else tokenize(texts[part])
-                counts = repeats.counts[part]
-                tally.add(
-                    tokens=int(tokens.lengths.sum()),
-                    truncated=int(counts[tokens.truncated].sum()),
-                    tokenize_s=time.perf_counter() - begun,
-                )
-                if beside is not None and place + 1 < len(parts):
-                    coming.append(beside.submit(tokenize, texts[parts[place + 1]]))
-                yield _Window(tokens, repeats.rows[part], counts, texts[part], prompt_tokens)
+    def submit(
+        self, texts: Iterable[Text], *, role: str, out: NDArray[np.float32] | None = None
+    ) -> Job[Encoded]:
+        """Tokenise texts in the calling thread, and return a job whose result is vectors and statistics.
 
-    def _run(
-        self,
-        window: _Window,
-        vectors: NDArray[np.float32],
-        tally: Tally,
-        advance: Callable[[int], object],
-        session: Session,
-        batch: Batch,
-    ) -> None:
-        begun = time.perf_counter()
-        input_ids, mask, type_ids = window.tokens.arrays(batch.rows, batch.length)
-        try:
-            hidden = session.run(input_ids, mask, type_ids)
-        except RunError as error:
-            raise _blamed(error, window, batch, session) from error
-        ran = time.perf_counter()
-        pooled = self._head(hidden, mask, prompt_tokens=window.prompt_tokens)
-        vectors[window.rows[batch.rows]] = cut(pooled, self.dim, normalized=self.contract.normalize)
-        tally.add(
-            batches=1,
-            padding=batch.cells - int(window.tokens.lengths[batch.rows].sum()),
-            run_s=ran - begun,
-            pool_s=time.perf_counter() - ran,
-        )
-        advance(int(window.counts[batch.rows].sum()))
+        For callers that must not wait, such as an event loop: `job.add_done_callback(...)` says when it has
+        ended, `job.result()` returns an `Encoded` or raises as `encode` does, and `job.cancel()` takes it
+        back. The tokens of all texts are held at once.
+
+        Args:
+            texts: as `encode` takes them.
+            role: likewise.
+            out: likewise; not to be read before the job has ended.
+
+        Raises:
+            InputError, ShapeError, BundleError: as `encode`.
+        """
+        return self._call(texts, role, out).submit(self._open_scheduler())
+
+    def _call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
+        tally = Tally()
+        checked = check_texts(_listed(texts), self._tokenizer.role(role))
+        return Call(self._stages, checked, role, self._output(out, len(checked)), tally)
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
         shape = (count, self.dim)
@@ -305,8 +262,8 @@ class Encoder:
             raise ShapeError("out must be C-contiguous and writeable")
         return out
 
-    def _open_workers(self) -> Workers:
-        if self._workers is None:
+    def _open_scheduler(self) -> Scheduler:
+        if self._scheduler is None:
             raise BundleError(f"the encoder of {self.bundle.directory} was closed")
         # A forked child has the session but none of its threads: a run would wait for them for ever, and
         # so would freeing the session.
@@ -315,11 +272,11 @@ class Encoder:
                 f"the encoder of {self.bundle.directory} was loaded before this process was forked; load it "
                 "in each process (a server: after the fork), or pickle it to spawned ones"
             )
-        return self._workers
+        return self._scheduler
 
     def close(self) -> None:
         """Release the sessions and their memory; runs under way in other threads finish first."""
-        self._workers = None
+        self._scheduler = None
 
     def __enter__(self) -> Encoder:
         return self
@@ -370,22 +327,6 @@ def _dim(truncate_dim: int | None, whole: int) -> int:
     return truncate_dim
 
 
-def _blamed(error: RunError, window: _Window, batch: Batch, session: Session) -> RunError:
-    """Return the error with the text that causes it: the first that fails alone, else the whole batch."""
-    for row in batch.rows:
-        tokens = window.tokens.arrays(np.array([row]), int(window.tokens.lengths[row]))
-        try:
-            session.run(*tokens)
-        except RunError as own:
-            shown = repr(window.texts[row])[:60]
-            return RunError(
-                f"text {window.rows[row]}, {shown} ({tokens[0].shape[1]} tokens, the highest id "
-                f"{tokens[0].max()}): {own}"
-            )
-    places = ", ".join(str(place) for place in window.rows[batch.rows][:8])
-    return RunError(f"texts {places} together ({len(batch.rows)} of {batch.length} tokens): {error}")
-
-
 def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:
     if memory_limit is None:
         return None
@@ -395,21 +336,27 @@ def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:
 
 
 @contextmanager
-def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """Yield what is called, from any thread, with the number of texts done."""
+def _watched(tally: Tally, *, shown: bool) -> Iterator[Callable[[Job[None]], object]]:
+    """Yield what waits for a job; where shown, with a bar on standard error of the texts done.
+
+    The bar moves in the caller's thread: it has locks, and the scheduler's threads take none that a caller
+    may hold.
+    """
     if not shown:
-        yield lambda _done: None
+        yield Job.result
         return
     from tqdm import tqdm  # here, for it takes 55 ms to import
 
-    lock = threading.Lock()
-    with tqdm(total=total, unit=" texts") as bar:
+    with tqdm(total=tally.texts, unit=" texts") as bar:
 
-        def advance(done: int) -> None:
-            with lock:
-                bar.update(done)
+        def watch(job: Job[None]) -> None:
+            ended = False
+            while not ended:
+                ended = job.wait(_SHOWN_S)
+                bar.update(tally.done - bar.n)
+            job.result()
 
-        yield advance
+        yield watch
 
 
 def _listed(texts: Iterable[Text]) -> Sequence[Any]:

@@ -48,11 +48,14 @@ class Tally:
         self._begun = time.perf_counter()
         self._lock = threading.Lock()
         self._stats = EncodeStats(0, 0, 0, 0, 0, 0.0, 0.0, 0.0, 0.0)
+        self.done = 0
+        """Texts whose vectors are there."""
 
     def add(
         self,
         *,
         texts: int = 0,
+        done: int = 0,
         tokens: int = 0,
         truncated: int = 0,
         padding: int = 0,
@@ -61,15 +64,16 @@ class Tally:
         run_s: float = 0.0,
         pool_s: float = 0.0,
     ) -> None:
-        """Add what was done, by the names of `EncodeStats`."""
-        done = EncodeStats(texts, tokens, truncated, padding, batches, tokenize_s, run_s, pool_s, 0.0)
+        """Add what was done, by the names of `EncodeStats` and of this class."""
+        more = EncodeStats(texts, tokens, truncated, padding, batches, tokenize_s, run_s, pool_s, 0.0)
         with self._lock:
-            self._stats += done
+            self._stats += more
+            self.done += done
 
     @property
-    def batches(self) -> int:
-        """Batches so far."""
-        return self._stats.batches
+    def texts(self) -> int:
+        """Texts given."""
+        return self._stats.texts
 
     def stats(self) -> EncodeStats:
         """Return what was added, and the time since this object was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import pickle
 import shutil
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine import encoder as encoder_module
+from paritas.engine import call
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import Session
@@ -195,7 +196,7 @@ def test_a_pair_is_no_repeat_of_another_pair(bert: Encoder) -> None:
 def test_windows_are_tokenised_while_others_run(mpnet: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = [f"river {number} {'north ' * (number % 9)}" for number in range(100)]
     expected = mpnet.encode(texts, role="query")
-    monkeypatch.setattr(encoder_module, "_WINDOW", 16)
+    monkeypatch.setattr(call, "WINDOW", 16)
     assert np.array_equal(
         mpnet.encode(texts + texts[::-1], role="query"), np.vstack([expected, expected[::-1]])
     )
@@ -210,6 +211,47 @@ def test_stats_are_each_threads_own(mpnet: Encoder) -> None:
         pool.submit(mpnet.encode, ["a", "b"], role="query").result()
     assert mpnet.last_stats is not None
     assert mpnet.last_stats.texts == 1
+
+
+def test_a_job_returns_vectors_and_its_own_stats(mpnet: Encoder) -> None:
+    texts = ["the river", "a city by the river", "the river"]
+    vectors, stats = mpnet.submit(texts, role="query").result()
+    assert np.array_equal(vectors, mpnet.encode(texts, role="query"))
+    assert (stats.texts, stats.batches) == (3, 2)
+
+
+def test_a_job_fills_the_array_given(mpnet: Encoder) -> None:
+    out = np.zeros((2, 16), np.float32)
+    job = mpnet.submit(["the river", "a city"], role="query", out=out)
+    assert job.result().vectors is out
+    assert np.array_equal(out, mpnet.encode(["the river", "a city"], role="query"))
+
+
+def test_a_job_of_no_texts_has_ended(mpnet: Encoder) -> None:
+    assert mpnet.submit([], role="query").result().vectors.shape == (0, 16)
+
+
+def test_jobs_tell_an_event_loop(mpnet: Encoder) -> None:
+    async def encode(text: str) -> Any:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        job = mpnet.submit([text], role="query")
+        job.add_done_callback(lambda _job: loop.call_soon_threadsafe(ended.set))
+        await ended.wait()
+        return job.result().vectors[0]
+
+    async def encode_all() -> list[Any]:
+        return await asyncio.gather(*(encode(text) for text in texts))
+
+    texts = [f"river {number}" for number in range(50)]
+    assert np.array_equal(asyncio.run(encode_all()), mpnet.encode(texts, role="query"))
+
+
+def test_an_error_in_a_job_is_raised_by_its_result(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = failing(bundles["tiny-mpnet"], monkeypatch).submit(["the sky"], role="query")
+    with pytest.raises(RunError, match="text 0, 'the sky'"):
+        job.result()
 
 
 def test_padding_is_counted_and_harmless(bundles: dict[str, Bundle], mpnet: Encoder) -> None:
@@ -419,7 +461,9 @@ def failing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **options: int) -> 
     """An encoder whose sessions refuse the word "sky"."""
     encoder = Encoder(bundle, workers=1)
     sky = encoder._tokenizer.tokens["sky"]
-    monkeypatch.setattr(encoder._workers, "_alone", Failing(encoder._workers._alone, sky, **options))
+    assert encoder._scheduler is not None
+    slots = encoder._scheduler._slots
+    monkeypatch.setattr(slots, "alone", Failing(slots.alone, sky, **options))
     return encoder
 
 
@@ -444,7 +488,8 @@ def test_texts_that_fail_only_together_are_named_together(
 
 
 def test_the_real_onnxruntime_error_becomes_ours(mpnet: Encoder) -> None:
-    session = mpnet._workers._alone
+    assert mpnet._scheduler is not None
+    session = mpnet._scheduler._slots.alone
     ids = np.full((1, 3), 10_000, np.int64)
     with pytest.raises(RunError, match=r"onnxruntime cannot run it: .*10000"):
         session.run(ids, np.ones_like(ids), np.zeros_like(ids))

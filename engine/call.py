@@ -1,0 +1,178 @@
+"""One call's way through the stages: tokenise, plan batches, run, pool and normalise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.engine.batching import Batch, plan
+from paritas.engine.head import Head, cut
+from paritas.engine.manifest import Contract
+from paritas.engine.repeats import Repeats
+from paritas.engine.runtime import Session
+from paritas.engine.scheduler import Job, Scheduler
+from paritas.engine.stats import EncodeStats, Tally
+from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
+from paritas.errors import RunError
+
+# Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
+# enough to hold.
+WINDOW = 4096
+# Two windows of tokens, 8 bytes each, and what the tokenizer is at: for each token of the longest text.
+TOKENS_BYTES = 2 * 8 * WINDOW + CHUNK_BYTES
+
+
+class Encoded(NamedTuple):
+    """What a call returns."""
+
+    vectors: NDArray[np.float32]
+    """(texts, dim), in the order given."""
+    stats: EncodeStats
+
+
+class Window(NamedTuple):
+    """Distinct texts that are planned together."""
+
+    tokens: Tokens
+    rows: NDArray[np.int64]
+    """Where their vectors belong, (texts,)."""
+    counts: NDArray[np.int64]
+    """How often each was given, (texts,)."""
+    texts: Sequence[Text]
+    prompt_tokens: int
+    """Tokens at the beginning of each text that are not pooled."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What every call of one encoder goes through."""
+
+    contract: Contract
+    tokenizer: Tokenizer
+    head: Head
+    dim: int
+    token_budget: int
+    max_padding: float
+
+    def plan(self, window: Window) -> Iterator[Batch]:
+        """Yield a window's batches, longest texts first."""
+        return plan(window.tokens.lengths, token_budget=self.token_budget, max_padding=self.max_padding)
+
+    def vectors(self, window: Window, session: Session, batch: Batch) -> tuple[NDArray[np.float32], float]:
+        """Run a batch, pool and normalise; return float32, (batch, dim), and the seconds in onnxruntime.
+
+        Raises:
+            RunError: onnxruntime cannot run it; the message names the text.
+        """
+        input_ids, mask, type_ids = window.tokens.arrays(batch.rows, batch.length)
+        begun = time.perf_counter()
+        try:
+            hidden = session.run(input_ids, mask, type_ids)
+        except RunError as error:
+            raise _blamed(error, window, batch, session) from error
+        run_s = time.perf_counter() - begun
+        pooled = self.head(hidden, mask, prompt_tokens=window.prompt_tokens)
+        return cut(pooled, self.dim, normalized=self.contract.normalize), run_s
+
+
+class Call:
+    """Texts of one role on their way, and the array their vectors go to."""
+
+    def __init__(
+        self, stages: Stages, texts: Sequence[Text], role: str, vectors: NDArray[np.float32], tally: Tally
+    ) -> None:
+        """Begin.
+
+        Args:
+            stages: the encoder's.
+            texts: as `check_texts` returns them.
+            role: of all of them.
+            vectors: float32, (texts, dim), to be filled.
+            tally: what was done so far.
+        """
+        self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
+        self._repeats = Repeats(texts)
+        tally.add(texts=len(texts))
+
+    def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
+        """Run all of it, tokenising each window while the one before it runs.
+
+        Args:
+            scheduler: where it runs.
+            watch: called with each window's job; returns when that has ended.
+        """
+        before: Job[None] | None = None
+        try:
+            for window in self._windows():
+                if before is not None:
+                    watch(before)
+                before = Job(self._stages.plan(window), partial(self._run, window), lambda: None)
+                scheduler.start(before)
+            if before is not None:
+                watch(before)
+        except BaseException:
+            if before is not None:
+                before.cancel()  # returns when nothing writes to the caller's array any longer
+            raise
+        return self._finish()
+
+    def submit(self, scheduler: Scheduler) -> Job[Encoded]:
+        """Tokenise all of it here and now, and return what runs the rest."""
+        texts = self._repeats.distinct
+        window = self._window(slice(0, len(texts)))
+        return scheduler.submit(self._stages.plan(window), partial(self._run, window), self._finish)
+
+    def _windows(self) -> Iterator[Window]:
+        for start in range(0, len(self._repeats.distinct), WINDOW):
+            yield self._window(slice(start, start + WINDOW))
+
+    def _window(self, part: slice) -> Window:
+        begun = time.perf_counter()
+        tokenizer, contract = self._stages.tokenizer, self._stages.contract
+        texts, counts = self._repeats.distinct[part], self._repeats.counts[part]
+        prompt_tokens = 0 if contract.pool_prompt else tokenizer.prompt_tokens(self._role)
+        tokens = tokenizer.encode(texts, self._role)
+        self.tally.add(
+            tokens=int(tokens.lengths.sum()),
+            truncated=int(counts[tokens.truncated].sum()),
+            tokenize_s=time.perf_counter() - begun,
+        )
+        return Window(tokens, self._repeats.rows[part], counts, texts, prompt_tokens)
+
+    def _run(self, window: Window, session: Session, batch: Batch) -> None:
+        begun = time.perf_counter()
+        vectors, run_s = self._stages.vectors(window, session, batch)
+        self._vectors[window.rows[batch.rows]] = vectors
+        self.tally.add(
+            batches=1,
+            done=int(window.counts[batch.rows].sum()),
+            padding=batch.cells - int(window.tokens.lengths[batch.rows].sum()),
+            run_s=run_s,
+            pool_s=time.perf_counter() - begun - run_s,
+        )
+
+    def _finish(self) -> Encoded:
+        self._repeats.fill(self._vectors)
+        return Encoded(self._vectors, self.tally.stats())
+
+
+def _blamed(error: RunError, window: Window, batch: Batch, session: Session) -> RunError:
+    """Return the error with the text that causes it: the first that fails alone, else the whole batch."""
+    for row in batch.rows:
+        tokens = window.tokens.arrays(np.array([row]), int(window.tokens.lengths[row]))
+        try:
+            session.run(*tokens)
+        except RunError as own:
+            shown = repr(window.texts[row])[:60]
+            return RunError(
+                f"text {window.rows[row]}, {shown} ({tokens[0].shape[1]} tokens, the highest id "
+                f"{tokens[0].max()}): {own}"
+            )
+    places = ", ".join(str(place) for place in window.rows[batch.rows][:8])
+    return RunError(f"texts {places} together ({len(batch.rows)} of {batch.length} tokens): {error}")
