@@ -125,14 +125,15 @@ class Call:
     def submit(self, scheduler: Scheduler) -> Job[Encoded]:
         """Tokenise all of it here and now, and return what runs the rest."""
         texts = self._repeats.distinct
-        window = self._window(slice(0, len(texts)))
+        window = self.window(slice(0, len(texts)))
         return scheduler.submit(self._stages.plan(window), partial(self._run, window), self._finish)
 
     def _windows(self) -> Iterator[Window]:
         for start in range(0, len(self._repeats.distinct), WINDOW):
-            yield self._window(slice(start, start + WINDOW))
+            yield self.window(slice(start, start + WINDOW))
 
-    def _window(self, part: slice) -> Window:
+    def window(self, part: slice) -> Window:
+        """Tokenise some of the distinct texts."""
         begun = time.perf_counter()
         tokenizer, contract = self._stages.tokenizer, self._stages.contract
         texts, counts = self._repeats.distinct[part], self._repeats.counts[part]

@@ -82,8 +82,12 @@ class Job(Generic[T]):
 
         Raises:
             concurrent.futures.CancelledError: it was cancelled.
+            RuntimeError: a callback waits for a job of its own scheduler, which would wait for itself.
             Exception: whatever the first batch that failed raised.
         """
+        scheduler = self._scheduler
+        if scheduler is not None and scheduler.runs_here():
+            raise RuntimeError("a job's callback cannot wait for another job; hand it to a thread of yours")
         with self._ended:
             pass
         if self._error is not None:
@@ -102,7 +106,10 @@ class Job(Generic[T]):
             self._end(CancelledError())
 
     def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
-        """Call `callback(job)` at the end, in a thread of the scheduler; now and here where it has come."""
+        """Call `callback(job)` at the end, in a thread of the scheduler; now and here where it has come.
+
+        Batches wait while it runs: it should pass the news on, and no more.
+        """
         with self._lock:
             if not self.done():
                 self._callbacks.append(callback)
@@ -183,6 +190,10 @@ class Scheduler:
         else:
             job._end(None)
 
+    def runs_here(self) -> bool:
+        """Say whether the calling thread is one of the scheduler's."""
+        return threading.current_thread() in self._slots.threads
+
     def release(self) -> None:
         """Give the memory that earlier runs and the tokenizer left back to the system."""
         self._slots.release()
@@ -198,7 +209,7 @@ class _Slots:
         self._load, self._threads_beside = load, beside
         self._loading = threading.Lock()
         self._workers = workers
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._first = threading.Lock()
         self._change = threading.Condition()
         self._running = 0
@@ -209,7 +220,7 @@ class _Slots:
     def start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name="paritas", daemon=True)
         thread.start()
-        self._threads.append(thread)
+        self.threads.append(thread)
 
     def stop(self) -> None:
         """Let each thread end after the batch it is at."""
@@ -219,7 +230,7 @@ class _Slots:
     def join(self) -> None:
         """Stop the threads and wait for their ends."""
         self.stop()
-        for thread in self._threads:
+        for thread in self.threads:
             if thread is not threading.current_thread():
                 thread.join()
 
@@ -262,7 +273,7 @@ class _Slots:
             exclusive = self._exclusive
         if job._left:
             self.queue.put(job)
-        if len(self._threads) < self._workers:
+        if len(self.threads) < self._workers:
             with suppress(RuntimeError):  # no thread to be had: those there are go on
                 self.start_thread()
         return batch, exclusive
@@ -280,6 +291,7 @@ class _Slots:
             self._change.notify_all()
         # Only now: whoever waited may come back at once, and finds the slot free.
         job._give_back(error)
+        del job, error  # else the error's traceback, which holds this frame, would hold them
 
     def _side_by_side(self) -> Session:
         """Return the session for batches side by side; where it cannot be loaded, the one there is."""

@@ -263,6 +263,21 @@ def test_callbacks_are_called_once_and_one_that_fails_harms_nobody(caplog: pytes
     assert "a callback of a job failed" in caplog.text
 
 
+def test_a_callback_that_would_wait_for_itself_is_told() -> None:
+    one = scheduler(1, 1)
+    told = threading.Event()
+
+    def callback(_job: Any) -> None:
+        with pytest.raises(RuntimeError, match="a job's callback cannot wait for another job"):
+            run(one, 1, lambda _session, _batch: None)
+        told.set()
+
+    job = Job(batches(1), lambda _session, _batch: None, lambda: None)
+    job.add_done_callback(callback)
+    one.start(job)
+    assert told.wait(60)
+
+
 def test_what_comes_after_the_last_batch_may_fail() -> None:
     job = scheduler(1, 1).submit(batches(2), lambda _session, _batch: None, lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -275,7 +290,7 @@ def test_what_comes_after_the_last_batch_may_fail() -> None:
 def test_the_threads_end_with_the_scheduler() -> None:
     two = scheduler(2, 2)
     run(two, 9, Running().one)
-    threads = list(two._slots._threads)
+    threads = list(two._slots.threads)
     assert len(threads) == 2
     del two
     gc.collect()
