@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -43,6 +43,31 @@ class LoadedContract(Contract, frozen=True, kw_only=True):
     precision: Precision
     reason: str
     """Why this precision: asked for, or chosen by "auto" because of the CPU."""
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """How one graph of a bundle is loaded. It knows no encoder, which the scheduler's threads would keep."""
+
+    bundle: Bundle
+    head: Head
+    graph: str
+    weights: Sequence[str]
+    provider: str
+    prepare: bool
+
+    def __call__(self, threads: int) -> Session:
+        """Return a session with so many threads inside."""
+        session = None
+        if self.prepare:
+            session = open_prepared(self.bundle, self.graph, self.weights, threads=threads)
+        path = self.bundle.directory / self.graph
+        session = session or Session(path, provider=self.provider, threads=threads)
+        found = self.head.dim(session.dim) if isinstance(session.dim, int) else session.dim
+        dim = self.bundle.manifest.contract.dim
+        if found != dim:
+            raise BundleError(f"{path}: its vectors have {found} dimensions, the manifest says {dim}")
+        return session
 
 
 class Encoder:
@@ -115,11 +140,11 @@ class Encoder:
         self.contract = LoadedContract(
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
-        self._head = Head.load(self.contract, self.bundle.directory)
+        head = Head.load(self.contract, self.bundle.directory)
         self.dim = _dim(truncate_dim, self.contract.dim)
         """The width of the vectors."""
         self._tokenizer = Tokenizer.of(self.bundle.directory, self.contract)
-        load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
+        load = _Loading(self.bundle, head, graph, variant.files, provider, cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
         settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
         if limit is None:
@@ -130,7 +155,7 @@ class Encoder:
         self._stages = Stages(
             self.contract,
             self._tokenizer,
-            self._head,
+            head,
             self.dim,
             settings.token_budget,
             self.max_padding,
@@ -140,19 +165,6 @@ class Encoder:
         )
         self._process = os.getpid()
         self._local = threading.local()
-
-    def _load(
-        self, graph: str, weights: Sequence[str], provider: str, threads: int, *, prepare: bool
-    ) -> Session:
-        path = self.bundle.directory / graph
-        session = open_prepared(self.bundle, graph, weights, threads=threads) if prepare else None
-        session = session or Session(path, provider=provider, threads=threads)
-        found = self._head.dim(session.dim) if isinstance(session.dim, int) else session.dim
-        if found != self.contract.dim:
-            raise BundleError(
-                f"{path}: its vectors have {found} dimensions, the manifest says {self.contract.dim}"
-            )
-        return session
 
     def _within(
         self, limit: int, load: Callable[[int], Session], settings: Settings

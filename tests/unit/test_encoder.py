@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import pickle
 import shutil
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -252,6 +254,19 @@ def test_an_error_in_a_job_is_raised_by_its_result(
     job = failing(bundles["tiny-mpnet"], monkeypatch).submit(["the sky"], role="query")
     with pytest.raises(RunError, match="text 0, 'the sky'"):
         job.result()
+
+
+def test_an_encoder_that_nobody_closes_goes_with_its_threads(bundles: dict[str, Bundle]) -> None:
+    encoder = Encoder(bundles["tiny-mpnet"], threads=2)
+    encoder.encode(["the river"], role="query")
+    assert encoder._scheduler is not None
+    threads, gone = list(encoder._scheduler._slots.threads), weakref.ref(encoder)
+    del encoder
+    gc.collect()
+    assert gone() is None
+    for thread in threads:
+        thread.join(60)
+    assert not any(thread.is_alive() for thread in threads)
 
 
 def test_padding_is_counted_and_harmless(bundles: dict[str, Bundle], mpnet: Encoder) -> None:
