@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from paritas.engine.checked import Checked
+from paritas import files
 from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
+from paritas.engine.whole import Whole, Words
 from paritas.errors import BundleError
 from paritas.registry import Precision, check_pooling
 
@@ -25,6 +27,15 @@ REFERENCE = "reference.npy"
 # INT8 vectors are a thousandth of cosine away: near enough to rank alike, too far to mix unnoticed.
 FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float", "int8": "int8"}
 
+_WORDS = Words(
+    what="bundle",
+    again="export it again",
+    since="the export",
+    mend="restore the file or export the model again",
+)
+
+_T = TypeVar("_T")
+
 
 class Bundle:
     """A bundle directory, its manifest read and checked."""
@@ -36,11 +47,9 @@ class Bundle:
             BundleError: no bundle there, a manifest that does not parse, or a name that leads out of it.
         """
         self.directory = Path(directory)
-        self.verified: set[str] = set()
-        """Names of the files found whole since this object was made."""
         path = self.directory / MANIFEST
         try:
-            data = path.read_bytes()
+            data = files.read(path)
         except OSError as error:
             raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
         _check_format(path, data)
@@ -56,6 +65,7 @@ class Bundle:
         undigested = sorted(set(self._names()) - set(self.manifest.files))
         if undigested:
             raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")
+        self._whole = Whole(self.directory, self.manifest.files, _WORDS)
 
     def _names(self) -> list[str]:
         names = [*self.manifest.files, TOKENIZER, PROBES, REFERENCE]
@@ -115,6 +125,15 @@ class Bundle:
         asked = f"--precision {','.join(precisions)}{options} --frontend {manifest.frontend}"
         return f"paritas export {model} {asked} --out {self.directory}"
 
+    @property
+    def verified(self) -> set[str]:
+        """Names of the files found whole since this object was made."""
+        return self._whole.names
+
+    def trust(self) -> None:
+        """Take all files for whole as they are now, for whoever wrote them this moment."""
+        self._whole.trust(self.manifest.files)
+
     def verify(self, names: list[str] | None = None) -> None:
         """Check files against their digests.
 
@@ -124,25 +143,10 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        for name in names if names is not None else list(self.manifest.files):
-            expected = self.manifest.files[name]
-            path = self.directory / name
-            try:
-                size = path.stat().st_size
-                actual = digest(path) if size == expected.size_bytes else None
-            except OSError as error:
-                raise BundleError(f"{path}: missing from the bundle: {error}; export it again") from error
-            if actual != expected.sha256:
-                what = (
-                    f"{size} bytes, expected {expected.size_bytes}" if actual is None else f"sha256 {actual}"
-                )
-                raise BundleError(
-                    f"{path}: changed since the export ({what}); restore the file or export the model again"
-                )
-            self.verified.add(name)
+        self._whole.verify(names if names is not None else list(self.manifest.files))
 
     def check(self, names: list[str], *, remember: bool = True) -> None:
-        """Check files as `verify` does, but none that this object found whole before.
+        """Check files as `verify` does, but none that is still as this object found it whole.
 
         Args:
             names: which.
@@ -151,15 +155,20 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        if not remember:
-            self.verify([name for name in names if name not in self.verified])
-            return
-        checked = Checked(self.directory)
-        expected = {name: self.manifest.files[name].sha256 for name in names if name not in self.verified}
-        doubtful = {name: sha256 for name, sha256 in expected.items() if checked.digest(name) != sha256}
-        self.verify(list(doubtful))
-        checked.keep(doubtful)
-        self.verified.update(names)
+        self._whole.check(names, remember=remember)
+
+    def read(self, names: Iterable[str], load: Callable[[], _T], *, remember: bool = True) -> _T:
+        """Return what `load` makes of files that are whole, and the same before and after it; see `Whole`.
+
+        Args:
+            names: the files it reads.
+            load: reads them; may be called again, where they changed meanwhile.
+            remember: as for `check`.
+
+        Raises:
+            BundleError: as `check`, or another bundle came into the directory.
+        """
+        return self._whole.read(names, load, remember=remember)
 
 
 def _check_format(path: Path, data: bytes) -> None:
@@ -191,13 +200,7 @@ def file_names(directory: Path) -> set[str]:
     """
     path = directory / MANIFEST
     try:
-        files = json.loads(path.read_bytes())["files"]
-        return {MANIFEST, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        named = json.loads(files.read(path))["files"]
+        return {MANIFEST, *map(str, named)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory}: not a bundle: {MANIFEST}: {error!r}") from error
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

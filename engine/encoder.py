@@ -131,14 +131,13 @@ class Encoder:
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
         graph = variant.graph_for(on_cpu=on_cpu, max_padding=self.max_padding)
-        self.bundle.check(self.bundle.needed(variant, graph), remember=cache)
         self.contract = LoadedContract(
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
-        self._head = Head.load(self.contract, self.bundle.directory)
+        needed = self.bundle.needed(variant, graph)
+        self._head, self._tokenizer = self.bundle.read(needed, self._read, remember=cache)
         self.dim = _dim(truncate_dim, self.contract.dim)
         """The width of the vectors."""
-        self._tokenizer = Tokenizer.of(self.bundle.directory, self.contract)
         load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
         settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
@@ -153,12 +152,19 @@ class Encoder:
         self._process = os.getpid()
         self._local = threading.local()
 
+    def _read(self) -> tuple[Head, Tokenizer]:
+        directory = self.bundle.directory
+        return Head.load(self.contract, directory), Tokenizer.of(directory, self.contract)
+
     def _load(
         self, graph: str, weights: Sequence[str], provider: str, threads: int, *, prepare: bool
     ) -> Session:
         path = self.bundle.directory / graph
         session = open_prepared(self.bundle, graph, weights, threads=threads) if prepare else None
-        session = session or Session(path, provider=provider, threads=threads)
+        if session is None:
+            # Not only at first: another bundle may lie there by the time the second session is loaded.
+            names, opened = [graph, *weights], partial(Session, path, provider=provider, threads=threads)
+            session = self.bundle.read(names, opened, remember=prepare)
         found = self._head.dim(session.dim) if isinstance(session.dim, int) else session.dim
         if found != self.contract.dim:
             raise BundleError(

@@ -242,8 +242,8 @@ def test_a_bundle_without_its_reference_is_refused(tmp_path: Path, bundles: dict
 
 def resigned(directory: Path) -> Bundle:
     """Give a bundle's probes and reference the digests they have now."""
-    from paritas.engine.bundle import digest
     from paritas.engine.manifest import FileEntry
+    from paritas.engine.whole import digest
 
     manifest = Bundle(directory).manifest
     for name in ("probes.json", "reference.npy"):
