@@ -132,7 +132,12 @@ class Session:
         options = _options(threads)
         if prepared:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = _load(graph, options, name)
+        try:
+            self._session = _load(graph, options, name)
+        except BundleError as error:
+            if name == PROVIDERS["cpu"] or not _loads_on_cpu(graph, options):
+                raise
+            raise ProviderError(f"provider {provider!r} ({name}) cannot load {graph}: {error}") from error
         # onnxruntime drops a provider whose libraries do not load and goes on with the CPU.
         if self._session.get_providers()[0] != name:
             raise ProviderError(
@@ -251,9 +256,19 @@ def _load(graph: Path, options: Any, name: str) -> Any:
             # On CPU the fused SkipLayerNormalization is about ten times slower than the Add and the
             # LayerNormalization it replaces: 1.13x tokens/s without it at 32 texts of 16 tokens.
             disabled_optimizers=["SkipLayerNormFusion"] if name == PROVIDERS["cpu"] else None,
+            # It would print "EP Error" to standard output, among our JSON, and go on with another provider.
+            enable_fallback=0,
         )
     except Exception as error:
         raise BundleError(f"{graph}: onnxruntime cannot load it: {_first_line(error)}") from error
+
+
+def _loads_on_cpu(graph: Path, options: Any) -> bool:
+    try:
+        _load(graph, options, PROVIDERS["cpu"])
+    except BundleError:
+        return False
+    return True
 
 
 def _options(threads: int) -> Any:
