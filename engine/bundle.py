@@ -21,6 +21,8 @@ from paritas.registry import Precision, check_pooling
 MANIFEST = "manifest.json"
 PROBES = "probes.json"
 REFERENCE = "reference.npy"
+# The manifest's own digest; bundles had none before 0.1.0, and who edits a manifest by hand removes it.
+_SEAL = "manifest_sha256"
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
 # thousandth where rounding tips a token (docs/certificates.md).
@@ -52,7 +54,7 @@ class Bundle:
             data = files.read(path)
         except OSError as error:
             raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
-        _check_format(path, data)
+        document = _check_format(path, data)
         try:
             self.manifest = msgspec.json.decode(data, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -65,6 +67,8 @@ class Bundle:
         undigested = sorted(set(self._names()) - set(self.manifest.files))
         if undigested:
             raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")
+        if _SEAL in document and document[_SEAL] != _seal(document):
+            raise BundleError(f"{path}: changed since the export; restore the file or export the model again")
         self._whole = Whole(self.directory, self.manifest.files, _WORDS)
 
     def _names(self) -> list[str]:
@@ -171,7 +175,19 @@ class Bundle:
         return self._whole.read(names, load, remember=remember)
 
 
-def _check_format(path: Path, data: bytes) -> None:
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what manifest.json holds: the manifest, and at its end a digest of all that is before it."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(manifest))
+    sealed = {**document, _SEAL: _seal(document)}
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def _seal(document: dict[str, Any]) -> str:
+    content = {key: value for key, value in document.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_format(path: Path, data: bytes) -> Any:
     """Tell a bundle of a newer paritas from a damaged one, and one of format 4 from one that lost a field."""
     try:
         document: Any = json.loads(data)
@@ -190,6 +206,7 @@ def _check_format(path: Path, data: bytes) -> None:
         missing = [field for field in SINCE_4 if field not in contract]
         if missing:
             raise BundleError(f"{path}: contract: {missing[0]} is missing; export the model again")
+    return document
 
 
 def file_names(directory: Path) -> set[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, file_names
+from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
     FORMAT,
@@ -343,8 +343,7 @@ class _Build:
             similarity=self.agreed.similarity,
             origins=self.agreed.origins,
         )
-        data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        (self.directory / MANIFEST).write_bytes(data + b"\n")
+        (self.directory / MANIFEST).write_bytes(manifest_bytes(manifest))
 
     def entry(self, name: str) -> FileEntry:
         if name not in self.entries:  # several manifests are written over the same files

@@ -35,6 +35,7 @@ def only(found: Findings) -> BundleState:
 
 def edit(bundle: Path, **changes: Any) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    manifest.pop("manifest_sha256")
     (bundle / MANIFEST).write_text(json.dumps(manifest | changes), encoding="utf-8")
 
 
