@@ -115,6 +115,10 @@ class Bundle:
         modules = [MODULES] if self.manifest.contract.weighted else []
         return [TOKENIZER, graph, *variant.files, *modules]
 
+    def digests(self, names: Iterable[str]) -> dict[Path, str]:
+        """Return the sha256 of files, by path, as the manifest has them."""
+        return {self.directory / name: self.manifest.files[name].sha256 for name in names}
+
     def _command(self, precisions: list[str]) -> str:
         """Return what makes this bundle again, with other precisions."""
         manifest, source = self.manifest, self.manifest.source

@@ -163,8 +163,9 @@ class Encoder:
         session = open_prepared(self.bundle, graph, weights, threads=threads) if prepare else None
         if session is None:
             # Not only at first: another bundle may lie there by the time the second session is loaded.
-            names, opened = [graph, *weights], partial(Session, path, provider=provider, threads=threads)
-            session = self.bundle.read(names, opened, remember=prepare)
+            digests = self.bundle.digests(weights)
+            opened = partial(Session, path, provider=provider, threads=threads, weights=digests)
+            session = self.bundle.read([graph, *weights], opened, remember=prepare)
         found = self._head.dim(session.dim) if isinstance(session.dim, int) else session.dim
         if found != self.contract.dim:
             raise BundleError(

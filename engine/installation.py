@@ -20,7 +20,7 @@ _DISTRIBUTIONS = (
     "onnxruntime-migraphx",
 )
 # Training and nightly builds have names like these, and so do distributions that bring other packages.
-_PATTERNS = ("onnxruntime*.dist-info", "ort*.dist-info")
+_BEGINNINGS = ("onnxruntime", "ort")
 _PACKAGE = "onnxruntime/__init__.py"
 
 
@@ -53,8 +53,8 @@ def installed_runtimes() -> list[str]:
     found = {
         record.name.partition("-")[0].replace("_", "-"): record
         for directory in map(Path, sys.path)
-        for pattern in _PATTERNS
-        for record in directory.glob(pattern)
+        for record in directory.glob("o*.dist-info")
+        if record.name.startswith(_BEGINNINGS)
     }
     usual = [name for name in _DISTRIBUTIONS if name in found]
     unusual = sorted(name for name in found if name not in usual and _brings_onnxruntime(found[name]))

@@ -154,7 +154,9 @@ def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session |
 
 def _load(directory: Path, found: tuple[Made, Whole], threads: int) -> Session:
     made, whole = found
-    opened = partial(Session, directory / _GRAPH, provider="cpu", threads=threads, prepared=True)
+    graph = directory / _GRAPH
+    weights = {directory / name: entry.sha256 for name, entry in made.files.items() if name != _GRAPH}
+    opened = partial(Session, graph, provider="cpu", threads=threads, prepared=True, weights=weights)
     return whole.read(made.files, opened)
 
 

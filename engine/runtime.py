@@ -10,7 +10,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.cpus import dot_product, instructions
 from paritas.engine.installation import check_installation
+from paritas.engine.mapped import Mapped
 from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
 check_installation()
@@ -111,7 +112,15 @@ os.register_at_fork(after_in_child=_keep_in_child)
 class Session:
     """One graph, loaded. `run` may be called by many threads at once."""
 
-    def __init__(self, graph: Path, *, provider: str, threads: int, prepared: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        provider: str,
+        threads: int,
+        prepared: bool = False,
+        weights: Mapping[Path, str] | None = None,
+    ) -> None:
         """Load a graph.
 
         Args:
@@ -119,6 +128,7 @@ class Session:
             provider: see `provider_name`.
             threads: threads inside one run.
             prepared: the graph was written by `write_prepared`, and is taken as it is.
+            weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
 
         Raises:
             ProviderError: the provider cannot run here.
@@ -146,6 +156,7 @@ class Session:
             )
         _sessions.add(self)
         self._on_cpu = name == PROVIDERS["cpu"]
+        self._mapped = Mapped(weights or {} if self._on_cpu else {})
         self.input_names = frozenset(value.name for value in self._session.get_inputs())
         self.output_name: str = self._session.get_outputs()[0].name
         self.dim: int | str | None = self._session.get_outputs()[0].shape[-1]
@@ -160,8 +171,11 @@ class Session:
 
         Raises:
             RunError: onnxruntime cannot run them.
+            BundleError: a weights file was written to since it was loaded.
         """
-        return self.fetch([self.output_name], input_ids, attention_mask, token_type_ids)[0]
+        hidden = self.fetch([self.output_name], input_ids, attention_mask, token_type_ids)[0]
+        self._mapped.check()
+        return hidden
 
     def release(self) -> None:
         """Give the memory that earlier runs left in the arena back to the system; runs under way keep theirs.
