@@ -101,7 +101,7 @@ class Encoder:
                 it holds already counts, the texts and vectors of a call do not. Workers and token budget
                 are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
-                folder `cache`, and use it, as well as what was tuned; see `paritas.engine.prepared`,
+                folder `cache`, and use it, and what was tuned; see `paritas.engine.prepared`,
                 `paritas.engine.checked` and `paritas.engine.settings`.
             truncate_dim: return the first so many channels of each vector, scaled to unit length again where
                 the model normalises; for models trained for it (Matryoshka). All of them where None.
