@@ -53,6 +53,10 @@ _AGAIN = "load the bundle, which makes it again"
 _WORDS = Words(what="prepared graph", again=_AGAIN, since="it was prepared", mend=_AGAIN)
 
 
+# What this process loaded: where no record can be kept, the second session needs no second digest.
+_loaded: dict[Path, tuple[Made, Whole]] = {}
+
+
 class Made(Struct, frozen=True, forbid_unknown_fields=True):
     """What made.json holds."""
 
@@ -87,7 +91,11 @@ def has_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, remember
     try:
         found = _open_made(directory, _made(bundle, graph, weights))
         if found is not None:
-            found[1].check(found[0].files, remember=remember)
+            made, whole = found
+            if remember:
+                whole.check(made.files)
+            else:
+                whole.verify(made.files)
     except BundleError as error:
         raise BundleError(f"{error}; or type: rm -r {directory}") from error
     return found is not None
@@ -157,7 +165,9 @@ def _load(directory: Path, found: tuple[Made, Whole], threads: int) -> Session:
     graph = directory / _GRAPH
     weights = {directory / name: entry.sha256 for name, entry in made.files.items() if name != _GRAPH}
     opened = partial(Session, graph, provider="cpu", threads=threads, prepared=True, weights=weights)
-    return whole.read(made.files, opened)
+    session = whole.read(made.files, opened)
+    _loaded[directory] = found
+    return session
 
 
 def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
@@ -181,7 +191,8 @@ def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
     if set(found.files) != names:
         shown = ", ".join(sorted(set(found.files) ^ names))
         raise BundleError(f"{directory}: {shown}: too many or missing; {_AGAIN}")
-    return found, _whole(directory, found)
+    known = _loaded.get(directory)
+    return known if known is not None and known[0] == found else (found, _whole(directory, found))
 
 
 def _whole(directory: Path, made: Made) -> Whole:
