@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from paritas import files
+from paritas.engine.checked import look
 from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
 from paritas.engine.whole import Whole, Words
 from paritas.errors import BundleError
@@ -51,6 +53,7 @@ class Bundle:
         self.directory = Path(directory)
         path = self.directory / MANIFEST
         try:
+            self._manifest_look = look(path)
             data = files.read(path)
         except OSError as error:
             raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
@@ -151,7 +154,8 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        self._whole.verify(names if names is not None else list(self.manifest.files))
+        with self._replaced_told():
+            self._whole.verify(names if names is not None else list(self.manifest.files))
 
     def check(self, names: list[str], *, remember: bool = True) -> None:
         """Check files as `verify` does, but none that is still as this object found it whole.
@@ -163,7 +167,8 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        self._whole.check(names, remember=remember)
+        with self._replaced_told():
+            self._whole.check(names, remember=remember)
 
     def read(self, names: Iterable[str], load: Callable[[], _T], *, remember: bool = True) -> _T:
         """Return what `load` makes of files that are whole, and the same before and after it; see `Whole`.
@@ -176,7 +181,21 @@ class Bundle:
         Raises:
             BundleError: as `check`, or another bundle came into the directory.
         """
-        return self._whole.read(names, load, remember=remember)
+        with self._replaced_told():
+            return self._whole.read(names, load, remember=remember)
+
+    @contextmanager
+    def _replaced_told(self) -> Iterator[None]:
+        """Where another manifest lies there by now, no file is damaged: say so."""
+        try:
+            yield
+        except BundleError as error:
+            with suppress(OSError):
+                if look(self.directory / MANIFEST) != self._manifest_look:
+                    raise BundleError(
+                        f"{error}; or only load it again: another bundle took its place meanwhile"
+                    ) from error
+            raise
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -218,6 +221,47 @@ def test_exchanged_and_back_while_it_is_loaded(
     monkeypatch.setattr(owner, name, exchanged)
     assert outcome(lambda: vectors(place, cache=cache), theirs[0]) == "right"
     assert calls
+
+
+@pytest.mark.parametrize("cache", [True, False], ids=["cache", "no cache"])
+def test_loads_beside_exchanges(
+    pair: Pair,
+    theirs: tuple[NDArray[np.float32], NDArray[np.float32]],
+    tmp_path: Path,
+    whole: bool,
+    cache: bool,
+) -> None:
+    """Whatever moment it is, a load is of one of two bundles that change places, or refused."""
+    place, other = copied(pair[0], tmp_path / "bundle"), copied(pair[1], tmp_path / "other")
+    first, done, found = Bundle(place).fingerprint, threading.Event(), Counter[str]()
+
+    def change_places() -> None:
+        while not done.is_set():
+            assert exchange(place, other)
+
+    with ThreadPoolExecutor(1) as pool:
+        changing = pool.submit(change_places)
+        try:
+            for _ in range(1_000 if whole else 8):
+                try:
+                    with Encoder(place, **BULK, cache=cache) as encoder:
+                        mine = theirs[encoder.fingerprint != first]
+                        assert np.array_equal(encoder.encode(TEXTS, role="query"), mine)
+                    found["loaded"] += 1
+                except BundleError:
+                    found["refused"] += 1
+        finally:
+            done.set()
+        changing.result()
+    print(f"loads beside exchanges: {dict(found)}")
+
+
+def test_a_bundle_replaced_while_it_is_loaded_is_not_called_damaged(pair: Pair, tmp_path: Path) -> None:
+    place = copied(pair[0], tmp_path / "bundle")
+    bundle = Bundle(place)
+    by_exchange(place, pair[1])
+    with pytest.raises(BundleError, match="or only load it again: another bundle took its place meanwhile"):
+        Encoder(bundle)
 
 
 def test_verify_tells_a_bundle_that_is_replaced_under_it(
