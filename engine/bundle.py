@@ -5,25 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from paritas.engine.checked import Checked
+from paritas import files
+from paritas.engine.checked import look
 from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
+from paritas.engine.whole import Whole, Words
 from paritas.errors import BundleError
 from paritas.registry import Precision, check_pooling
 
 MANIFEST = "manifest.json"
 PROBES = "probes.json"
 REFERENCE = "reference.npy"
+# The manifest's own digest; bundles had none before 0.1.0, and who edits a manifest by hand removes it.
+_SEAL = "manifest_sha256"
 
 # FP16 and FP32 vectors may be searched together: they differ by a millionth of cosine, and by less than a
 # thousandth where rounding tips a token (docs/certificates.md).
 # INT8 vectors are a thousandth of cosine away: near enough to rank alike, too far to mix unnoticed.
 FAMILIES: dict[Precision, str] = {"fp32": "float", "fp16": "float", "int8": "int8"}
+
+_WORDS = Words(
+    what="bundle",
+    again="export it again",
+    since="the export",
+    mend="restore the file or export the model again",
+)
+
+_T = TypeVar("_T")
 
 
 class Bundle:
@@ -36,14 +51,13 @@ class Bundle:
             BundleError: no bundle there, a manifest that does not parse, or a name that leads out of it.
         """
         self.directory = Path(directory)
-        self.verified: set[str] = set()
-        """Names of the files found whole since this object was made."""
         path = self.directory / MANIFEST
         try:
-            data = path.read_bytes()
+            self._manifest_look = look(path)
+            data = files.read(path)
         except OSError as error:
             raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
-        _check_format(path, data)
+        document = _check_format(path, data)
         try:
             self.manifest = msgspec.json.decode(data, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -56,6 +70,9 @@ class Bundle:
         undigested = sorted(set(self._names()) - set(self.manifest.files))
         if undigested:
             raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")
+        if _SEAL in document and document[_SEAL] != _seal(document):
+            raise BundleError(f"{path}: changed since the export; restore the file or export the model again")
+        self._whole = Whole(self.directory, self.manifest.files, _WORDS)
 
     def _names(self) -> list[str]:
         names = [*self.manifest.files, TOKENIZER, PROBES, REFERENCE]
@@ -101,6 +118,10 @@ class Bundle:
         modules = [MODULES] if self.manifest.contract.weighted else []
         return [TOKENIZER, graph, *variant.files, *modules]
 
+    def digests(self, names: Iterable[str]) -> dict[Path, str]:
+        """Return the sha256 of files, by path, as the manifest has them."""
+        return {self.directory / name: self.manifest.files[name].sha256 for name in names}
+
     def _command(self, precisions: list[str]) -> str:
         """Return what makes this bundle again, with other precisions."""
         manifest, source = self.manifest, self.manifest.source
@@ -115,6 +136,15 @@ class Bundle:
         asked = f"--precision {','.join(precisions)}{options} --frontend {manifest.frontend}"
         return f"paritas export {model} {asked} --out {self.directory}"
 
+    @property
+    def verified(self) -> set[str]:
+        """Names of the files found whole since this object was made."""
+        return self._whole.names
+
+    def trust(self) -> None:
+        """Take all files for whole as they are now, for whoever wrote them this moment."""
+        self._whole.trust(self.manifest.files)
+
     def verify(self, names: list[str] | None = None) -> None:
         """Check files against their digests.
 
@@ -124,25 +154,11 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        for name in names if names is not None else list(self.manifest.files):
-            expected = self.manifest.files[name]
-            path = self.directory / name
-            try:
-                size = path.stat().st_size
-                actual = digest(path) if size == expected.size_bytes else None
-            except OSError as error:
-                raise BundleError(f"{path}: missing from the bundle: {error}; export it again") from error
-            if actual != expected.sha256:
-                what = (
-                    f"{size} bytes, expected {expected.size_bytes}" if actual is None else f"sha256 {actual}"
-                )
-                raise BundleError(
-                    f"{path}: changed since the export ({what}); restore the file or export the model again"
-                )
-            self.verified.add(name)
+        with self._replaced_told():
+            self._whole.verify(names if names is not None else list(self.manifest.files))
 
     def check(self, names: list[str], *, remember: bool = True) -> None:
-        """Check files as `verify` does, but none that this object found whole before.
+        """Check files as `verify` does, but none that is still as this object found it whole.
 
         Args:
             names: which.
@@ -151,18 +167,50 @@ class Bundle:
         Raises:
             BundleError: a file is missing or changed; the message names it.
         """
-        if not remember:
-            self.verify([name for name in names if name not in self.verified])
-            return
-        checked = Checked(self.directory)
-        expected = {name: self.manifest.files[name].sha256 for name in names if name not in self.verified}
-        doubtful = {name: sha256 for name, sha256 in expected.items() if checked.digest(name) != sha256}
-        self.verify(list(doubtful))
-        checked.keep(doubtful)
-        self.verified.update(names)
+        with self._replaced_told():
+            self._whole.check(names, remember=remember)
+
+    def read(self, names: Iterable[str], load: Callable[[], _T], *, remember: bool = True) -> _T:
+        """Return what `load` makes of files that are whole, and the same before and after it; see `Whole`.
+
+        Args:
+            names: the files it reads.
+            load: reads them; may be called again, where they changed meanwhile.
+            remember: as for `check`.
+
+        Raises:
+            BundleError: as `check`, or another bundle came into the directory.
+        """
+        with self._replaced_told():
+            return self._whole.read(names, load, remember=remember)
+
+    @contextmanager
+    def _replaced_told(self) -> Iterator[None]:
+        """Where another manifest lies there by now, no file is damaged: say so."""
+        try:
+            yield
+        except BundleError as error:
+            with suppress(OSError):
+                if look(self.directory / MANIFEST) != self._manifest_look:
+                    raise BundleError(
+                        f"{error}; or only load it again: another bundle took its place meanwhile"
+                    ) from error
+            raise
 
 
-def _check_format(path: Path, data: bytes) -> None:
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what manifest.json holds: the manifest, and at its end a digest of all that is before it."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(manifest))
+    sealed = {**document, _SEAL: _seal(document)}
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def _seal(document: dict[str, Any]) -> str:
+    content = {key: value for key, value in document.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _check_format(path: Path, data: bytes) -> Any:
     """Tell a bundle of a newer paritas from a damaged one, and one of format 4 from one that lost a field."""
     try:
         document: Any = json.loads(data)
@@ -181,6 +229,7 @@ def _check_format(path: Path, data: bytes) -> None:
         missing = [field for field in SINCE_4 if field not in contract]
         if missing:
             raise BundleError(f"{path}: contract: {missing[0]} is missing; export the model again")
+    return document
 
 
 def file_names(directory: Path) -> set[str]:
@@ -191,13 +240,7 @@ def file_names(directory: Path) -> set[str]:
     """
     path = directory / MANIFEST
     try:
-        files = json.loads(path.read_bytes())["files"]
-        return {MANIFEST, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        named = json.loads(files.read(path))["files"]
+        return {MANIFEST, *map(str, named)}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory}: not a bundle: {MANIFEST}: {error!r}") from error
-
-
-def digest(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

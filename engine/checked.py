@@ -12,9 +12,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +23,33 @@ from paritas import files, store
 
 # A change within one tick of the file system's clock leaves a file's times as they are.
 _TICK_NS = 2_000_000_000
+# How long to wait for another process that writes its records: a digest that is not kept is taken again.
+_PATIENCE_S = 1.0
+
+
+class Look(NamedTuple):
+    """What tells one state of a file from another without reading it."""
+
+    size_bytes: int
+    modified_ns: int
+    changed_ns: int
+    inode: int
+    device: int
+
+
+def look(path: Path) -> Look:
+    """Look at a file or directory.
+
+    Raises:
+        OSError: it is not there, or cannot be looked at.
+    """
+    found = path.stat()
+    return Look(found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+
+
+def settled(seen: Look, now_ns: int) -> bool:
+    """Say whether any change after `now_ns` gives a file seen so other times."""
+    return seen.changed_ns < now_ns - _TICK_NS
 
 
 class _Seen(Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
@@ -41,34 +68,42 @@ class Checked:
 
     def __init__(self, directory: Path) -> None:
         """Read what is known; nothing, where nothing can be read."""
+        self.looks: dict[str, Look] = {}
+        """Each file as `digest` found it."""
         self._directory = directory.resolve()
-        name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:32]
-        self._path = store.cache() / "checked" / f"{name}.json"
+        self._path: Path | None = None
         self._known: dict[str, _Seen] = {}
-        with contextlib.suppress(OSError, ValueError):  # not there, no JSON, or not even UTF-8
-            self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Seen])
+        self._settled: set[str] = set()
+        name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:32]
+        with contextlib.suppress(OSError, ValueError):  # no store, not there, no JSON, or not even UTF-8
+            self._path = store.cache() / "checked" / f"{name}.json"
+            self._known = msgspec.json.decode(files.read(self._path), type=dict[str, _Seen])
 
     def digest(self, name: str) -> str | None:
         """Return the sha256 of a file that has not changed since it was taken, else None."""
-        seen = self._known.get(name)
         try:
-            unchanged = seen is not None and seen == self._look(name, seen.sha256)
+            now_ns, found = time.time_ns(), look(self._directory / name)
         except OSError:
             return None
-        return seen.sha256 if seen is not None and unchanged else None
-
-    def _look(self, name: str, sha256: str) -> _Seen:
-        found = (self._directory / name).stat()
-        return _Seen(sha256, found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino, found.st_dev)
+        self.looks[name] = found
+        if settled(found, now_ns):
+            self._settled.add(name)
+        seen = self._known.get(name)
+        return seen.sha256 if seen is not None and seen == _Seen(seen.sha256, *found) else None
 
     def keep(self, digests: dict[str, str]) -> None:
-        """Remember digests taken just now. Where nothing can be written, they are taken again next time."""
+        """Remember digests taken since `digest` was asked for them, of files that are still what they were.
+
+        Where nothing can be written, they are taken again next time.
+        """
         with contextlib.suppress(OSError):
-            seen = {name: self._look(name, sha256) for name, sha256 in digests.items()}
-            settled = time.time_ns() - _TICK_NS
-            fresh = {name: entry for name, entry in seen.items() if entry.changed_ns < settled}
-            if fresh:
+            fresh = {
+                name: _Seen(sha256, *self.looks[name])
+                for name, sha256 in digests.items()
+                if name in self._settled and look(self._directory / name) == self.looks[name]
+            }
+            if fresh and self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                partial = self._path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
                 content = msgspec.json.encode({**self._known, **fresh})
-                files.replace(self._path, content, partial=partial)
+                with files.locked(self._path.parent, patience_s=_PATIENCE_S):
+                    files.replace(self._path, content, partial=self._path.with_suffix(".partial"))

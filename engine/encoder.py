@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -57,12 +58,20 @@ class _Loading:
     prepare: bool
 
     def __call__(self, threads: int) -> Session:
-        """Return a session with so many threads inside."""
+        """Return a session with so many threads inside.
+
+        Raises:
+            BundleError: another bundle lies in the directory by now, or onnxruntime cannot load the graph.
+        """
         session = None
         if self.prepare:
             session = open_prepared(self.bundle, self.graph, self.weights, threads=threads)
         path = self.bundle.directory / self.graph
-        session = session or Session(path, provider=self.provider, threads=threads)
+        if session is None:
+            # Not only at first: another bundle may lie there by the time the second session is loaded.
+            digests = self.bundle.digests(self.weights)
+            opened = partial(Session, path, provider=self.provider, threads=threads, weights=digests)
+            session = self.bundle.read([self.graph, *self.weights], opened, remember=self.prepare)
         found = self.head.dim(session.dim) if isinstance(session.dim, int) else session.dim
         dim = self.bundle.manifest.contract.dim
         if found != dim:
@@ -106,7 +115,7 @@ class Encoder:
                 it holds already counts, the texts and vectors of a call do not. Workers and token budget
                 are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
-                folder `cache`, and use it, as well as what was tuned; see `paritas.engine.prepared`,
+                folder `cache`, and use it, and what was tuned; see `paritas.engine.prepared`,
                 `paritas.engine.checked` and `paritas.engine.settings`.
             truncate_dim: return the first so many channels of each vector, scaled to unit length again where
                 the model normalises; for models trained for it (Matryoshka). All of them where None.
@@ -136,14 +145,13 @@ class Encoder:
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
         graph = variant.graph_for(on_cpu=on_cpu, max_padding=self.max_padding)
-        self.bundle.check(self.bundle.needed(variant, graph), remember=cache)
         self.contract = LoadedContract(
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
-        head = Head.load(self.contract, self.bundle.directory)
+        needed = self.bundle.needed(variant, graph)
+        head, self._tokenizer = self.bundle.read(needed, self._read, remember=cache)
         self.dim = _dim(truncate_dim, self.contract.dim)
         """The width of the vectors."""
-        self._tokenizer = Tokenizer.of(self.bundle.directory, self.contract)
         load = _Loading(self.bundle, head, graph, variant.files, provider, cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
         settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
@@ -165,6 +173,10 @@ class Encoder:
         )
         self._process = os.getpid()
         self._local = threading.local()
+
+    def _read(self) -> tuple[Head, Tokenizer]:
+        directory = self.bundle.directory
+        return Head.load(self.contract, directory), Tokenizer.of(directory, self.contract)
 
     def _within(
         self, limit: int, load: Callable[[int], Session], settings: Settings

@@ -19,6 +19,9 @@ _DISTRIBUTIONS = (
     "onnxruntime-rocm",
     "onnxruntime-migraphx",
 )
+# Training and nightly builds have names like these, and so do distributions that bring other packages.
+_BEGINNINGS = ("onnxruntime", "ort")
+_PACKAGE = "onnxruntime/__init__.py"
 
 
 def check_installation() -> None:
@@ -41,12 +44,37 @@ def check_installation() -> None:
 
 
 def installed_runtimes() -> list[str]:
-    """Return the onnxruntime distributions that are installed; any two of them share one folder."""
+    """Return the onnxruntime distributions that are installed; any two of them share one folder.
+
+    The usual ones, training and nightly builds, and what was installed without a record: "onnxruntime" then.
+    """
     # By the records they leave beside that folder. importlib.metadata reads the same ones, but its import
     # takes 40 ms, a tenth of the time from a process's start to its first vector.
     found = {
-        record.name.partition("-")[0].replace("_", "-")
-        for directory in sys.path
-        for record in Path(directory).glob("onnxruntime*.dist-info")
+        record.name.partition("-")[0].replace("_", "-"): record
+        for directory in map(Path, sys.path)
+        for record in directory.glob("o*.dist-info")
+        if record.name.startswith(_BEGINNINGS)
     }
-    return [name for name in _DISTRIBUTIONS if name in found]
+    usual = [name for name in _DISTRIBUTIONS if name in found]
+    unusual = sorted(name for name in found if name not in usual and _brings_onnxruntime(found[name]))
+    return [*usual, *unusual] or _others()
+
+
+def _brings_onnxruntime(record: Path) -> bool:
+    try:
+        return f"{_PACKAGE}," in (record / "RECORD").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+
+
+def _others() -> list[str]:
+    """Return a distribution of another name that brings onnxruntime, or its package where nobody says."""
+    from importlib.metadata import packages_distributions
+    from importlib.util import find_spec
+
+    found = sorted(filter(None, set(packages_distributions().get("onnxruntime", ()))))
+    if found:
+        return found
+    spec = find_spec("onnxruntime")
+    return ["onnxruntime"] if spec is not None and spec.origin is not None else []

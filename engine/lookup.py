@@ -6,9 +6,10 @@ import os
 from pathlib import Path
 
 from paritas import store
-from paritas.engine.bundle import MANIFEST, Bundle, digest
+from paritas.engine.bundle import MANIFEST, Bundle
 from paritas.engine.checked import Checked
-from paritas.errors import BundleError, NotExportedError, RegistryError, did_you_mean
+from paritas.engine.whole import digest
+from paritas.errors import BundleError, NotExportedError, RegistryError, StoreError, did_you_mean
 from paritas.registry import load_registry
 
 # Either makes a directory a checkpoint's.
@@ -36,11 +37,13 @@ def find(model: str | os.PathLike[str]) -> Path:
         if _is_exported(name):
             return store.bundle_path(name)
         if name in load_registry():
+            store.home()  # or the error that there is none
             raise NotExportedError(f"{name} was not exported yet; type: paritas export {name}")
     path = Path(name)
     if path.is_dir():
         return path if (path / MANIFEST).exists() or not is_checkpoint(path) else _exported_from(path)
     if isinstance(model, str) and store.hub_id(name) is not None:
+        store.home()
         if _is_exported(name):
             return store.bundle_path(name)
         raise NotExportedError(
@@ -62,7 +65,10 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def _is_exported(name: str) -> bool:
-    return (store.bundle_path(name) / MANIFEST).exists()
+    try:
+        return (store.bundle_path(name) / MANIFEST).exists()
+    except StoreError:  # a bundle given by its path needs none
+        return False
 
 
 def _exported_from(checkpoint: Path) -> Path:

@@ -6,11 +6,14 @@ are shared by every session and process that runs the same graph.
 
     <cache>/prepared/<key>/
     ├── model.onnx, model.onnx.data   what onnxruntime wrote
-    └── made.json                     from what and for what, and the files' sizes and times
+    └── made.json                     from what and for what, and the files' digests
 
 The key is a digest of all that the files depend on: graph, weights, CPU, onnxruntime. Another bundle, a home
 that came from another machine, or an upgrade has another key, so nothing in here can be out of date; what
 nobody has loaded for a month is removed when the next graph is prepared.
+
+The files are checked as a bundle's are, see `paritas.engine.whole`: what differs from its
+digest is made again.
 """
 
 from __future__ import annotations
@@ -20,20 +23,21 @@ import json
 import logging
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
-from paritas import store
+from paritas import files, store
 from paritas.engine.bundle import Bundle
 from paritas.engine.cpus import cpu_name
+from paritas.engine.manifest import FileEntry
 from paritas.engine.runtime import VERSION, Session, write_prepared
+from paritas.engine.whole import Whole, Words, digest
 from paritas.errors import BundleError
-from paritas.files import locked
 
 _log = logging.getLogger("paritas")
 
@@ -43,6 +47,14 @@ _MADE = "made.json"
 _GRAPH = "model.onnx"
 _UNUSED_S = 30 * 86_400
 _PARTIAL = ".partial-"
+# How long a load waits while another process prepares a graph: whoever may read the cache may hold its lock.
+_PATIENCE_S = 30.0
+_AGAIN = "load the bundle, which makes it again"
+_WORDS = Words(what="prepared graph", again=_AGAIN, since="it was prepared", mend=_AGAIN)
+
+
+# What this process loaded: where no record can be kept, the second session needs no second digest.
+_loaded: dict[Path, tuple[Made, Whole]] = {}
 
 
 class Made(Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,8 +66,7 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     """sha256 of the graph and its weights files."""
     cpu: str
     onnxruntime: str
-    files: dict[str, tuple[int, int]]
-    """Size in bytes and time of change in seconds, by name. No finer: images of containers keep no more."""
+    files: dict[str, FileEntry]
 
 
 def graph_key(bundle: Bundle, graph: str, weights: Sequence[str]) -> str:
@@ -64,18 +75,39 @@ def graph_key(bundle: Bundle, graph: str, weights: Sequence[str]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def is_prepared(bundle: Bundle, graph: str, weights: Sequence[str]) -> bool:
-    """Say whether the prepared form of one of a bundle's graphs is there and as it was written."""
-    return _unchanged(_directory(bundle, graph, weights))
+def has_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, remember: bool = True) -> bool:
+    """Say whether the prepared form of one of a bundle's graphs is there and as it was written.
+
+    Args:
+        bundle: whose.
+        graph: the graph's name.
+        weights: the names of its weights files.
+        remember: read no file that was found whole before and has not changed since.
+
+    Raises:
+        BundleError: it is there, and damaged; the message says what to type.
+    """
+    directory = _directory(bundle, graph, weights)
+    try:
+        found = _open_made(directory, _made(bundle, graph, weights))
+        if found is not None:
+            made, whole = found
+            if remember:
+                whole.check(made.files)
+            else:
+                whole.verify(made.files)
+    except BundleError as error:
+        raise BundleError(f"{error}; or type: rm -r {directory}") from error
+    return found is not None
 
 
 def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads: int) -> Session | None:
     """Load the prepared form of one of a bundle's graphs, which is made first where there is none.
 
-    Two processes may ask at once: one makes it while the other waits.
+    Two processes may ask at once: one makes it while the other waits, but not for ever.
 
     Args:
-        bundle: its files are taken as checked.
+        bundle: what it is made of is read from its files.
         graph: the graph's name.
         weights: the names of its weights files.
         threads: threads inside one run.
@@ -83,27 +115,22 @@ def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads
     Returns:
         The session; None where nothing can be kept, for which the log has the reason.
     """
-    made = Made(bundle.manifest.model, graph, _digests(bundle, graph, weights), cpu_name(), VERSION, {})
-    directory = _directory(bundle, graph, weights)
-    session = _open(directory, threads)
-    if session is not None:
-        return session
     try:
+        directory, made = _directory(bundle, graph, weights), _made(bundle, graph, weights)
+        session = _open(directory, made, threads, warn=False)
+        if session is not None:
+            return session
         directory.parent.mkdir(parents=True, exist_ok=True)
-        with locked(directory.parent):
-            session = _open(directory, threads)  # made by whoever held the lock
-            if session is None:
-                _make(bundle.directory / graph, directory, made)
-                session = _open(directory, threads)
-        if session is None:
-            raise BundleError(f"{directory}: what was made does not load")
+        with files.locked(directory.parent, patience_s=_PATIENCE_S):
+            session = _open(directory, made, threads, warn=True)  # made by whoever held the lock
+            return session or _load(directory, _make(bundle, directory, made, weights), threads)
     except (OSError, BundleError) as error:
         _log.warning(
             "%s: no prepared form can be kept, so it loads slower and shares no memory: %s",
             bundle.directory / graph,
             error,
         )
-    return session
+    return None
 
 
 def _directory(bundle: Bundle, graph: str, weights: Sequence[str]) -> Path:
@@ -114,44 +141,89 @@ def _digests(bundle: Bundle, graph: str, weights: Sequence[str]) -> list[str]:
     return [bundle.manifest.files[name].sha256 for name in (graph, *weights)]
 
 
-def _open(directory: Path, threads: int) -> Session | None:
-    """Load what is in a directory; None where it is not there, was changed, or does not load."""
-    if not _unchanged(directory):
-        return None
+def _made(bundle: Bundle, graph: str, weights: Sequence[str]) -> Made:
+    """Return what made.json should say, but for the files."""
+    return Made(bundle.manifest.model, graph, _digests(bundle, graph, weights), cpu_name(), VERSION, {})
+
+
+def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session | None:
+    """Load what is in a directory; None where nothing is there, or it is damaged."""
     try:
-        session = Session(directory / _GRAPH, provider="cpu", threads=threads, prepared=True)
-    except BundleError:
+        found = _open_made(directory, made)
+        session = _load(directory, found, threads) if found is not None else None
+    except BundleError as error:
+        if warn:
+            _log.warning("%s; it is made again", error)
         return None
-    _touch(directory / _MADE)
+    if session is not None:
+        _touch(directory / _MADE)
     return session
 
 
-def _unchanged(directory: Path) -> bool:
-    """Say whether a directory holds what was written, by sizes and times."""
+def _load(directory: Path, found: tuple[Made, Whole], threads: int) -> Session:
+    made, whole = found
+    graph = directory / _GRAPH
+    weights = {directory / name: entry.sha256 for name, entry in made.files.items() if name != _GRAPH}
+    opened = partial(Session, graph, provider="cpu", threads=threads, prepared=True, weights=weights)
+    session = whole.read(made.files, opened)
+    _loaded[directory] = found
+    return session
+
+
+def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
+    """Read what a directory should hold; None where there is none.
+
+    Raises:
+        BundleError: the record is damaged, or is not of these files.
+    """
     try:
-        made = msgspec.json.decode((directory / _MADE).read_bytes(), type=Made)
-        return made.files == _files(directory)
-    except (OSError, ValueError):  # not there, no JSON, or not even UTF-8
-        return False
+        names = {path.name for path in directory.iterdir()} - {_MADE}
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise BundleError(f"{directory}: cannot be read: {error}") from error
+    try:
+        found = msgspec.json.decode(files.read(directory / _MADE), type=Made)
+    except (OSError, ValueError) as error:  # not there, no JSON, or not even UTF-8
+        raise BundleError(f"{directory / _MADE}: {error}; {_AGAIN}") from error
+    if found != msgspec.structs.replace(made, model=found.model, files=found.files) or _GRAPH not in names:
+        raise BundleError(f"{directory / _MADE}: is not what was written; {_AGAIN}")
+    if set(found.files) != names:
+        shown = ", ".join(sorted(set(found.files) ^ names))
+        raise BundleError(f"{directory}: {shown}: too many or missing; {_AGAIN}")
+    known = _loaded.get(directory)
+    return known if known is not None and known[0] == found else (found, _whole(directory, found))
 
 
-def _make(graph: Path, directory: Path, made: Made) -> None:
+def _whole(directory: Path, made: Made) -> Whole:
+    return Whole(directory, made.files, _WORDS)
+
+
+def _make(bundle: Bundle, directory: Path, made: Made, weights: Sequence[str]) -> tuple[Made, Whole]:
     """Write a directory whole, in the place of whatever is there."""
     _remove_unused(directory.parent)
-    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=directory.parent))
+    # Not by tempfile, whose folders only their owner may open: an image is built by root and used by others.
+    unfinished = directory.parent / f"{_PARTIAL}{os.urandom(6).hex()}"
+    unfinished.mkdir()
     try:
-        write_prepared(graph, partial / _GRAPH)
-        made = msgspec.structs.replace(made, files=_files(partial))
-        (partial / _MADE).write_bytes(msgspec.json.encode(made))
+        source = bundle.directory / made.graph
+        bundle.read([made.graph, *weights], partial(write_prepared, source, unfinished / _GRAPH))
+        made = msgspec.structs.replace(made, files=_entries(unfinished))
+        (unfinished / _MADE).write_bytes(msgspec.json.encode(made))
+        files.sync_all(unfinished)
         shutil.rmtree(directory, ignore_errors=True)  # sessions that map its files keep them
-        partial.rename(directory)
+        unfinished.rename(directory)
+        files.sync(directory.parent)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
+    whole = _whole(directory, made)
+    whole.trust(made.files)
+    return made, whole
 
 
-def _files(directory: Path) -> dict[str, tuple[int, int]]:
-    found = {path.name: path.stat() for path in directory.iterdir() if path.name != _MADE}
-    return {name: (status.st_size, int(status.st_mtime)) for name, status in found.items()}
+def _entries(directory: Path) -> dict[str, FileEntry]:
+    paths = sorted(directory.iterdir())
+    return {path.name: FileEntry(digest(path), path.stat().st_size) for path in paths}
 
 
 def _touch(path: Path) -> None:

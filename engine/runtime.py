@@ -10,7 +10,7 @@ import ctypes
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.cpus import dot_product, instructions
 from paritas.engine.installation import check_installation
+from paritas.engine.mapped import Mapped
 from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
 check_installation()
@@ -111,7 +112,15 @@ os.register_at_fork(after_in_child=_keep_in_child)
 class Session:
     """One graph, loaded. `run` may be called by many threads at once."""
 
-    def __init__(self, graph: Path, *, provider: str, threads: int, prepared: bool = False) -> None:
+    def __init__(
+        self,
+        graph: Path,
+        *,
+        provider: str,
+        threads: int,
+        prepared: bool = False,
+        weights: Mapping[Path, str] | None = None,
+    ) -> None:
         """Load a graph.
 
         Args:
@@ -119,6 +128,7 @@ class Session:
             provider: see `provider_name`.
             threads: threads inside one run.
             prepared: the graph was written by `write_prepared`, and is taken as it is.
+            weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
 
         Raises:
             ProviderError: the provider cannot run here.
@@ -132,7 +142,12 @@ class Session:
         options = _options(threads)
         if prepared:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = _load(graph, options, name)
+        try:
+            self._session = _load(graph, options, name)
+        except BundleError as error:
+            if name == PROVIDERS["cpu"] or not _loads_on_cpu(graph, options):
+                raise
+            raise ProviderError(f"provider {provider!r} ({name}) cannot load {graph}: {error}") from error
         # onnxruntime drops a provider whose libraries do not load and goes on with the CPU.
         if self._session.get_providers()[0] != name:
             raise ProviderError(
@@ -141,6 +156,7 @@ class Session:
             )
         _sessions.add(self)
         self._on_cpu = name == PROVIDERS["cpu"]
+        self._mapped = Mapped(weights or {} if self._on_cpu else {})
         self.input_names = frozenset(value.name for value in self._session.get_inputs())
         self.output_name: str = self._session.get_outputs()[0].name
         self.dim: int | str | None = self._session.get_outputs()[0].shape[-1]
@@ -155,8 +171,11 @@ class Session:
 
         Raises:
             RunError: onnxruntime cannot run them.
+            BundleError: a weights file was written to since it was loaded.
         """
-        return self.fetch([self.output_name], input_ids, attention_mask, token_type_ids)[0]
+        hidden = self.fetch([self.output_name], input_ids, attention_mask, token_type_ids)[0]
+        self._mapped.check()
+        return hidden
 
     def release(self) -> None:
         """Give the memory that earlier runs left in the arena back to the system; runs under way keep theirs.
@@ -251,9 +270,19 @@ def _load(graph: Path, options: Any, name: str) -> Any:
             # On CPU the fused SkipLayerNormalization is about ten times slower than the Add and the
             # LayerNormalization it replaces: 1.13x tokens/s without it at 32 texts of 16 tokens.
             disabled_optimizers=["SkipLayerNormFusion"] if name == PROVIDERS["cpu"] else None,
+            # It would print "EP Error" to standard output, among our JSON, and go on with another provider.
+            enable_fallback=0,
         )
     except Exception as error:
         raise BundleError(f"{graph}: onnxruntime cannot load it: {_first_line(error)}") from error
+
+
+def _loads_on_cpu(graph: Path, options: Any) -> bool:
+    try:
+        _load(graph, options, PROVIDERS["cpu"])
+    except BundleError:
+        return False
+    return True
 
 
 def _options(threads: int) -> Any:

@@ -2,7 +2,7 @@
 
 `paritas tune` leaves what it found, one file a graph:
 
-    <cache>/tuned/<key>.json
+    <store>/tuned/<key>.json
 
 The key is that of the graph's prepared form, see `paritas.engine.prepared`: under another bundle, CPU or
 onnxruntime the file is not found. It says how many CPUs there were; with more or fewer it does not hold.
@@ -10,8 +10,7 @@ onnxruntime the file is not found. It says how many CPUs there were; with more o
 
 from __future__ import annotations
 
-import os
-import threading
+import contextlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -110,17 +109,22 @@ def choose_settings(
 def tuned_path(bundle: Bundle, precision: Precision) -> Path:
     """Return where what was tuned for a bundle's precision on this machine belongs."""
     variant = bundle.variant(precision)
-    return (
-        store.cache() / "tuned" / f"{graph_key(bundle, variant.graph_for(on_cpu=True), variant.files)}.json"
-    )
+    return store.tuned() / f"{graph_key(bundle, variant.graph_for(on_cpu=True), variant.files)}.json"
+
+
+def _former_path(path: Path) -> Path:
+    """Return where paritas up to 0.1.0 kept it: among what may be removed at any time."""
+    return store.cache() / "tuned" / path.name
 
 
 def read_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
     """Return what was tuned, for however many CPUs; None where nothing is there or can be read."""
-    try:
-        return msgspec.json.decode(tuned_path(bundle, precision).read_bytes(), type=Tuned)
-    except (OSError, ValueError):  # not there, no JSON, or not even UTF-8
-        return None
+    with contextlib.suppress(OSError):  # no store
+        path = tuned_path(bundle, precision)
+        for place in (path, _former_path(path)):
+            with contextlib.suppress(OSError, ValueError):  # not there, no JSON, or not even UTF-8
+                return msgspec.json.decode(files.read(place), type=Tuned)
+    return None
 
 
 def find_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
@@ -137,8 +141,9 @@ def keep_tuned(bundle: Bundle, tuned: Tuned) -> Path:
     """
     path = tuned_path(bundle, tuned.precision)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
-    files.replace(path, msgspec.json.format(msgspec.json.encode(tuned), indent=2), partial=partial)
+    content = msgspec.json.format(msgspec.json.encode(tuned), indent=2)
+    with files.locked(path.parent):
+        files.replace(path, content, partial=path.with_suffix(".partial"))
     return path
 
 
@@ -149,8 +154,9 @@ def forget_tuned(bundle: Bundle, precision: Precision) -> Path | None:
         OSError: it cannot be removed.
     """
     path = tuned_path(bundle, precision)
-    try:
-        path.unlink()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return path
+    gone = None
+    for place in (_former_path(path), path):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            place.unlink()
+            gone = place
+    return gone

@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
+from paritas import files
 from paritas.engine.manifest import TOKENIZER, Contract
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
@@ -104,7 +105,7 @@ class Tokenizer:
         """
         self._roles = dict(roles)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = files.read(path).decode()
             # A tokenizer holds its truncation as state, so each length has one of its own: nothing is
             # switched between calls, and threads need no lock.
             lengths = {role.max_length for role in roles.values()}

@@ -21,6 +21,7 @@ import numpy as np
 from paritas.engine.bundle import Bundle
 from paritas.engine.cpus import cpu_name
 from paritas.engine.encoder import Encoder
+from paritas.engine.manifest import TOKENIZER
 from paritas.engine.runtime import VERSION
 from paritas.engine.settings import Measured, Tuned, choose_settings, tuned_path
 from paritas.engine.tokenizer import Tokenizer, check_texts
@@ -255,7 +256,8 @@ def _sample(bundle: Bundle, *, batches: int) -> Sample:
     """Return texts that fill so many of the largest batches, their lengths in turn."""
     roles = bundle.manifest.contract.roles
     role = "passage" if "passage" in roles else next(iter(roles))
-    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
+    contract = bundle.manifest.contract
+    tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract))
     alone, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
     words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == alone + 1] or _WORDS
     chosen = np.random.default_rng(0)

@@ -6,6 +6,7 @@ import datetime
 import itertools
 import platform
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas import __version__
+from paritas import __version__, files
 from paritas.engine.bundle import PROBES, REFERENCE, Bundle
 from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
-from paritas.engine.manifest import Certificate, Contract, Figures
+from paritas.engine.manifest import TOKENIZER, Certificate, Contract, Figures
+from paritas.engine.prepared import has_prepared
 from paritas.engine.runtime import is_cpu
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
@@ -125,9 +127,10 @@ def certify(
         ParityError: outside the bound; names the precision, the figure and the worst probe.
         ProviderError: the provider cannot run here.
     """
-    tokenizer = Tokenizer.of(bundle.directory, bundle.manifest.contract)
+    contract = bundle.manifest.contract
+    tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract), remember=False)
     reader = bundle.manifest.precisions[precision].certificate.tokens or "the reference"
-    compare_tokens(tokenizer, bundle.manifest.contract, probes, bundle.manifest.model, reader)
+    compare_tokens(tokenizer, contract, probes, bundle.manifest.model, reader)
     lengths = _lengths(tokenizer, bundle, probes)
     every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
@@ -227,15 +230,19 @@ def load_reference(bundle: Bundle) -> tuple[list[Probe], NDArray[np.float32]]:
         BundleError: they are missing, changed or do not fit each other.
     """
     bundle.verify([PROBES, REFERENCE])
-    try:
-        probes = msgspec.json.decode((bundle.directory / PROBES).read_bytes(), type=list[Probe])
-        reference = np.load(bundle.directory / REFERENCE, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise BundleError(f"{bundle.directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
+    probes, reference = bundle.read([PROBES, REFERENCE], partial(_read_reference, bundle.directory))
     expected = (len(probes), bundle.manifest.contract.dim)
     if reference.shape != expected:
         raise BundleError(f"{bundle.directory / REFERENCE}: shape {reference.shape}, expected {expected}")
     return probes, reference
+
+
+def _read_reference(directory: Path) -> tuple[list[Probe], NDArray[np.float32]]:
+    try:
+        probes = msgspec.json.decode(files.read(directory / PROBES), type=list[Probe])
+        return probes, np.load(directory / REFERENCE, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise BundleError(f"{directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
 
 
 def verify(
@@ -252,11 +259,14 @@ def verify(
         provider: where to run; see `Encoder`. INT8 is for CPUs and left out elsewhere.
 
     Raises:
-        BundleError: a file is missing or changed.
+        BundleError: a file is missing or changed, in the bundle or in a prepared form of it.
         ParityError: a precision is outside its bound here.
         ProviderError: the provider cannot run here.
     """
     bundle.verify()
+    for variant in bundle.manifest.precisions.values():
+        for graph in set(variant.names()) - set(variant.files):
+            has_prepared(bundle, graph, variant.files, remember=False)
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():

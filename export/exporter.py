@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import get_args
@@ -17,8 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from paritas import files
-from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, digest, file_names
+from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
     FORMAT,
@@ -33,7 +30,8 @@ from paritas.engine.manifest import (
     Variant,
 )
 from paritas.engine.tokenizer import Tokenizer
-from paritas.errors import BundleError, ExportError
+from paritas.engine.whole import digest
+from paritas.errors import BundleError, ExportError, StoreError
 from paritas.export.attention import fuse_attention
 from paritas.export.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.certify import certify, compare_tokens, save_reference, versions, worse
@@ -52,6 +50,7 @@ from paritas.export.rounding import rounded
 from paritas.export.second_reading.reading import SecondReading, open_second_reading
 from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS, Bound, Precision, Registry, load_registry
+from paritas.workplace import put, workplace
 
 _FILES: dict[Precision, tuple[str, str, str]] = {
     # graph, graph for CPUs, weights
@@ -129,6 +128,7 @@ def export_model(
         except BundleError as error:
             raise ExportError(f"{named.name}: the exported graph does not run: {error}") from error
         pin(named.name, checkpoint)
+        _check_target(target)  # files may have come there meanwhile
         _replace(work, target)
     return Bundle(target)
 
@@ -303,7 +303,7 @@ class _Build:
     def opened(self) -> Bundle:
         """Return the bundle as its last manifest says; no digest is taken again."""
         bundle = Bundle(self.directory)
-        bundle.verified.update(bundle.manifest.files)
+        bundle.trust()
         return bundle
 
     def variant(
@@ -343,8 +343,7 @@ class _Build:
             similarity=self.agreed.similarity,
             origins=self.agreed.origins,
         )
-        data = msgspec.json.format(msgspec.json.encode(manifest), indent=1)
-        (self.directory / MANIFEST).write_bytes(data + b"\n")
+        (self.directory / MANIFEST).write_bytes(manifest_bytes(manifest))
 
     def entry(self, name: str) -> FileEntry:
         if name not in self.entries:  # several manifests are written over the same files
@@ -384,35 +383,20 @@ def _check_target(target: Path) -> None:
 
 @contextmanager
 def _workplace(target: Path) -> Iterator[Path]:
-    """Yield a new directory beside the target; whatever goes wrong, it does not outlive the block."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        work.chmod(0o755)
-    except OSError as error:
-        raise ExportError(f"{target}: cannot be written: {error}") from error
-    try:
-        yield work
-    except OSError as error:
-        raise ExportError(f"{target}: cannot be written: {error}; nothing was left there") from error
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    """Yield a new directory beside the target, with what happens to it in words; see `paritas.workplace`."""
+    with ExitStack() as stack:
+        try:
+            work = stack.enter_context(workplace(target))
+        except OSError as error:
+            raise ExportError(f"{target}: cannot be written: {error}") from error
+        try:
+            yield work
+        except StoreError:
+            raise
+        except OSError as error:
+            raise ExportError(f"{target}: cannot be written: {error}; nothing was left there") from error
 
 
 def _replace(work: Path, target: Path) -> None:
-    """Put the finished bundle in the target's place; a former bundle is set aside until it is.
-
-    One export at a time does so in a folder: another's bundle that came there meanwhile is a former one too.
-    """
-    with files.locked(target.parent):
-        if not target.exists():
-            work.rename(target)
-            return
-        former = work.with_name(work.name.replace(".partial-", ".former-"))
-        target.rename(former)
-        try:
-            work.rename(target)
-        except BaseException:  # a signal between the two renames must not cost the former bundle either
-            former.rename(target)
-            raise
-    shutil.rmtree(former, ignore_errors=True)  # the new bundle is in place whatever becomes of it
+    """Put the finished bundle in the target's place."""
+    put(work, target)

@@ -40,7 +40,8 @@ def export_optimum(directory: Path, weights: WeightsFile) -> onnx.ModelProto:
         raise MissingExtraError(
             "the optimum front-end is not installed; type: pip install 'paritas[optimum]'"
         ) from error
-    with tempfile.TemporaryDirectory(prefix="paritas-") as scratch:
+    # In the bundle's workplace, which is cleared where this process is killed.
+    with tempfile.TemporaryDirectory(prefix="traced-", dir=weights.path.parent) as scratch:
         try:
             # Tracing prints and warns for its own developers; what matters comes back as the exception.
             with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), _quiet("optimum"):

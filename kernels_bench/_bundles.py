@@ -63,6 +63,7 @@ def with_contract(bundle: Path, directory: Path, change: Callable[[dict[str, Any
         (directory / path.name).symlink_to(path.resolve())
     manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
     change(manifest["contract"])
+    manifest.pop("manifest_sha256", None)
     (directory / "manifest.json").unlink()
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     return directory

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from paritas.errors import SourceError
+from paritas.files import read
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.json"
@@ -56,7 +57,7 @@ def read_json(path: Path) -> dict[str, Any]:
         SourceError: missing, unreadable, not JSON, or not an object.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read(path).decode()
         value = json.loads(text)
         if "\\ud" in text.lower():  # such escapes may spell half a character, which no tokenizer takes
             json.dumps(value, ensure_ascii=False).encode()

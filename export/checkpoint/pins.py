@@ -121,6 +121,6 @@ def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directo
 
 def _read(path: Path) -> _Pins:
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Pins) if path.exists() else {}
+        return msgspec.json.decode(files.read(path), type=_Pins) if path.exists() else {}
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error

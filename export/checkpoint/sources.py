@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from paritas import store
-from paritas.engine.bundle import Bundle, digest
+from paritas.engine.bundle import Bundle
 from paritas.engine.lookup import is_checkpoint
+from paritas.engine.whole import digest
 from paritas.errors import RegistryError, SourceError
 from paritas.export.checkpoint import hub, packages, pins
 from paritas.export.checkpoint.layout import collect

@@ -9,13 +9,14 @@ import contextlib
 import os
 import platform
 import re
+import shlex
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from msgspec import Struct
 
-from paritas import __version__, store
+from paritas import __version__, files, store, workplace
 from paritas.engine.bundle import Bundle
 from paritas.engine.checked import Checked
 from paritas.engine.cpus import (
@@ -29,7 +30,7 @@ from paritas.engine.cpus import (
 )
 from paritas.engine.installation import installed_runtimes
 from paritas.engine.precision import automatic_precision
-from paritas.errors import BundleError, MissingExtraError
+from paritas.errors import BundleError, MissingExtraError, StoreError
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # its module needs onnxruntime
@@ -81,15 +82,24 @@ class Runtime(Struct, frozen=True):
     """What the user set ORT_DISABLE_TELEMETRY to; where nothing, paritas sets 1."""
 
 
+class Leftover(Struct, frozen=True):
+    """What a killed process left in the store."""
+
+    path: str
+    size_bytes: int
+
+
 class Store(Struct, frozen=True):
     """The folder of bundles and of what can be made again."""
 
     path: str
+    """Empty where this user has no home directory."""
     writable: bool
     cache_bytes: int
     prepared_bytes: int
     error: str | None
     """Why its bundles cannot be listed."""
+    leftovers: list[Leftover] = []
 
 
 class Graph(Struct, frozen=True):
@@ -102,6 +112,8 @@ class Graph(Struct, frozen=True):
     date: str
     prepared: bool | None = None
     """This machine's form of it is in the cache; None where onnxruntime does not load, as for `settings`."""
+    damage: str | None = None
+    """What is wrong with that form; the next load makes it again."""
     settings: Settings | None = None
     """With what an encoder runs here."""
     gain: float | None = None
@@ -240,7 +252,10 @@ def _runtime() -> Runtime:
 
 
 def _store() -> tuple[Store, list[BundleState]]:
-    home = store.home()
+    try:
+        home = store.home()
+    except StoreError as fault:
+        return Store("", writable=False, cache_bytes=0, prepared_bytes=0, error=str(fault)), []
     bundles: list[BundleState] = []
     error = None
     try:
@@ -257,7 +272,16 @@ def _store() -> tuple[Store, list[BundleState]]:
         bundles.append(state)
         room_bytes -= read_bytes
     cache_bytes, prepared_bytes = _size_bytes(store.cache()), _size_bytes(store.cache() / "prepared")
-    return Store(str(home), _writable(home), cache_bytes, prepared_bytes, error), bundles
+    place = Store(str(home), _writable(home), cache_bytes, prepared_bytes, error, _leftovers(home))
+    return place, bundles
+
+
+def _leftovers(home: Path) -> list[Leftover]:
+    prepared = home / "cache" / "prepared"
+    found = workplace.leftovers(home / "bundles")
+    with contextlib.suppress(OSError, TimeoutError), files.locked(prepared, patience_s=0):
+        found += prepared.glob(".partial-*")
+    return [Leftover(str(path), _size_bytes(path)) for path in found]
 
 
 def _writable(path: Path) -> bool:
@@ -323,16 +347,22 @@ def _graph(bundle: Bundle, precision: Precision) -> Graph:
     size_bytes = sum(bundle.manifest.files[name].size_bytes for name in names)
     certificate = variant.certificate
     try:
-        from paritas.engine.prepared import is_prepared
+        from paritas.engine.prepared import has_prepared
         from paritas.engine.settings import choose_settings, find_tuned, read_tuned
     except _NOT_LOADED:  # said once, of onnxruntime
         return Graph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
+    damage = None
+    try:
+        prepared = has_prepared(bundle, graph, variant.files)
+    except BundleError as fault:
+        prepared, damage = False, str(fault)
     return Graph(
         size_bytes,
         certificate.instructions,
         certificate.date,
-        prepared=is_prepared(bundle, graph, variant.files),
+        prepared=prepared,
+        damage=damage,
         settings=choose_settings(None, None, None, on_cpu=True, tuned=tuned),
         gain=tuned.gain if tuned else None,
         tuned_cpus=before.cpus if before else None,
@@ -369,12 +399,19 @@ def _release(version: str) -> tuple[int, ...]:
 
 def _store_problems(found: Store) -> list[Problem]:
     elsewhere = "export PARITAS_HOME=DIR, a folder that can be written to"
+    if not found.path:
+        what = (found.error or "").partition("; ")[0]
+        return [Problem("warning", f"{what}; only bundles given by path load, and slower", elsewhere)]
     if found.error is not None:
         return [Problem("error", f"bundles cannot be listed: {found.error}", elsewhere)]
     if not found.writable:
         what = f"{found.path} cannot be written to: bundles load slower, and nothing can be exported or tuned"
         return [Problem("warning", what, elsewhere)]
-    return []
+    return [
+        Problem("warning", f"{each.path}: {each.size_bytes / 1e6:.1f} MB, left by a killed process", removal)
+        for each in found.leftovers
+        for removal in [f"rm -r {shlex.quote(each.path)}"]
+    ]
 
 
 def _bundle_problems(bundle: BundleState, cpu: Cpu) -> list[Problem]:
@@ -383,6 +420,9 @@ def _bundle_problems(bundle: BundleState, cpu: Cpu) -> list[Problem]:
         return [Problem("error", bundle.error, f"paritas export {bundle.model}{precisions}")]
     problems = []
     for precision, graph in bundle.graphs.items():
+        if graph.damage is not None:
+            what, _, mend = graph.damage.rpartition("; or type: ")
+            problems.append(Problem("warning", what, mend))
         certified = dot_product(graph.certified)
         if precision == "int8" and certified != cpu.dot_product:
             with_what, here = certified or "no byte dot product", cpu.dot_product or "none"

@@ -7,6 +7,7 @@
     │   └── ParityError        ... because its vectors are not the checkpoint's
     ├── BundleError            a bundle is missing, incomplete or changed
     │   └── NotExportedError   ... because nobody made it yet
+    ├── StoreError             this user has no folder for a store (also an OSError)
     ├── RunError               onnxruntime fails while it runs a text
     ├── InputError             what the caller passed (also a ValueError)
     │   └── ShapeError         ... an array of the wrong shape or dtype
@@ -50,6 +51,10 @@ class BundleError(ParitasError):
 
 class NotExportedError(BundleError):
     """A model is known, or may be on a hub, and has no bundle yet."""
+
+
+class StoreError(ParitasError, OSError):
+    """There is no folder for bundles and caches: this user has no home directory."""
 
 
 class RunError(ParitasError):

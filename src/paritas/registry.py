@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from paritas import files
 from paritas.errors import RegistryError, did_you_mean
 
 ENVIRONMENT_VARIABLE = "PARITAS_REGISTRY"
@@ -221,7 +222,7 @@ def _convert(value: object, type_: type[_T], place: str) -> _T:
 
 def _parse(path: Path) -> dict[str, Model]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = files.read(path).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise RegistryError(f"{path}: cannot be read: {error}") from error
     return _parse_text(text, str(path))

@@ -2,7 +2,9 @@
 
 $PARITAS_HOME, or the user's data folder
 ├── bundles/<model>/        what `paritas export` writes unless told otherwise; see `bundle_path`
-├── cache/                  what can be made again, see engine/prepared.py, checked.py, settings.py
+│   └── .<model>.partial-*  an export under way, or what a killed one left; see workplace.py
+├── cache/                  what can be made again, see engine/prepared.py and checked.py
+├── tuned/                  what `paritas tune` found, see engine/settings.py
 └── pins.json               commits and digests of first exports, see export/checkpoint/pins.py
 """
 
@@ -13,6 +15,8 @@ import os
 import re
 from pathlib import Path
 
+from paritas.errors import StoreError
+
 ENVIRONMENT_VARIABLE = "PARITAS_HOME"
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -20,18 +24,40 @@ _HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[\w.][\w./-]*))?
 
 
 def home() -> Path:
-    """Return the folder that holds bundles and pins; it may not exist yet."""
+    """Return the folder that holds bundles and pins; it may not exist yet.
+
+    Raises:
+        StoreError: this user has no home directory.
+    """
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     if chosen:
         return Path(chosen)
     import platformdirs
 
-    return platformdirs.user_data_path("paritas", appauthor=False)
+    try:
+        found = platformdirs.user_data_path("paritas", appauthor=False)
+    except (RuntimeError, KeyError) as error:  # no HOME, and no such user
+        raise _homeless(str(error)) from error
+    if not found.is_absolute():
+        raise _homeless(f"no absolute path is known, only {found}")
+    return found
+
+
+def _homeless(why: str) -> StoreError:
+    return StoreError(
+        f"this user has no home directory for a store: {why}; set {ENVIRONMENT_VARIABLE}; "
+        f"type: export {ENVIRONMENT_VARIABLE}=DIR, a folder that can be written to"
+    )
 
 
 def cache() -> Path:
-    """Return the folder of what can be made again; it may not exist yet."""
+    """Return the folder of what can be made again; it may not exist yet. Errors as `home`."""
     return home() / "cache"
+
+
+def tuned() -> Path:
+    """Return the folder of what was tuned; it may not exist yet. Errors as `home`."""
+    return home() / "tuned"
 
 
 def hub_id(name: str) -> tuple[str, str | None] | None:

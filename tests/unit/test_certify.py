@@ -21,6 +21,7 @@ from paritas.export.probes import Probe, probes, tokenized
 from paritas.export.reference import _erf, reference_numpy, reference_torch
 from paritas.export.second_reading.reading import open_second_reading
 from paritas.registry import Bound, Role
+from tests.unit.files import change_byte
 
 NAMES = pytest.mark.parametrize("name", ["tiny-bert", "tiny-mpnet"])
 
@@ -242,8 +243,8 @@ def test_a_bundle_without_its_reference_is_refused(tmp_path: Path, bundles: dict
 
 def resigned(directory: Path) -> Bundle:
     """Give a bundle's probes and reference the digests they have now."""
-    from paritas.engine.bundle import digest
     from paritas.engine.manifest import FileEntry
+    from paritas.engine.whole import digest
 
     manifest = Bundle(directory).manifest
     for name in ("probes.json", "reference.npy"):
@@ -396,3 +397,16 @@ def test_the_error_function_is_exact_to_13_digits() -> None:
 def test_the_error_function_is_odd() -> None:
     grid = np.linspace(0, 8, 999)
     np.testing.assert_array_equal(_erf(-grid), -_erf(grid))
+
+
+def test_a_damaged_prepared_graph_is_found(bundles: dict[str, Bundle], home: Path) -> None:
+    """By reading it all, whatever was remembered of it."""
+    bundle = bundles["tiny-bert"]
+    Encoder(bundle).close()
+    verify(bundle)
+    (path,) = home.glob("cache/prepared/*/model.onnx")
+    change_byte(path)
+    with pytest.raises(BundleError, match=r"model\.onnx: changed since it was prepared.*; or type: rm -r "):
+        verify(bundle)
+    Encoder(bundle).close()
+    verify(bundle)

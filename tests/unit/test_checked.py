@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine import bundle as bundle_module
-from paritas.engine import checked
+from paritas.engine import checked, whole
 from paritas.engine.bundle import Bundle
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
@@ -29,8 +28,8 @@ def copy(bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyP
 def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read for their digests, as it happens."""
     names: list[str] = []
-    digest = bundle_module.digest
-    monkeypatch.setattr(bundle_module, "digest", lambda path: (names.append(path.name), digest(path))[1])
+    digest = whole.digest
+    monkeypatch.setattr(whole, "digest", lambda path: (names.append(path.name), digest(path))[1])
     return names
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from paritas import doctor
+from paritas import doctor, workplace
 from paritas.doctor import BundleState, Findings, Problem, cgroup_memory_limit, examine
 from paritas.engine import cpus
 from paritas.engine.bundle import MANIFEST, Bundle
@@ -35,6 +35,7 @@ def only(found: Findings) -> BundleState:
 
 def edit(bundle: Path, **changes: Any) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
+    manifest.pop("manifest_sha256")
     (bundle / MANIFEST).write_text(json.dumps(manifest | changes), encoding="utf-8")
 
 
@@ -252,3 +253,47 @@ def test_more_than_there_is_room_for_is_left_unread(placed: Path, monkeypatch: p
     first, second = examine().bundles
     assert (first.unread_bytes, second.unread_bytes) == (0, sum(sizes) - min(sizes))
     assert (first.error, second.error) == (None, None)
+
+
+# What killed processes left, and damage in the cache.
+
+
+def test_what_killed_processes_left_is_shown_with_its_size(placed: Path, home: Path) -> None:
+    partial = home / "bundles" / ".tiny-bert.partial-0123456789ab"
+    partial.mkdir()
+    (partial / "model.fp32.onnx.data").write_bytes(bytes(3_000_000))
+    unfinished = home / "cache" / "prepared" / ".partial-0123456789ab"
+    unfinished.mkdir(parents=True)
+    found = examine()
+    assert found.ok
+    assert [(each.path, each.size_bytes) for each in found.store.leftovers] == [
+        (str(partial), 3_000_000),
+        (str(unfinished), 0),
+    ]
+    assert f"{partial}: 3.0 MB, left by a killed process" in [problem.what for problem in found.problems]
+    assert [problem.mend for problem in found.problems] == [f"rm -r {partial}", f"rm -r {unfinished}"]
+
+
+def test_what_is_under_way_is_not_shown(placed: Path, home: Path) -> None:
+    with workplace.workplace(home / "bundles" / "new") as work:
+        (work / "tokenizer.json").touch()
+        assert examine().store.leftovers == []
+        assert [bundle.model for bundle in examine().bundles] == ["tiny-bert"]
+    assert not work.exists()
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "made.json"])
+def test_a_damaged_prepared_graph_is_shown_and_the_next_load_makes_it_again(placed: Path, name: str) -> None:
+    Encoder(placed).close()
+    assert only(examine()).graphs["fp32"].prepared
+    (path,) = placed.parent.parent.glob(f"cache/prepared/*/{name}")
+    change_byte(path)
+    found = examine()
+    assert found.ok
+    (problem,) = found.problems
+    assert problem.severity == "warning"
+    assert problem.what.startswith(str(path))
+    assert problem.mend == f"rm -r {path.parent}"
+    assert only(found).graphs["fp32"].prepared is False
+    Encoder(placed).close()
+    assert examine().problems == []

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine import call
+from paritas.engine import call, runtime
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import Session
@@ -375,6 +376,33 @@ def test_fp16_is_fp32_to_three_digits(bundles: dict[str, Bundle], bert: Encoder)
 def test_options_out_of_range_are_refused(bundles: dict[str, Bundle], options, message: str) -> None:
     with pytest.raises(InputError, match=message):
         Encoder(bundles["tiny-bert"].directory, **options)
+
+
+def test_a_provider_that_fails_is_named_and_prints_nothing(
+    bundles: dict[str, Bundle],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """onnxruntime would say "EP Error" on standard output, among our JSON, and go on with the CPU."""
+    create = onnxruntime.InferenceSession._create_inference_session
+
+    def failing(session: Any, providers: Any, *rest: Any, **options: Any) -> Any:
+        if "OpenVINO" in str(providers):
+            raise RuntimeError("no driver")
+        return create(session, providers, *rest, **options)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", failing)
+    monkeypatch.setattr(
+        runtime, "available_providers", lambda: ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+    )
+    with pytest.raises(ProviderError, match=r"provider 'openvino' .* cannot load .*: no driver"):
+        Encoder(bundles["tiny-bert"].directory, provider="openvino")
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    for provider in ("cpu", "openvino"):
+        with pytest.raises(BundleError, match=r"broken\.onnx: onnxruntime cannot load it"):
+            runtime.Session(tmp_path / "broken.onnx", provider=provider, threads=1)
+    assert capfd.readouterr().out == ""
 
 
 def test_a_provider_that_is_missing_is_an_error_not_the_cpu(bundles: dict[str, Bundle]) -> None:

@@ -34,6 +34,7 @@ def old(tmp_path: Path) -> Path:
 def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     manifest = json.loads((bundle / MANIFEST).read_text(encoding="utf-8"))
     change(manifest)
+    manifest.pop("manifest_sha256", None)
     (bundle / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
 
 

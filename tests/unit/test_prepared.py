@@ -18,6 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from paritas.engine import prepared, runtime
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.mapped import Mapped
+from paritas.engine.whole import digest
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
 
@@ -251,3 +253,22 @@ def test_packed_weights_are_kept_only_where_kernels_can_read_them(
         session = runtime.Session(tmp_path / name, provider="cpu", threads=1, prepared=prepared_form)
         found.append(session._session.run(["y"], feeds)[0])
     assert np.array_equal(found[0], found[1])
+
+
+def test_weights_written_to_in_place_are_told_from_those_that_are_renamed_or_removed(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.write_bytes(bytes(3_000_000))
+    mapped = Mapped({weights: digest(weights)})
+    mapped.check()
+    content = weights.read_bytes()
+    moved = weights.rename(tmp_path / "moved")
+    weights.write_bytes(b"another's")
+    mapped.check()
+    with moved.open("r+b") as file:
+        file.write(b"changed")
+    with pytest.raises(BundleError, match="weights: written to in place under a loaded encoder"):
+        mapped.check()
+    moved.write_bytes(content)
+    mapped.check()
+    moved.unlink()
+    mapped.check()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -146,3 +148,27 @@ def test_tuning_again_replaces_and_forgetting_removes(bundles: dict[str, Bundle]
     assert read_tuned(bundle, "fp32") == later
     assert forget_tuned(bundle, "fp32") == path
     assert list(path.parent.iterdir()) == []
+
+
+def test_what_older_versions_kept_in_the_cache_is_read_until_it_is_tuned_again(
+    bundles: dict[str, Bundle], home: Path
+) -> None:
+    bundle = bundles["tiny-bert"]
+    path = keep_tuned(bundle, TUNED)
+    assert path.parent == home / "tuned"
+    former = home / "cache" / "tuned" / path.name
+    former.parent.mkdir(parents=True)
+    path.rename(former)
+    assert find_tuned(bundle, "fp32") == TUNED
+    later = msgspec.structs.replace(TUNED, workers=1)
+    keep_tuned(bundle, later)
+    assert read_tuned(bundle, "fp32") == later
+    assert forget_tuned(bundle, "fp32") == path
+    assert read_tuned(bundle, "fp32") is None
+
+
+def test_removing_the_cache_keeps_what_was_tuned(bundles: dict[str, Bundle], home: Path) -> None:
+    keep_tuned(bundles["tiny-bert"], TUNED)
+    Encoder(bundles["tiny-bert"]).close()
+    shutil.rmtree(home / "cache")
+    assert find_tuned(bundles["tiny-bert"], "fp32") == TUNED

@@ -134,7 +134,7 @@ def _machine(found: Findings) -> str:
         "memory": f"{_mb(memory.total_bytes)} MB, {limit}",
         "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
         "runtime": f"{installed or 'none'}: {', '.join(runtime.providers) or 'does not load'}",
-        "store": f"{store.path}, {'writable' if store.writable else 'not writable'}; cache "
+        "store": f"{store.path or 'none'}, {'writable' if store.writable else 'not writable'}; cache "
         f"{_mb(store.cache_bytes)} MB, of it prepared graphs {_mb(store.prepared_bytes)}",
     }
     return "\n".join(f"{name:<10}{fact}" for name, fact in facts.items())
@@ -165,7 +165,7 @@ def _graph(graph: Graph) -> list[object]:
     runs = graph.settings
     if runs is None:
         return [*made, "-", "-", "-"]
-    prepared = "yes" if graph.prepared else "no"
+    prepared = "damaged" if graph.damage else "yes" if graph.prepared else "no"
     return [*made, prepared, f"{runs.threads}/{runs.workers}/{runs.token_budget}", runs.origin]
 
 

@@ -203,7 +203,7 @@ def test_tune_measures_and_keeps_what_it_found_until_it_is_forgotten(folder: Pat
     verdict, kept = verdict.splitlines()
     assert re.match(r"bert\.bundle in fp16 now runs with \d+ threads, \d+ workers and 512 tokens", verdict)
     record = Path(kept.removeprefix("kept: "))
-    assert record.parent == folder / "home" / "cache" / "tuned"
+    assert record.parent == folder / "home" / "tuned"
     assert "tokens a batch: 128, 256, 512, 1024" in result.stderr
     assert said(run(*shlex.split("tune bert.bundle --precision fp16 --forget"))) == f"forgotten: {record}\n"
     assert not record.exists()

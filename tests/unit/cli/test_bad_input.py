@@ -240,5 +240,5 @@ def test_an_index_of_another_precision_family_is_not_searched(folder: Path, run:
 def test_nothing_is_measured_that_cannot_be_kept(folder: Path, run: Run) -> None:
     (folder / "home").write_text("a file where the store should be")
     result = run("tune", "bert.bundle")
-    refused(result, "home/cache/tuned: what is found cannot be kept there: ")
+    refused(result, "home/tuned: what is found cannot be kept there: ")
     assert result.stderr.count("\n") == 1
