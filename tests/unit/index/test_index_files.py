@@ -9,13 +9,13 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paritas.engine import index as index_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.index import INDEX, IndexInfo, VectorIndex, check_target
+from paritas.engine.index import INDEX, VectorIndex, check_target, generations
 from paritas.errors import VectorIndexError
 from tests.unit.vectors import filled, unit_vectors
 
@@ -42,8 +42,9 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         import os, sys
         from pathlib import Path
         import numpy as np
-        import paritas.engine.index as module
-        from paritas import Encoder, VectorIndex
+        from paritas import Encoder, VectorIndex, files
+        from paritas.engine.index.documents import Documents
+        from paritas.engine.index.graph import Graph
 
         def die(*args, **kwargs):
             os._exit(9)
@@ -52,11 +53,11 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
         point = sys.argv[3]
         if point == "vectors":
-            index._vectors.save, save = die, index._vectors.save
+            Graph.save = die
         elif point == "texts":
-            module.TextStore.save = die
+            Documents.save = die
         elif point == "sync":
-            module.files.sync = die
+            files.sync = die
         else:
             Path.replace = die
         index.save(sys.argv[2])
@@ -119,7 +120,7 @@ index = VectorIndex(Encoder(sys.argv[1]))
 index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
 if fault == "newer":
     info = json.loads((directory / "index.json").read_text())
-    (directory / "index.json").write_text(json.dumps(info | {"format": 2}))
+    (directory / "index.json").write_text(json.dumps(info | {"format": 3}))
 if fault == "published":
     sync = files.sync
     def fail(path):
@@ -154,7 +155,7 @@ def test_a_save_that_fails_removes_no_generation_but_its_own(
     assert "the index cannot be written" in run.stdout
     if fault == "newer":
         info = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        (directory / INDEX).write_text(json.dumps(info | {"format": 1}), encoding="utf-8")
+        (directory / INDEX).write_text(json.dumps(info | {"format": 2}), encoding="utf-8")
     with VectorIndex.load(directory) as index:
         assert len(index) == kept
     if fault in ("full", "newer"):
@@ -166,14 +167,14 @@ def test_a_load_looks_again_where_a_save_came_between(
 ) -> None:
     directory = tmp_path / "index"
     filled(bert, 5).save(directory)
-    check, saves = index_module._check_sizes, [filled(bert, 6), filled(bert, 7)]
+    open_part, saves = generations._open_part, [filled(bert, 6), filled(bert, 7)]
 
-    def saved_just_before(path: Path, info: IndexInfo) -> None:
+    def saved_just_before(path: Path) -> Any:
         if saves:
             saves.pop(0).save(directory)
-        check(path, info)
+        return open_part(path)
 
-    monkeypatch.setattr(index_module, "_check_sizes", saved_just_before)
+    monkeypatch.setattr(generations, "_open_part", saved_just_before)
     with VectorIndex.load(directory) as index:
         assert len(index) == 7
 
