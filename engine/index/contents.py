@@ -23,6 +23,12 @@ from paritas.errors import VectorIndexError
 # Documents added in one turn; searches that wait come between two of them.
 _CHUNK = 128
 
+# With so many answers or fewer, the texts of all that may be among them are read at once.
+_AT_ONCE = 100
+
+Nearest = list[tuple[float, Row]]
+"""Distances and documents, nearest first."""
+
 Result = TypeVar("Result")
 
 
@@ -77,30 +83,33 @@ class Contents:
         """
         return self._use(lambda: self._documents.keys(ids))
 
-    def search(
-        self, vectors: NDArray[np.float32], k: int, *, exact: bool
-    ) -> tuple[list[Found], dict[int, Row]]:
-        """Return keys and distances of the k nearest documents of each query, and the documents."""
+    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
+        """Return the k nearest documents of each query."""
+        return self._use(lambda: self._search(vectors, k, exact=exact))
 
-        def search() -> tuple[list[Found], dict[int, Row]]:
-            found = self._nearest(vectors, k, exact=exact)
-            return found, self._documents.rows({key for nearest in found for key, _ in nearest})
+    def _search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
+        at_once = k <= _AT_ONCE or not self._documents.shares
+        found = self._nearest(vectors, k, exact=exact, texts=at_once)
+        if at_once:
+            return found
+        rows = self._documents.rows({row[0] for nearest in found for _, row in nearest})
+        return [[(distance, rows[row[0]]) for distance, row in nearest] for nearest in found]
 
-        return self._use(search)
-
-    def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Found], list[Found]]:
-        """Return keys and distances of the k nearest documents, by comparing all and by walking the graph."""
-        return self._use(
-            lambda: (self._nearest(vectors, k, exact=True), self._nearest(vectors, k, exact=False))
+    def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
+        """Return the k nearest documents, their keys alone, by comparing all and by walking the graph."""
+        exact, walked = (
+            partial(self._nearest, vectors, k, exact=exact, texts=False) for exact in (True, False)
         )
+        return self._use(lambda: (exact(), walked()))
 
-    def _nearest(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Found]:
+    def _nearest(self, vectors: NDArray[np.float32], k: int, *, exact: bool, texts: bool) -> list[Nearest]:
         # The k nearest vectors have k documents or more.
         found = self._graph.search(vectors, k, exact=exact)
-        members = self._documents.members({key for nearest in found for key, _ in nearest}, k)
-        if any(key not in members for nearest in found for key, _ in nearest):
+        wanted = {key for keys, _ in found for key in keys}
+        documents = self._documents.first(wanted, k, texts=texts)
+        if len(documents) < len(wanted):
             raise VectorIndexError("a vector has no text; the index is damaged, index anew")
-        return [_documents_of(nearest, members, k) for nearest in found]
+        return [_documents_of(nearest, documents)[:k] for nearest in found]
 
     def sample(self, count: int, seed: int) -> NDArray[np.float32]:
         """Return the vectors of some documents, float32, (count, dim), or of all where there are fewer."""
@@ -248,7 +257,6 @@ class Contents:
         self._torn = False
 
 
-def _documents_of(nearest: Found, members: dict[int, list[int]], k: int) -> Found:
-    documents = [(key, distance) for vector, distance in nearest for key in members[vector]]
-    documents.sort(key=lambda document: (document[1], document[0]))
-    return documents[:k]
+def _documents_of(found: Found, documents: dict[int, list[Row]]) -> Nearest:
+    """Return the documents of some vectors, nearest first and, where equally near, in order of their keys."""
+    return sorted((distance, row) for key, distance in zip(*found, strict=True) for row in documents[key])

@@ -22,18 +22,20 @@ _ORPHANS = "DELETE FROM vectors WHERE NOT EXISTS (SELECT 1 FROM documents WHERE 
 _BY_VECTOR = "CREATE INDEX documents_by_vector ON documents (vector, key)"
 _VECTORS = "CREATE TABLE vectors (key INTEGER PRIMARY KEY, digest BLOB NOT NULL UNIQUE) STRICT"
 # The first documents of each of some vectors.
-_MEMBERS = """WITH wanted (vector) AS (VALUES {values})
-SELECT wanted.vector, members.key FROM wanted, documents AS members WHERE members.key IN (
+_FIRST = """WITH wanted (vector) AS (VALUES {values})
+SELECT wanted.vector, {columns} FROM wanted, documents WHERE documents.key IN (
     SELECT key FROM documents WHERE vector = wanted.vector ORDER BY key LIMIT {limit}
 )"""
-# In format 1 each document has a vector of its own, under its own key.
-_MEMBERS_1 = "SELECT key, key FROM documents WHERE key IN ({marks})"
+# The same where no document ever shared its vector: both have one key.
+_ONLY = "SELECT key, {columns} FROM documents WHERE key IN ({marks})"
+# The file says which of the two it is.
+_SHARES = "PRAGMA user_version"
 
 # SQLite takes at most this many parameters a statement in its oldest builds.
 _PARAMETERS = 900
 
-Row = tuple[int, str, str, str]
-"""key, id, title, text"""
+Row = tuple[Any, ...]
+"""key, id, title, text; or the key alone"""
 
 
 class Documents:
@@ -56,6 +58,8 @@ class Documents:
             columns = [row[1] for row in self._fetch("PRAGMA table_info(documents)", ())]
             self.has_vectors = "vector" in columns
             """Whether documents may share a vector; not in format 1."""
+            self.shares = self._fetch(_SHARES, ())[0][0] != 0
+            """Whether one ever did."""
             self._count()
         except BaseException:
             self._db.close()
@@ -97,6 +101,7 @@ class Documents:
             for statement in ("DROP TABLE before", "DROP TABLE shared", _BY_VECTOR):
                 self._db.execute(statement)
             self.has_vectors = True
+        self._note_sharing(any(key != vector for key, vector in self.all_keys()))
 
     def check_new(self, ids: Sequence[str]) -> None:
         """Refuse ids that are there, or twice among these.
@@ -133,6 +138,7 @@ class Documents:
                 new.append(place)
             vectors.append(known[digest])
         keys = range(first, first + len(ids))
+        self._note_sharing(len(new) < len(ids))
         with self._lock, _failing("kept"), self._db:
             self._db.executemany(
                 "INSERT INTO vectors VALUES (?, ?)", [(first + place, digests[place]) for place in new]
@@ -141,6 +147,11 @@ class Documents:
             self._db.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", rows)
         self.count, self.next_key = self.count + len(ids), keys.stop
         return new
+
+    def _note_sharing(self, shares: bool) -> None:
+        if shares and not self.shares:
+            self.shares = True
+            self._fetch(f"{_SHARES} = 1", ())
 
     def keys(self, ids: Sequence[str]) -> list[int]:
         """Return the keys of ids.
@@ -159,18 +170,25 @@ class Documents:
         vector = "vector" if self.has_vectors else "key"
         return self._fetch(f"SELECT key, {vector} FROM documents ORDER BY key", ())  # noqa: S608
 
-    def members(self, vectors: Iterable[int], limit: int) -> dict[int, list[int]]:
-        """Return the keys of the first documents of each vector, `limit` at most, in order."""
-        found: dict[int, list[int]] = {}
+    def first(self, vectors: Iterable[int], limit: int | None, *, texts: bool = True) -> dict[int, list[Row]]:
+        """Return the first documents of each vector.
+
+        Args:
+            vectors: keys of vectors.
+            limit: how many of each at most.
+            texts: with id, title and text; otherwise rows hold the key alone.
+        """
+        columns = "documents.key, id, title, text" if texts else "documents.key"
+        found: dict[int, list[Row]] = {}
         for part in _parts(list(vectors)):
-            marks, values = ",".join("?" * len(part)), ",".join(["(?)"] * len(part))
-            if self.has_vectors:
-                rows = self._fetch(_MEMBERS.format(values=values, limit=int(limit)), part)
+            if self.shares:
+                values = ",".join(["(?)"] * len(part))
+                query = _FIRST.format(columns=columns, values=values, limit=limit)
             else:
-                rows = self._fetch(_MEMBERS_1.format(marks=marks), part)
-            for vector, key in rows:
-                found.setdefault(vector, []).append(key)
-        return {vector: sorted(keys) for vector, keys in found.items()}
+                query = _ONLY.format(columns=columns, marks=",".join("?" * len(part)))
+            for key, *row in self._fetch(query, part):
+                found.setdefault(key, []).append(tuple(row))
+        return found
 
     def rows(self, keys: Iterable[int]) -> dict[int, Row]:
         """Return documents by key."""

@@ -22,8 +22,8 @@ _SCALARS = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "bf16": ScalarKind.BF1
 _INTERRUPTED = "Operation has been terminated"
 _REBUILD_CHUNK = 4096
 
-Found = list[tuple[int, float]]
-"""Keys and distances of one query, nearest first."""
+Found = tuple[list[int], list[float]]
+"""Keys of the vectors nearest to one query, nearest first, and their distances."""
 
 
 class Graph:
@@ -124,14 +124,14 @@ class Graph:
         """
         wanted = min(k, len(self))
         if not len(vectors) or not wanted:
-            return [[] for _ in vectors]
+            return [([], [])] * len(vectors)
         found = self._search(vectors, wanted, exact=exact)
-        short = [row for row, nearest in enumerate(found) if len(nearest) < wanted]
+        short = [row for row, (keys, _) in enumerate(found) if len(keys) < wanted]
         if short and not exact:
             # Walks end early among removed vectors: those queries are compared with every vector.
             for row, nearest in zip(short, self._search(vectors[short], wanted, exact=True), strict=True):
                 found[row] = nearest
-        if any(len(nearest) < wanted for nearest in found):
+        if any(len(keys) < wanted for keys, _ in found):
             raise VectorIndexError("some vectors cannot be reached; the index is damaged, index anew")
         return found
 
@@ -145,7 +145,7 @@ class Graph:
         counts = getattr(matches, "counts", None)
         ends = [keys.shape[1]] if counts is None else counts.tolist()
         rows = zip(keys.tolist(), distances.tolist(), ends, strict=True)
-        return [list(zip(found[:end], far[:end], strict=True)) for found, far, end in rows]
+        return [(found[:end], far[:end]) for found, far, end in rows]
 
     def rebuilt(self) -> Graph:
         """Return a new graph of the same vectors, without the removed ones."""

@@ -217,12 +217,12 @@ class VectorIndex:
         """
         vectors = arguments.matrix(vectors, self.info.dim)
         k, exact = arguments.whole_number("k", k, 1), arguments.flag("exact", exact)
-        found, rows = self._contents.search(vectors, k, exact=exact)
+        found = self._contents.search(vectors, k, exact=exact)
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
-        nearest = 0.0 if self.info.metric == "l2sq" else 1.0
+        zero = 0.0 if self.info.metric == "l2sq" else 1.0
         return [
-            [Hit(rows[key][1], nearest - far, rows[key][2], rows[key][3]) for key, far in documents]
-            for documents in found
+            [Hit(name, zero - distance, title, text) for distance, (_, name, title, text) in nearest]
+            for nearest in found
         ]
 
     def recall(self, vectors: NDArray[np.float32], k: int = 10) -> float:
@@ -240,7 +240,7 @@ class VectorIndex:
         vectors, k = arguments.matrix(vectors, self.info.dim), arguments.whole_number("k", k, 1)
         exact, walked = self._contents.both(vectors, k)
         shares = [
-            len({key for key, _ in wanted} & {key for key, _ in got}) / len(wanted)
+            len({row for _, row in wanted} & {row for _, row in got}) / len(wanted)
             for wanted, got in zip(exact, walked, strict=True)
             if wanted
         ]
