@@ -32,7 +32,8 @@ class Graph:
     def __init__(self, info: IndexInfo) -> None:
         """Make an empty one, as an index's facts say."""
         self._info = info
-        self._dead = 0
+        self._removed = 0
+        """How many, since it was built."""
         self._index = usearch.index.Index(
             ndim=info.dim,
             metric=info.metric,
@@ -65,7 +66,7 @@ class Graph:
         graph._info, graph._index = info, index
         # Freed after the index that looks into it, whatever frees them.
         index.mapped_content = content if view else None
-        graph._dead = int(index.stats.nodes) - len(index)
+        graph._removed = int(index.stats.nodes) - len(index)
         return graph
 
     def __len__(self) -> int:
@@ -73,8 +74,12 @@ class Graph:
 
     @property
     def worn(self) -> bool:
-        """Whether removed vectors are the greater part of the graph, through which searches still walk."""
-        return self._dead > len(self)
+        """Whether more was removed than there is.
+
+        Searches walk through removed vectors. New ones take their places, whose links lead elsewhere: after
+        thousands of such changes of a small graph, some of its vectors were not found any more.
+        """
+        return self._removed > len(self)
 
     def add(self, keys: Sequence[int], vectors: NDArray[np.float32]) -> None:
         """Add vectors under keys that are not there, float32, (len(keys), dim)."""
@@ -84,15 +89,13 @@ class Graph:
             self._index.add(np.array(keys, np.uint64), vectors, threads=available_cpus())
         except (RuntimeError, ValueError) as error:
             raise _failure("vectors cannot be added", error) from error
-        # usearch puts new vectors into the places of removed ones.
-        self._dead = max(0, self._dead - len(keys))
 
     def remove(self, keys: Sequence[int]) -> None:
         """Remove vectors by key."""
         if len(keys):
             before = len(self)
             self._index.remove(np.array(keys, np.uint64))
-            self._dead += before - len(self)
+            self._removed += before - len(self)
 
     def keys(self) -> NDArray[np.uint64]:
         """Return all keys, in no order, (len,)."""
