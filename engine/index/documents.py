@@ -57,7 +57,7 @@ class Documents:
         try:
             columns = [row[1] for row in self._fetch("PRAGMA table_info(documents)", ())]
             self.has_vectors = "vector" in columns
-            """Whether documents may share a vector; not in format 1."""
+            """Whether documents may share a vector; not in tables made with format 1."""
             self.shares = self._fetch(_SHARES, ())[0][0] != 0
             """Whether one ever did."""
             self._count()
@@ -78,7 +78,7 @@ class Documents:
         fault = ""
         if info.format < 2:
             fault = str(self._fetch("PRAGMA integrity_check(1)", ())[0][0]).replace("ok", "")
-        if fault or self.count != info.count or self.has_vectors != (info.format >= 2):
+        if fault or self.count != info.count:
             fault = fault or f"{self.count} documents, expected {info.count}"
             raise VectorIndexError(f"not a readable table of texts: {fault}; index anew")
 

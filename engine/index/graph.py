@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from usearch.index import MetricKind, ScalarKind
 
 from paritas.engine.cpus import available_cpus
+from paritas.engine.index.arguments import encodable
 from paritas.engine.index.info import IndexInfo
 from paritas.errors import InputError, VectorIndexError
 
@@ -165,7 +166,9 @@ class Graph:
         Raises:
             OSError, RuntimeError: it cannot be written.
         """
-        self._index.save(path)
+        # usearch takes names of UTF-8 alone; by its descriptor a file of any name can be opened.
+        with path.open("wb") as file:
+            self._index.save(path if encodable(path) == str(path) else f"/dev/fd/{file.fileno()}")
         size, expected = path.stat().st_size, self._index.serialized_length
         if size != expected:
             raise OSError(f"{size} of {expected} bytes of vectors were written")

@@ -220,3 +220,55 @@ def test_a_handler_that_uses_the_index_inside_a_call_of_it_is_told_so(bert: Enco
         with pytest.raises(VectorIndexError, match="not from a signal handler"):
             contents._use(index.close)
         assert check_whole(index) == {1}
+
+
+SIGNALS = """
+import os, signal, sys, threading
+import numpy as np
+from paritas.engine.index import VectorIndex
+from tests.faults.indexes import check_whole, vectors_of
+
+index = VectorIndex.load(sys.argv[1], mmap=False)
+wanted, armed, done = int(sys.argv[2]), threading.Semaphore(0), False
+queries, new = vectors_of(list(range(400))), vectors_of(list(range(5000, 5300)))
+expected = check_whole(index)
+
+def send():
+    while True:
+        armed.acquire()
+        if done:
+            return
+        os.kill(os.getpid(), signal.SIGINT)
+
+sender = threading.Thread(target=send, daemon=True)
+sender.start()
+for number in range(wanted):
+    try:
+        armed.release()
+        while True:
+            index.search(queries, 10, exact=number % 2 == 0)
+            index.add([f"new {i}" for i in range(300)], new)
+            index.remove([f"new {i}" for i in range(300)])
+    except KeyboardInterrupt:
+        pass
+    there = [f"new {i}" in index for i in range(300)]
+    assert all(there) or not any(there)
+    if any(there):
+        index.remove([f"new {i}" for i in range(300)])
+    assert check_whole(index) == expected
+done = True
+armed.release()
+sender.join()
+"""
+
+
+def test_ctrl_c_ends_any_call_as_ctrl_c_does(bert: Encoder, tmp_path: Path, whole: bool) -> None:
+    """usearch reports an interrupt as an error of its own, in which Python's exception is lost."""
+    with VectorIndex(bert) as index:
+        add(index, list(range(400)))
+        index.save(tmp_path / "index")
+    arguments = [str(tmp_path / "index"), "1000" if whole else "40"]
+    run = subprocess.run(
+        [sys.executable, "-c", SIGNALS, *arguments], check=False, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
