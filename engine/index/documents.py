@@ -60,14 +60,17 @@ class Documents:
             """Whether documents may share a vector; not in tables made with format 1."""
             self.shares = self._fetch(_SHARES, ())[0][0] != 0
             """Whether one ever did."""
-            self._count()
+            self.count = 0
+            self.next_key = self._next()
         except BaseException:
             self._db.close()
             raise
 
+    def _next(self) -> int:
+        return int(self._fetch("SELECT COALESCE(MAX(key), -1) + 1 FROM documents", ())[0][0])
+
     def _count(self) -> None:
-        query = "SELECT COUNT(*), COALESCE(MAX(key), -1) + 1 FROM documents"
-        self.count, self.next_key = map(int, self._fetch(query, ())[0])
+        self.count = int(self._fetch("SELECT COUNT(*) FROM documents", ())[0][0])
 
     def check(self, info: IndexInfo) -> None:
         """Hold the table against an index's facts; where these have no digest of it, read it whole.
@@ -75,11 +78,14 @@ class Documents:
         Raises:
             VectorIndexError: it is damaged.
         """
-        fault = ""
-        if info.format < 2:
-            fault = str(self._fetch("PRAGMA integrity_check(1)", ())[0][0]).replace("ok", "")
-        if fault or self.count != info.count:
-            fault = fault or f"{self.count} documents, expected {info.count}"
+        if info.format >= 2:
+            # The file has been digested; counting would read it once more.
+            self.count = info.count
+            return
+        fault = self._fetch("PRAGMA integrity_check(1)", ())[0][0]
+        self._count()
+        if fault != "ok" or self.count != info.count:
+            fault = fault if fault != "ok" else f"{self.count} documents, expected {info.count}"
             raise VectorIndexError(f"not a readable table of texts: {fault}; index anew")
 
     def upgrade(self, shared: Iterable[tuple[int, int, bytes]]) -> None:
@@ -212,6 +218,7 @@ class Documents:
             self._db.execute("DELETE FROM documents WHERE key >= ?", (first,))
             self._db.execute(_ORPHANS)
         self._count()
+        self.next_key = self._next()
 
     def remove_vectors(self, vectors: Sequence[int]) -> None:
         """Remove all documents of some vectors."""

@@ -67,7 +67,8 @@ class Graph:
         graph._info, graph._index = info, index
         # Freed after the index that looks into it, whatever frees them.
         index.mapped_content = content if view else None
-        graph._removed = int(index.stats.nodes) - len(index)
+        # Counting nodes reads all of them; one that is only searched needs no count.
+        graph._removed = 0 if view else int(index.stats.nodes) - len(index)
         return graph
 
     def __len__(self) -> int:
