@@ -23,6 +23,8 @@ from paritas.errors import VectorIndexError
 # Documents added in one turn; searches that wait come between two of them.
 _CHUNK = 128
 
+# Queries answered in one turn; changes that wait, and the searches behind them, come between two of them.
+_QUERIES = 512
 # With so many answers or fewer, the texts of all that may be among them are read at once.
 _AT_ONCE = 100
 
@@ -85,7 +87,13 @@ class Contents:
 
     def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
         """Return the k nearest documents of each query."""
-        return self._use(lambda: self._search(vectors, k, exact=exact))
+        found: list[Nearest] = []
+        for start in range(0, len(vectors), _QUERIES):
+            part = vectors[start : start + _QUERIES]
+            found += self._use(partial(self._search, part, k, exact=exact))
+        if not len(vectors):
+            self._use(lambda: None)
+        return found
 
     def _search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
         at_once = k <= _AT_ONCE or not self._documents.shares
@@ -106,7 +114,7 @@ class Contents:
         # The k nearest vectors have k documents or more.
         found = self._graph.search(vectors, k, exact=exact)
         wanted = {key for keys, _ in found for key in keys}
-        documents = self._documents.first(wanted, k, texts=texts)
+        documents = self._documents.first(wanted, min(k, self._documents.count), texts=texts)
         if len(documents) < len(wanted):
             raise VectorIndexError("a vector has no text; the index is damaged, index anew")
         return [_documents_of(nearest, documents)[:k] for nearest in found]

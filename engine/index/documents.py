@@ -107,7 +107,7 @@ class Documents:
             for statement in ("DROP TABLE before", "DROP TABLE shared", _BY_VECTOR):
                 self._db.execute(statement)
             self.has_vectors = True
-        self._note_sharing(any(key != vector for key, vector in self.all_keys()))
+        self.shares = any(key != vector for key, vector in self.all_keys())
 
     def check_new(self, ids: Sequence[str]) -> None:
         """Refuse ids that are there, or twice among these.
@@ -144,7 +144,7 @@ class Documents:
                 new.append(place)
             vectors.append(known[digest])
         keys = range(first, first + len(ids))
-        self._note_sharing(len(new) < len(ids))
+        self.shares = self.shares or len(new) < len(ids)
         with self._lock, _failing("kept"), self._db:
             self._db.executemany(
                 "INSERT INTO vectors VALUES (?, ?)", [(first + place, digests[place]) for place in new]
@@ -153,11 +153,6 @@ class Documents:
             self._db.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?)", rows)
         self.count, self.next_key = self.count + len(ids), keys.stop
         return new
-
-    def _note_sharing(self, shares: bool) -> None:
-        if shares and not self.shares:
-            self.shares = True
-            self._fetch(f"{_SHARES} = 1", ())
 
     def keys(self, ids: Sequence[str]) -> list[int]:
         """Return the keys of ids.
@@ -176,7 +171,7 @@ class Documents:
         vector = "vector" if self.has_vectors else "key"
         return self._fetch(f"SELECT key, {vector} FROM documents ORDER BY key", ())  # noqa: S608
 
-    def first(self, vectors: Iterable[int], limit: int | None, *, texts: bool = True) -> dict[int, list[Row]]:
+    def first(self, vectors: Iterable[int], limit: int, *, texts: bool = True) -> dict[int, list[Row]]:
         """Return the first documents of each vector.
 
         Args:
@@ -237,6 +232,7 @@ class Documents:
         """
         with self._lock, contextlib.closing(sqlite3.connect(path)) as target:
             self._db.backup(target)
+            target.execute(f"{_SHARES} = {int(self.shares)}")
 
     def close(self) -> None:
         """Release the file; a private table is gone then."""

@@ -177,6 +177,7 @@ class Graph:
     def close(self) -> None:
         """Release memory and the file."""
         self._index.reset()
+        self._index.mapped_content = None
 
 
 def digests(vectors: NDArray[np.float32], dtype: str) -> Iterator[bytes]:

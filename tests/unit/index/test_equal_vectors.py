@@ -152,3 +152,25 @@ def test_format_1_is_read_and_saved_on_as_format_2(bert: Encoder, tmp_path: Path
         assert [hit.text for hit in index.search(queries[:1], 2)[0]][1] == "the same again"
     with VectorIndex.load(tmp_path / "copied") as index:
         assert index.search(queries, 5) == VectorIndex.load(FORMAT_1).search(queries, 5)
+
+
+def test_what_was_shared_once_is_remembered(bert: Encoder, tmp_path: Path) -> None:
+    """The only document of a vector may have another key than the vector's."""
+    with VectorIndex(bert) as index:
+        index.add(["first", "second"], np.repeat(unit_vectors(1), 2, axis=0))
+        index.remove(["first"])
+        index.save(tmp_path / "index")
+    for mmap in (True, False):
+        with VectorIndex.load(tmp_path / "index", mmap=mmap) as index:
+            assert [hit.id for hit in index.search(unit_vectors(1), 10**30)[0]] == ["second"]
+            index.save(tmp_path / "again")
+        with VectorIndex.load(tmp_path / "again") as index:
+            assert index.search(unit_vectors(1), 3)[0][0].id == "second"
+
+
+def test_many_queries_are_answered_in_their_order(bert: Encoder) -> None:
+    vectors = unit_vectors(1300)
+    with filled(bert, 1300) as index:
+        hits = index.search(vectors, 1, exact=True)
+        assert [found[0].id for found in hits] == [f"doc-{number}" for number in range(1300)]
+        assert index.search(vectors[:0]) == []
