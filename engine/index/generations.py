@@ -39,7 +39,7 @@ def read_info(directory: Path) -> IndexInfo:
     try:
         with _open(path) as file:
             return parse(file.read())
-    except (FileNotFoundError, NotADirectoryError):
+    except FileNotFoundError:
         raise VectorIndexError(
             f"{directory}: no index there; type: paritas index INPUT --model MODEL --out {directory}"
         ) from None
@@ -134,10 +134,13 @@ def _check_size(path: Path, file: BufferedReader, info: IndexInfo) -> None:
 
 
 def _check_digests(directory: Path, opened: dict[str, BufferedReader], info: IndexInfo) -> None:
-    checked, found = Checked(directory), {}
+    checked: Checked | None = None
+    with contextlib.suppress(RuntimeError):  # no home directory: nothing is known of any file
+        checked = Checked(directory)
+    found: dict[str, str] = {}
     for name, file in opened.items():
         path, expected = directory / name, info.sha256.get(name)
-        if _known(checked, path, file) == expected:
+        if expected is not None and _known(checked, path, file) == expected:
             continue
         try:
             found[name] = hashlib.file_digest(file, "sha256").hexdigest()
@@ -147,13 +150,14 @@ def _check_digests(directory: Path, opened: dict[str, BufferedReader], info: Ind
             raise VectorIndexError(
                 f"{path}: changed since it was saved (sha256 {found[name]}); restore the file or index anew"
             )
-    checked.keep(found)
+    if checked is not None:
+        checked.keep(found)
 
 
-def _known(checked: Checked, path: Path, file: BufferedReader) -> str | None:
+def _known(checked: Checked | None, path: Path, file: BufferedReader) -> str | None:
     """Return the digest that was taken of an open file before, if its name still leads to it."""
     with contextlib.suppress(OSError):
-        known = checked.digest(path.name)
+        known = checked.digest(path.name) if checked is not None else None
         if os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return known
     return None
@@ -202,6 +206,14 @@ def _check_ours(directory: Path) -> None:
         raise VectorIndexError(f"{directory / INDEX}: is no index's; choose another directory")
 
 
+def _names_an_index(path: Path) -> bool:
+    try:
+        with _open(path) as file:
+            return is_ours(file.read())
+    except ValueError:
+        return False
+
+
 def publish(directory: Path, write: Callable[[Path, Path], IndexInfo]) -> None:
     """Make a new generation the current one. Whatever happens meanwhile, an index already there stays whole.
 
@@ -217,6 +229,8 @@ def publish(directory: Path, write: Callable[[Path, Path], IndexInfo]) -> None:
     created = not directory.exists()
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a folder may be written to and not read
+            files.sync(directory.parent)
         # Each save removes the generations that are not its own, so one process at a time saves here.
         with files.locked(directory):
             # Somebody else may have put files there while this one waited.
