@@ -32,8 +32,13 @@ def test_what_is_saved_while_another_thread_adds_is_of_one_moment(
 ) -> None:
     done, saves = threading.Event(), 475 if whole else 25
     with VectorIndex(bert) as index, ThreadPoolExecutor(1) as pool:
-        numbers = itertools.count()
-        adding = pool.submit(until, done, lambda: add(index, list(itertools.islice(numbers, 30))))
+
+        def work() -> None:
+            for start in range(0, 900, 30):
+                add(index, list(range(start, start + 30)))
+            index.remove([str(number) for number in range(900)])
+
+        adding = pool.submit(until, done, work)
         try:
             for _ in range(saves):
                 index.save(tmp_path / "index")
