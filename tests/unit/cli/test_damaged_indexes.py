@@ -63,8 +63,8 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "texts truncated": (truncate("texts-*"), ".sqlite: "),
     "vectors gone": (remove("vectors-*"), ".usearch: missing; the index is damaged, index anew"),
     "texts gone": (remove("texts-*"), ".sqlite: missing; the index is damaged, index anew"),
-    "texts overwritten": (scribble, ".sqlite: not a readable table of texts: "),
-    "a text deleted": (forget_a_text, "a vector has no text; the index is damaged, index anew"),
+    "texts overwritten": (scribble, ".sqlite: changed since it was saved (sha256 "),
+    "a text deleted": (forget_a_text, "; restore the file or index anew"),
     "index.json garbage": (
         lambda index: (index / "index.json").write_bytes(b"\x00garbage"),
         "index.json: JSON is malformed",
@@ -75,15 +75,16 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "index.json gone": (remove("index.json"), "corpus.index: no index there; type: paritas index"),
     "newer format": (
-        info(lambda found: found.update(format=2)),
-        "index.json: format 2, this paritas reads up to 1; upgrade it",
+        info(lambda found: found.update(format=3)),
+        "index.json: format 3, this paritas reads up to 2; upgrade it",
     ),
     "a generation that climbs": (
         info(lambda found: found.update(generation="../../x")),
         "index.json: '../../x' is no generation; index anew",
     ),
-    "another count": (info(lambda found: found.update(count=5)), "does not hold what index.json says"),
-    "another dim": (info(lambda found: found.update(dim=8)), "does not hold what index.json says"),
+    "another count": (info(lambda found: found.update(count=5)), "changed since the index was saved"),
+    "another dim": (info(lambda found: found.update(dim=8)), "changed since the index was saved"),
+    "format 1 again": (info(lambda found: found.update(format=1)), "changed since the index was saved"),
 }
 
 
@@ -96,7 +97,7 @@ def test_a_damaged_index_is_refused_and_left_as_it_is(folder: Path, run: Run, ca
     assert contents(folder) == before
 
 
-def test_a_table_damaged_in_its_middle_is_refused_when_a_search_comes_there(folder: Path, run: Run) -> None:
+def test_a_table_damaged_in_its_middle_is_refused(folder: Path, run: Run) -> None:
     write_jsonl(
         folder / "long.jsonl",
         [{"_id": str(number), "text": f"the river {number} " * 200} for number in range(40)],
@@ -107,4 +108,4 @@ def test_a_table_damaged_in_its_middle_is_refused_when_a_search_comes_there(fold
     data[8 * 4096 : -8 * 4096] = bytes(len(data) - 16 * 4096)
     path.write_bytes(data)
     result = run("search", "long.index", "river", "-k", "40")
-    refused(result, "the texts cannot be read: ")
+    refused(result, ".sqlite: changed since it was saved (sha256 ")

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from paritas.engine import index as index_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.index import INDEX, IndexInfo, VectorIndex, check_target
+from paritas.engine.index import INDEX, VectorIndex, check_target, generations
 from paritas.errors import VectorIndexError
 from tests.unit.vectors import filled, unit_vectors
 
@@ -42,8 +44,9 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         import os, sys
         from pathlib import Path
         import numpy as np
-        import paritas.engine.index as module
-        from paritas import Encoder, VectorIndex
+        from paritas import Encoder, VectorIndex, files
+        from paritas.engine.index.documents import Documents
+        from paritas.engine.index.graph import Graph
 
         def die(*args, **kwargs):
             os._exit(9)
@@ -52,11 +55,11 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
         point = sys.argv[3]
         if point == "vectors":
-            index._vectors.save, save = die, index._vectors.save
+            Graph.save = die
         elif point == "texts":
-            module.TextStore.save = die
+            Documents.save = die
         elif point == "sync":
-            module.files.sync = die
+            files.sync = die
         else:
             Path.replace = die
         index.save(sys.argv[2])
@@ -119,7 +122,7 @@ index = VectorIndex(Encoder(sys.argv[1]))
 index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
 if fault == "newer":
     info = json.loads((directory / "index.json").read_text())
-    (directory / "index.json").write_text(json.dumps(info | {"format": 2}))
+    (directory / "index.json").write_text(json.dumps(info | {"format": 3}))
 if fault == "published":
     sync = files.sync
     def fail(path):
@@ -154,7 +157,7 @@ def test_a_save_that_fails_removes_no_generation_but_its_own(
     assert "the index cannot be written" in run.stdout
     if fault == "newer":
         info = json.loads((directory / INDEX).read_text(encoding="utf-8"))
-        (directory / INDEX).write_text(json.dumps(info | {"format": 1}), encoding="utf-8")
+        (directory / INDEX).write_text(json.dumps(info | {"format": 2}), encoding="utf-8")
     with VectorIndex.load(directory) as index:
         assert len(index) == kept
     if fault in ("full", "newer"):
@@ -166,14 +169,14 @@ def test_a_load_looks_again_where_a_save_came_between(
 ) -> None:
     directory = tmp_path / "index"
     filled(bert, 5).save(directory)
-    check, saves = index_module._check_sizes, [filled(bert, 6), filled(bert, 7)]
+    open_part, saves = generations._open_part, [filled(bert, 6), filled(bert, 7)]
 
-    def saved_just_before(path: Path, info: IndexInfo) -> None:
+    def saved_just_before(path: Path) -> Any:
         if saves:
             saves.pop(0).save(directory)
-        check(path, info)
+        return open_part(path)
 
-    monkeypatch.setattr(index_module, "_check_sizes", saved_just_before)
+    monkeypatch.setattr(generations, "_open_part", saved_just_before)
     with VectorIndex.load(directory) as index:
         assert len(index) == 7
 
@@ -238,3 +241,116 @@ def test_a_first_save_that_ends_meanwhile_is_no_foreign_index(bert: Encoder, tmp
             while not saving.done():
                 check_target(directory)
             saving.result()
+
+
+FOREIGN = [b"{}", b"[]", b"not json", b"", b'{"format": 1}', b'{"name": "site", "version": 3}', b"\xff\xfe"]
+
+
+@pytest.mark.parametrize("content", FOREIGN)
+def test_a_foreign_index_json_is_left_alone(bert: Encoder, tmp_path: Path, content: bytes) -> None:
+    """Many programs call a file index.json."""
+    (tmp_path / INDEX).write_bytes(content)
+    (tmp_path / f"{INDEX}.bak").write_text("mine")
+    with filled(bert, 3) as index:
+        for refused in (lambda: index.save(tmp_path), lambda: check_target(tmp_path)):
+            with pytest.raises(VectorIndexError, match=r"is no index's; choose another directory"):
+                refused()
+    assert (tmp_path / INDEX).read_bytes() == content
+    assert len(os.listdir(tmp_path)) == 2
+
+
+def test_only_names_that_a_save_made_are_removed(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 3).save(directory)
+    mine = [
+        "notes.txt",
+        f"{INDEX}.bak",
+        f"{INDEX}.0123456789abcdef",
+        "vectors-of-mine.usearch",
+        "texts-2024.sqlite",
+        "texts-0123456789ab.sqlite.bak",
+    ]
+    for name in mine:
+        (directory / name).write_text("mine")
+    left = ["vectors-0123456789ab.usearch", "texts-0123456789ab.sqlite-journal", f"{INDEX}.0123456789ab"]
+    for name in left:
+        (directory / name).write_text("a crashed save's")
+    filled(bert, 4).save(directory)
+    assert set(mine) < set(os.listdir(directory))
+    assert not set(left) & set(os.listdir(directory))
+    assert len(os.listdir(directory)) == len(mine) + 3
+
+
+def test_a_damaged_index_may_be_replaced(bert: Encoder, tmp_path: Path) -> None:
+    """Its index.json is no index's any more; the names of the other files are."""
+    directory = tmp_path / "index"
+    filled(bert, 3).save(directory)
+    (directory / INDEX).write_bytes(b"\0" * 100)
+    with pytest.raises(VectorIndexError, match="index anew"):
+        VectorIndex.load(directory)
+    filled(bert, 4).save(directory)
+    assert len(VectorIndex.load(directory)) == 4
+
+
+def test_an_index_is_saved_over_itself_while_it_is_mapped(bert: Encoder, tmp_path: Path) -> None:
+    directory = tmp_path / "index"
+    filled(bert, 30).save(directory)
+    with VectorIndex.load(directory) as first, VectorIndex.load(directory) as second:
+        expected = first.search(unit_vectors(3), 5)
+        first.save(directory)
+        first.save(directory)
+        assert first.search(unit_vectors(3), 5) == second.search(unit_vectors(3), 5) == expected
+    with VectorIndex.load(directory) as index:
+        assert index.search(unit_vectors(3), 5) == expected
+
+
+def test_a_copied_folder_and_a_link_are_the_same_index(bert: Encoder, tmp_path: Path) -> None:
+    filled(bert, 30).save(tmp_path / "index")
+    shutil.copytree(tmp_path / "index", tmp_path / "copy")
+    (tmp_path / "link").symlink_to(tmp_path / "copy")
+    filled(bert, 31).save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert [len(VectorIndex.load(tmp_path / name)) for name in ("index", "copy", "link")] == [30, 31, 31]
+
+
+@pytest.mark.parametrize("name", ["C:\\index", "a?b#c%20", "ü 🚀", "-", "x" * 200])
+def test_a_directory_may_have_any_name(bert: Encoder, tmp_path: Path, name: str) -> None:
+    filled(bert, 3).save(tmp_path / name)
+    with VectorIndex.load(tmp_path / name) as index:
+        assert len(index.search(unit_vectors(1), 9)[0]) == 3
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_names_that_are_no_utf8_are_taken(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = tmp_path / os.fsdecode(b"b\xfcndel")
+    monkeypatch.setattr(bert.bundle, "directory", odd)
+    with filled(bert, 3) as index:
+        index.save(odd / "index")
+    with VectorIndex.load(odd / "index") as loaded:
+        assert len(loaded.search(unit_vectors(1), 9)[0]) == 3
+        assert loaded.info.bundle == str(tmp_path / "b\ufffdndel")
+
+
+def test_files_are_digested_again_only_when_they_change(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`Checked` trusts what has been at rest for two seconds; here it does at once."""
+    monkeypatch.setattr("paritas.engine.checked._TICK_NS", -(10**12))
+    filled(bert, 3).save(tmp_path / "index")
+    read: list[object] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, name: read.append(file.name) or digest(file, name)
+    )
+    VectorIndex.load(tmp_path / "index").close()
+    assert len(read) == 2
+    VectorIndex.load(tmp_path / "index", mmap=False).close()
+    assert len(read) == 2
+    (path,) = (tmp_path / "index").glob("texts-*")
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(VectorIndexError, match="changed since it was saved"):
+        VectorIndex.load(tmp_path / "index")

@@ -190,7 +190,7 @@ def test_recall_tells_a_thorough_graph_from_a_poor_one(
 ) -> None:
     # Vectors that threads add at the same time are not linked with each other: of 300 such graphs of 500
     # vectors by two threads, three stood below a recall of 0.99, the least at 0.982; by one thread all at 1.
-    monkeypatch.setattr("paritas.engine.index.available_cpus", lambda: 1)
+    monkeypatch.setattr("paritas.engine.index.graph.available_cpus", lambda: 1)
     with filled(bert, 500, expansion_search=512) as index:
         assert index.recall(unit_vectors(50, seed=3), 10) > 0.99
         assert index.sample(20).shape == (20, 16)
@@ -269,10 +269,11 @@ def test_an_interrupted_add_leaves_neither_text_nor_vector(bert: Encoder) -> Non
             return len(self.vectors)
 
     index = filled(bert, 5)
-    whole, index._vectors = index._vectors, Interrupted(index._vectors)
+    graph = index._contents._graph
+    whole, graph._index = graph._index, Interrupted(graph._index)
     with pytest.raises(KeyboardInterrupt):
         index.add(["a", "b", "c"], unit_vectors(3, seed=4))
-    index._vectors = whole
+    graph._index = whole
     assert len(index) == 5
     assert "a" not in index
     assert len(index.search(unit_vectors(3, seed=4), 10)[0]) == 5

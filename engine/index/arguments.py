@@ -1,0 +1,117 @@
+"""What callers pass to the index, checked and made plain."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence, Set
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.errors import InputError, ShapeError
+
+
+def plain(value: str) -> str:
+    """Return a string as the type str: an enumeration's member as its value, NumPy's as Python's."""
+    return value if type(value) is str else str.__str__(value)
+
+
+def strings(name: str, values: Any) -> list[str]:
+    """Return a sequence of strings as a list of plain ones.
+
+    Args:
+        name: what each of them is, for the message.
+        values: a list, a tuple, an array of one dimension, or anything else that has a length and an order.
+
+    Raises:
+        InputError: a string by itself, something without order or length, or an element that is no string.
+    """
+    unordered = isinstance(values, str | bytes | bytearray | Mapping | Set) or not hasattr(values, "__len__")
+    if unordered or getattr(values, "ndim", 1) != 1:
+        raise InputError(f"{name}s are {_shown(values)}; expected a list of strings, for one: [{name}]")
+    found = list(values)
+    for value in found:
+        if not isinstance(value, str):
+            raise InputError(f"{name} {value!r} is {type(value).__name__}; expected a string")
+    return [plain(value) for value in found]
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return a number that counts something.
+
+    Raises:
+        InputError: no whole number (True is none), or less than the least.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool):
+        raise InputError(f"{name} is {_shown(value)}; expected a whole number of {least} or more")
+    if value < least:
+        raise InputError(f"{name} is {value}; expected {least} or more")
+    return int(value)
+
+
+def flag(name: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        InputError: it is neither.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise InputError(f"{name} is {_shown(value)}; expected True or False")
+    return bool(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
+    """Return one of several names.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    if not isinstance(value, str) or value not in choices:
+        raise InputError(f"unknown {name} {value!r}; expected one of {', '.join(choices)}")
+    return plain(value)
+
+
+def directory(path: Any) -> Path:
+    """Return a directory's path.
+
+    Raises:
+        InputError: no path.
+    """
+    try:
+        found = Path(path)
+    except TypeError:
+        raise InputError(f"the index's directory is {_shown(path)}; expected a path") from None
+    if "\0" in str(found):
+        raise InputError(f"{str(found)!r} holds a NUL character; expected a path")
+    return found
+
+
+def encodable(path: Path) -> str:
+    """Return a path as text that every file can hold; bytes that are no UTF-8 are replaced."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def matrix(vectors: Any, dim: int) -> NDArray[np.float32]:
+    """Return vectors as the index takes them: float32, (count, dim), finite, in one block.
+
+    Raises:
+        ShapeError: another type or shape.
+        InputError: NaN or infinite values.
+    """
+    try:
+        found = np.asarray(vectors)
+    except ValueError as error:
+        raise ShapeError(f"vectors are no array: {error}; expected float32 (queries, {dim})") from error
+    if found.ndim != 2 or found.shape[1] != dim or found.dtype != np.float32:
+        raise ShapeError(f"vectors are {found.dtype} {found.shape}; expected float32 (queries, {dim})")
+    if not np.isfinite(found).all():
+        row = int(np.argmin(np.isfinite(found).all(axis=1)))
+        raise InputError(f"vector {row} holds NaN or infinite values")
+    return np.ascontiguousarray(found)
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"

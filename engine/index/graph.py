@@ -1,0 +1,210 @@
+"""The vectors and their HNSW graph, in usearch: each distinct vector once, by integer key."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import usearch.index
+from numpy.typing import NDArray
+from usearch.index import MetricKind, ScalarKind
+
+from paritas.engine.cpus import available_cpus
+from paritas.engine.index.arguments import encodable
+from paritas.engine.index.info import IndexInfo
+from paritas.errors import InputError, VectorIndexError
+
+_METRICS = {"ip": MetricKind.IP, "cos": MetricKind.Cos, "l2sq": MetricKind.L2sq}
+_SCALARS = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "bf16": ScalarKind.BF16}
+# What usearch says where a signal handler raised: the handler's own exception is lost in it.
+_INTERRUPTED = "Operation has been terminated"
+_REBUILD_CHUNK = 4096
+
+Found = tuple[list[int], list[float]]
+"""Keys of the vectors nearest to one query, nearest first, and their distances."""
+
+
+class Graph:
+    """An HNSW graph. Searches may run at once; whatever changes it needs it alone, see `Turns`."""
+
+    def __init__(self, info: IndexInfo) -> None:
+        """Make an empty one, as an index's facts say."""
+        self._info = info
+        self._removed = 0
+        """How many, since it was built."""
+        self._index = usearch.index.Index(
+            ndim=info.dim,
+            metric=info.metric,
+            dtype=info.dtype,
+            connectivity=info.connectivity,
+            expansion_add=info.expansion_add,
+            expansion_search=info.expansion_search,
+        )
+
+    @classmethod
+    def read(cls, info: IndexInfo, content: Any, *, view: bool) -> Graph:
+        """Take one that was saved.
+
+        Args:
+            info: the index's facts.
+            content: the file's bytes, mapped.
+            view: leave them where they are, to be searched only; otherwise copy them.
+
+        Raises:
+            VectorIndexError: they hold no graph, or not the one of these facts.
+        """
+        try:
+            index = usearch.index.Index.restore(content, view=view)
+        except (RuntimeError, ValueError, OSError, MemoryError) as error:
+            raise VectorIndexError(f"not a readable index: {error}; index anew") from error
+        if index is None or not _is_as_told(index, info):
+            raise VectorIndexError("does not hold what index.json says; the index is damaged, index anew")
+        index.expansion_add, index.expansion_search = info.expansion_add, info.expansion_search
+        graph = cls.__new__(cls)
+        graph._info, graph._index = info, index
+        # Freed after the index that looks into it, whatever frees them.
+        index.mapped_content = content if view else None
+        # Counting nodes reads all of them; one that is only searched needs no count.
+        graph._removed = 0 if view else int(index.stats.nodes) - len(index)
+        return graph
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def worn(self) -> bool:
+        """Whether more was removed than there is.
+
+        Searches walk through removed vectors. New ones take their places, whose links lead elsewhere: after
+        thousands of such changes of a small graph, some of its vectors were not found any more.
+        """
+        return self._removed > len(self)
+
+    def add(self, keys: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Add vectors under keys that are not there, float32, (len(keys), dim)."""
+        if not len(keys):
+            return
+        try:
+            self._index.add(np.array(keys, np.uint64), vectors, threads=available_cpus())
+        except (RuntimeError, ValueError) as error:
+            raise _failure("vectors cannot be added", error) from error
+
+    def remove(self, keys: Sequence[int]) -> None:
+        """Remove vectors by key."""
+        if len(keys):
+            before = len(self)
+            self._index.remove(np.array(keys, np.uint64))
+            self._removed += before - len(self)
+
+    def keys(self) -> NDArray[np.uint64]:
+        """Return all keys, in no order, (len,)."""
+        return np.array(self._index.keys[: len(self)], np.uint64)
+
+    def get(self, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+        """Return vectors by key, float32, (len(keys), dim).
+
+        Raises:
+            VectorIndexError: a key is not there.
+        """
+        if not len(keys):
+            return np.zeros((0, self._info.dim), np.float32)
+        found = self._index.get(np.asarray(keys, np.uint64))
+        if any(vector is None for vector in found):
+            raise VectorIndexError("a text has no vector; the index is damaged, index anew")
+        return np.asarray(found, np.float32).reshape(len(keys), self._info.dim)
+
+    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Found]:
+        """Return the nearest vectors of each query: k of them, or all where there are fewer.
+
+        Args:
+            vectors: float32, (queries, dim).
+            k: how many, 1 or more.
+            exact: compare with every vector instead of walking the graph.
+
+        Raises:
+            VectorIndexError: memory is short, or the graph is damaged.
+        """
+        wanted = min(k, len(self))
+        if not len(vectors) or not wanted:
+            return [([], [])] * len(vectors)
+        found = self._search(vectors, wanted, exact=exact)
+        short = [row for row, (keys, _) in enumerate(found) if len(keys) < wanted]
+        if short and not exact:
+            # Walks end early among removed vectors: those queries are compared with every vector.
+            for row, nearest in zip(short, self._search(vectors[short], wanted, exact=True), strict=True):
+                found[row] = nearest
+        if any(len(keys) < wanted for keys, _ in found):
+            raise VectorIndexError("some vectors cannot be reached; the index is damaged, index anew")
+        return found
+
+    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Found]:
+        try:
+            matches = self._index.search(vectors, wanted, exact=exact, threads=available_cpus())
+        except (RuntimeError, ValueError) as error:
+            raise _failure("the vectors cannot be searched", error) from error
+        # usearch returns other types for a single query.
+        keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
+        counts = getattr(matches, "counts", None)
+        ends = [keys.shape[1]] if counts is None else counts.tolist()
+        rows = zip(keys.tolist(), distances.tolist(), ends, strict=True)
+        return [(found[:end], far[:end]) for found, far, end in rows]
+
+    def rebuilt(self) -> Graph:
+        """Return a new graph of the same vectors, without the removed ones."""
+        graph = Graph(self._info)
+        keys = np.sort(self.keys())
+        for start in range(0, len(keys), _REBUILD_CHUNK):
+            part = keys[start : start + _REBUILD_CHUNK]
+            graph.add(part.tolist(), self.get(part))
+        return graph
+
+    def save(self, path: Path) -> None:
+        """Write a new file.
+
+        Raises:
+            OSError, RuntimeError: it cannot be written.
+        """
+        # usearch takes names of UTF-8 alone; by its descriptor a file of any name can be opened.
+        with path.open("wb") as file:
+            self._index.save(path if encodable(path) == str(path) else f"/dev/fd/{file.fileno()}")
+        size, expected = path.stat().st_size, self._index.serialized_length
+        if size != expected:
+            raise OSError(f"{size} of {expected} bytes of vectors were written")
+
+    def close(self) -> None:
+        """Release memory and the file."""
+        self._index.reset()
+        self._index.mapped_content = None
+
+
+def digests(vectors: NDArray[np.float32], dtype: str) -> Iterator[bytes]:
+    """Yield a digest of each vector as it is stored: equal vectors have equal ones.
+
+    Raises:
+        InputError: a number is too large for the type.
+    """
+    with np.errstate(over="ignore"):
+        stored = vectors.astype(np.float16) if dtype == "f16" else vectors
+    if not np.isfinite(stored).all():
+        raise InputError("vectors hold numbers beyond 65,504, too large for f16; use dtype f32 or bf16")
+    # 0 is added because -0 equals 0 and has other bytes.
+    for row in np.ascontiguousarray(stored + stored.dtype.type(0)):
+        yield hashlib.blake2b(row, digest_size=16).digest()
+
+
+def _is_as_told(index: Any, info: IndexInfo) -> bool:
+    return bool(
+        index.ndim == info.dim
+        and len(index) == info.vectors
+        and index.metric_kind == _METRICS[info.metric]
+        and index.dtype == _SCALARS[info.dtype]
+    )
+
+
+def _failure(what: str, error: Exception) -> BaseException:
+    if _INTERRUPTED in str(error):
+        return KeyboardInterrupt()
+    return VectorIndexError(f"{what}: {error}; where memory is not short the index is damaged, index anew")
