@@ -18,12 +18,14 @@ import numpy as np
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
+from paritas.engine import options
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle import FAMILIES, Bundle
 from paritas.engine.head import Head, cut
+from paritas.engine.inputs import listed
 from paritas.engine.lookup import find
 from paritas.engine.manifest import Contract
-from paritas.engine.memory import fit, measure, parse_size, resident_bytes
+from paritas.engine.memory import fit, measure, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
 from paritas.engine.repeats import Repeats
@@ -32,8 +34,8 @@ from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens, check_texts
 from paritas.engine.workers import Workers
-from paritas.errors import BundleError, InputError, RunError, ShapeError
-from paritas.registry import PRECISIONS, Precision
+from paritas.errors import BundleError, RunError, ShapeError
+from paritas.registry import Precision
 
 # Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
 # enough to hold.
@@ -112,9 +114,11 @@ class Encoder:
             InputError: an option out of its range, INT8 on anything but a CPU, or a memory limit below the
                 least that is needed, which the message gives.
         """
-        _check_options(precision, threads, workers, token_budget, max_padding)
+        options.check(precision=precision, provider=provider, max_padding=max_padding, cache=cache)
+        threads, workers = options.threads(threads), options.workers(workers)
+        token_budget = options.token_budget(token_budget)
         on_cpu = is_cpu(provider)
-        limit = _limit(memory_limit, on_cpu=on_cpu)
+        limit = options.limit(memory_limit, on_cpu=on_cpu)
         self._arguments: dict[str, Any] = {
             "precision": precision,
             "provider": provider,
@@ -136,7 +140,7 @@ class Encoder:
             **asdict(self.bundle.manifest.contract), precision=self.precision, reason=reason
         )
         self._head = Head.load(self.contract, self.bundle.directory)
-        self.dim = _dim(truncate_dim, self.contract.dim)
+        self.dim = options.dim(truncate_dim, self.contract.dim)
         """The width of the vectors."""
         self._tokenizer = Tokenizer.of(self.bundle.directory, self.contract)
         load = partial(self._load, graph, variant.files, provider, prepare=cache and on_cpu)
@@ -232,7 +236,7 @@ class Encoder:
         """
         tally = Tally()
         workers = self._open_workers()
-        checked = check_texts(_listed(texts), self._tokenizer.role(role))
+        checked = check_texts(listed(texts), self._tokenizer.role(role))
         tally.add(texts=len(checked))
         vectors = self._output(out, len(checked))
         repeats = Repeats(checked)
@@ -344,32 +348,6 @@ def _load(model: str, arguments: dict[str, Any]) -> Encoder:
     return Encoder(Path(model), **arguments)
 
 
-def _check_options(
-    precision: str,
-    threads: int | None,
-    workers: int | None,
-    token_budget: int | None,
-    max_padding: float | None,
-) -> None:
-    if precision not in (*PRECISIONS, "auto"):
-        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}, auto")
-    for name, value in (("threads", threads), ("workers", workers)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; expected 1 or more, or None for the CPUs at hand")
-    if token_budget is not None and token_budget < 1:
-        raise InputError(f"token_budget is {token_budget}; expected 1 or more")
-    if max_padding is not None and not 0 <= max_padding < 1:
-        raise InputError(f"max_padding is {max_padding}; expected 0 or more and less than 1")
-
-
-def _dim(truncate_dim: int | None, whole: int) -> int:
-    if truncate_dim is None:
-        return whole
-    if not isinstance(truncate_dim, int) or isinstance(truncate_dim, bool) or not 1 <= truncate_dim <= whole:
-        raise InputError(f"truncate_dim is {truncate_dim!r}; expected 1 to {whole}, the width of the vectors")
-    return truncate_dim
-
-
 def _blamed(error: RunError, window: _Window, batch: Batch, session: Session) -> RunError:
     """Return the error with the text that causes it: the first that fails alone, else the whole batch."""
     for row in batch.rows:
@@ -384,14 +362,6 @@ def _blamed(error: RunError, window: _Window, batch: Batch, session: Session) ->
             )
     places = ", ".join(str(place) for place in window.rows[batch.rows][:8])
     return RunError(f"texts {places} together ({len(batch.rows)} of {batch.length} tokens): {error}")
-
-
-def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:
-    if memory_limit is None:
-        return None
-    if not on_cpu:
-        raise InputError("memory_limit is for CPUs; an accelerator's memory is its provider's to limit")
-    return parse_size(memory_limit)
 
 
 @contextmanager
@@ -410,17 +380,3 @@ def _bar(total: int, *, shown: bool) -> Iterator[Callable[[int], object]]:
                 bar.update(done)
 
         yield advance
-
-
-def _listed(texts: Iterable[Text]) -> Sequence[Any]:
-    if isinstance(texts, np.ndarray):
-        texts = texts.tolist()
-    if isinstance(texts, (str, bytes)):
-        raise InputError("texts is a single string; expected several, as in encode([text], role=...)")
-    if isinstance(texts, (list, tuple)):
-        return texts
-    try:
-        iterator = iter(texts)
-    except TypeError:
-        raise InputError(f"texts is {type(texts).__name__}; expected an iterable of strings") from None
-    return list(iterator)

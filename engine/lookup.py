@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from paritas import store
+from paritas.arguments import pathname
 from paritas.engine.bundle import MANIFEST, Bundle, digest
 from paritas.engine.checked import Checked
 from paritas.errors import BundleError, NotExportedError, RegistryError, did_you_mean
@@ -28,8 +29,9 @@ def find(model: str | os.PathLike[str]) -> Path:
         RegistryError: none of these.
         NotExportedError: no bundle of it yet.
         BundleError: no such directory, or a checkpoint that was changed since.
+        InputError: `model` is neither a name nor a path.
     """
-    name = os.fspath(model)
+    name = pathname("model", model, "a registry id, a hub id or a directory")
     if not name:
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
     if os.sep not in name and name not in (".", ".."):

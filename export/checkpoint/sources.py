@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from paritas import store
+from paritas.arguments import pathname
 from paritas.engine.bundle import Bundle, digest
 from paritas.engine.lookup import is_checkpoint
 from paritas.errors import RegistryError, SourceError
@@ -69,8 +70,9 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
     Raises:
         RegistryError: none of these.
         SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
+        InputError: `model` is neither a name nor a path.
     """
-    name = os.fspath(model)
+    name = pathname("name", model, "a registry id, a hub id or a checkpoint's directory")
     if not name:
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
     if name in registry:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta, Struct
 
+from paritas.arguments import pathname, wrong
 from paritas.errors import RegistryError, did_you_mean
 
 ENVIRONMENT_VARIABLE = "PARITAS_REGISTRY"
@@ -154,7 +155,17 @@ class Registry(Mapping[str, Model]):
     """Models by id, in the order of their files."""
 
     def __init__(self, models: Mapping[str, Model]) -> None:
+        """Take models by id.
+
+        Raises:
+            InputError: something else.
+        """
+        if not isinstance(models, Mapping):
+            raise wrong("models", models, "models by id; for a file type: load_registry(path)")
         self._models = dict(models)
+        for name, model in self._models.items():
+            if not isinstance(name, str) or not isinstance(model, Model):
+                raise wrong(f"models[{name!r}]", model, "a Model under its id")
 
     def __getitem__(self, name: str) -> Model:
         """Return the model of that id.
@@ -164,12 +175,17 @@ class Registry(Mapping[str, Model]):
         """
         try:
             return self._models[name]
-        except KeyError:
+        except (KeyError, TypeError):
+            name = name if isinstance(name, str) else repr(name)
             raise RegistryError(f"unknown model {name!r}{did_you_mean(name, self._models)}") from None
 
-    # Mapping's own would ask __getitem__ and wait for a KeyError.
+    # Mapping's own would ask __getitem__ and wait for a KeyError; so would get().
     def __contains__(self, name: object) -> bool:
-        return name in self._models
+        return isinstance(name, str) and name in self._models
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the model of that id, or the default."""
+        return self._models[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
@@ -186,11 +202,12 @@ def load_registry(path: str | os.PathLike[str] | None = None) -> Registry:
 
     Raises:
         RegistryError: a file that cannot be read or parsed, an unknown key, a wrong type.
+        InputError: `path` is no path.
     """
     extra = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     models = _parse(_builtin_path())
     if extra is not None:
-        models = {**models, **_parse(Path(extra))}
+        models = {**models, **_parse(Path(pathname("path", extra, "a YAML file's path, or None")))}
     return Registry(models)
 
 
