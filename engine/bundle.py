@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from paritas.arguments import not_utf8
 from paritas.engine.checked import Checked
 from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
 from paritas.errors import BundleError
@@ -36,6 +37,8 @@ class Bundle:
             BundleError: no bundle there, a manifest that does not parse, or a name that leads out of it.
         """
         self.directory = Path(directory)
+        if fault := not_utf8(self.directory):
+            raise BundleError(fault)
         self.verified: set[str] = set()
         """Names of the files found whole since this object was made."""
         path = self.directory / MANIFEST
@@ -193,7 +196,7 @@ def file_names(directory: Path) -> set[str]:
     try:
         files = json.loads(path.read_bytes())["files"]
         return {MANIFEST, *map(str, files)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BundleError(f"{directory}: not a bundle: {MANIFEST}: {error!r}") from error
 
 

@@ -18,7 +18,7 @@ import onnx
 from numpy.typing import NDArray
 
 from paritas import files
-from paritas.arguments import pathname, wrong
+from paritas.arguments import not_utf8, pathname, wrong
 from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, digest, file_names
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
@@ -386,6 +386,8 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 def _check_target(target: Path) -> None:
     """Refuse a place that holds anything but a bundle, since what is there will be replaced."""
+    if fault := not_utf8(target):
+        raise ExportError(fault)
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target}: is a file; --out names the bundle's directory")
     if not target.is_dir() or not any(target.iterdir()):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paritas.arguments import not_utf8
 from paritas.documents import Document, read_documents
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
@@ -40,6 +41,8 @@ def read_judgements(directory: Path) -> Judgements:
     Raises:
         InputError: a file is missing or malformed, or no query has a judgement.
     """
+    if fault := not_utf8(directory):  # the manifest names it
+        raise InputError(fault)
     judged = _read_qrels(directory / "qrels" / "test.tsv")
     documents = list(read_documents(str(directory / "corpus.jsonl")))
     queries = [q for q in read_documents(str(directory / "queries.jsonl")) if q.id in judged]

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from paritas import store
-from paritas.arguments import pathname
+from paritas.arguments import not_utf8, pathname
 from paritas.engine.bundle import Bundle, digest
 from paritas.engine.lookup import is_checkpoint
 from paritas.errors import RegistryError, SourceError
@@ -116,6 +116,8 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
     """
     with tempfile.TemporaryDirectory(prefix="paritas-") as scratch:
         directory, kind, location, revision = _fetch(name, model, source, Path(scratch))
+        if fault := not_utf8(directory):
+            raise SourceError(fault)
 
         def get(file: str, *, required: bool = False) -> Path | None:
             if (directory / file).is_file():

@@ -66,6 +66,18 @@ def pathname(name: str, value: Any, expected: str) -> str:
     raise wrong(name, value, expected)
 
 
+def not_utf8(path: str | os.PathLike[str]) -> str | None:
+    """Return what is wrong with a path whose names are not UTF-8, None for any other.
+
+    onnxruntime and usearch open no such file, and JSON cannot name it.
+    """
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError:
+        return f"{os.fspath(path)}: its name or a folder's above it is not UTF-8; rename it or take another"
+    return None
+
+
 def wrong(name: str, value: Any, expected: str) -> InputError:
     """Return the error that says what an argument is, and what was expected."""
     return InputError(f"{name} is {_shown(value)}; expected {expected}")

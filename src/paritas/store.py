@@ -13,6 +13,9 @@ import os
 import re
 from pathlib import Path
 
+from paritas.arguments import not_utf8
+from paritas.errors import InputError
+
 ENVIRONMENT_VARIABLE = "PARITAS_HOME"
 
 _NAME = r"[A-Za-z0-9][\w.-]*"
@@ -20,7 +23,18 @@ _HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[\w.][\w./-]*))?
 
 
 def home() -> Path:
-    """Return the folder that holds bundles and pins; it may not exist yet."""
+    """Return the folder that holds bundles and pins; it may not exist yet.
+
+    Raises:
+        InputError: its name is not UTF-8.
+    """
+    found = _home()
+    if fault := not_utf8(found):
+        raise InputError(f"{fault}; the store is there; type: export {ENVIRONMENT_VARIABLE}=DIR")
+    return found
+
+
+def _home() -> Path:
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     if chosen:
         return Path(chosen)

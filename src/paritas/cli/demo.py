@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from paritas import store
-from paritas.cli.options import Settings, as_json, find_or_export, note, print_json
+from paritas.cli.options import Settings, as_json, find_or_export, index_path, note, print_json
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -43,7 +43,7 @@ def demo(settings: Settings, out: str | None, as_json: bool) -> None:
 
     started = time.perf_counter()
     target = Path(out) if out else store.home() / "stdlib.index"
-    check_target(target)
+    check_target(Path(index_path(str(target))))
     bundle = find_or_export(settings, MODEL, "fp32")
     note(f"reading the docstrings of Python {sys.version.split()[0]}")
     with Encoder(bundle) as encoder:

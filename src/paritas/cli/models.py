@@ -16,6 +16,7 @@ from paritas.cli.options import (
     complete_model,
     note,
     print_json,
+    show_error,
     table,
 )
 from paritas.engine.bundle import MANIFEST, Bundle
@@ -272,9 +273,8 @@ def verify(
             for precision, found in compare_retrieval(opened, list(certificates), collection).items():
                 certificates[precision] = replace(certificates[precision], retrieval=found)
     except ParitasError as error:
-        if as_json:
-            print_json({"bundle": str(opened.directory), "verified": False, "error": str(error)})
-        raise
+        show_error(type(error).__name__, str(error), 2, bundle=str(opened.directory), verified=False)
+        raise click.exceptions.Exit(2) from error
     if as_json:
         print_json({"bundle": str(opened.directory), "verified": True, "certificates": certificates})
         return

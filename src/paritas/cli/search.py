@@ -13,6 +13,8 @@ from paritas.cli.options import (
     as_json,
     complete_model,
     find_or_export,
+    find_role,
+    index_path,
     precision_option,
     print_json,
     top_k,
@@ -30,6 +32,10 @@ encode_with = click.option(
     shell_complete=complete_model,
     help="The bundle to encode with. Default: the one that made the index.",
 )
+asked_with = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Of the queries' vectors. Default: the index's own."
+)
+asked_as = click.option("--role", default="query", show_default=True, help="The queries' role.")
 
 
 @click.command()
@@ -84,7 +90,7 @@ def index(
 
     if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
         raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
-    check_target(Path(out))
+    check_target(Path(index_path(out)))
     started = time.perf_counter()
     bundle = find_or_export(settings, model, precision)
     with Encoder(bundle, precision=precision, truncate_dim=truncate_dim) as encoder:
@@ -103,8 +109,8 @@ def index(
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @top_k
 @encode_with
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the index's own.")
-@click.option("--role", default="query", show_default=True, help="The queries' role.")
+@asked_with
+@asked_as
 @click.option("--exact", is_flag=True, help="Compare with every vector instead of walking the HNSW graph.")
 @as_json
 @click.pass_obj
@@ -127,6 +133,7 @@ def search(
     """
     from paritas.engine.index import VectorIndex
 
+    index_ = index_path(index_)
     with VectorIndex.load(index_) as opened, _encoder(settings, opened, model, precision) as encoder:
         answers = opened.search(encoder.encode(queries, role=role), k, exact=exact)
     if as_json:
@@ -152,6 +159,8 @@ def search(
 )
 @top_k
 @encode_with
+@asked_with
+@asked_as
 @as_json
 @click.pass_obj
 def recall(
@@ -161,6 +170,8 @@ def recall(
     sample: int,
     k: int,
     model: str | None,
+    precision: Precision | None,
+    role: str,
     as_json: bool,
 ) -> None:
     """Measure recall@k: the share of the exact nearest documents that the HNSW search of an INDEX finds.
@@ -172,13 +183,17 @@ def recall(
     """
     from paritas.engine.index import VectorIndex
 
-    with VectorIndex.load(index_) as opened:
+    given = {"--model": model, "--precision": precision, "--role": role if role != "query" else None}
+    if queries is None and (unused := [name for name, value in given.items() if value is not None]):
+        raise InputError(f"{unused[0]} is for the texts of --queries FILE; stored vectors are as they are")
+    with VectorIndex.load(index_path(index_)) as opened:
         if queries is None:
             vectors = opened.sample(sample)
         else:
-            with _encoder(settings, opened, model, None) as encoder:
-                texts = [document.text for document in read_documents(queries)]
-                vectors = encoder.encode(texts, role="query")
+            with _encoder(settings, opened, model, precision) as encoder:
+                pair = find_role(encoder.contract.roles, role).pair
+                texts = [document.as_text(pair=pair) for document in read_documents(queries)]
+                vectors = encoder.encode(texts, role=role)
         value = opened.recall(vectors, k)
         documents = len(opened)
     if as_json:

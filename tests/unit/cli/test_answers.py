@@ -89,8 +89,9 @@ def test_verify_as_json_is_one_document_also_where_it_fails(folder: Path, run: R
     assert result.returncode == 2
     proof = json.loads(result.stdout)
     assert proof["verified"] is False
-    assert "reference.npy: changed since the export" in proof["error"]
-    assert result.stderr == f"paritas: error: {proof['error']}\n"
+    assert (proof["error"]["type"], proof["error"]["exit_code"]) == ("BundleError", 2)
+    assert "reference.npy: changed since the export" in proof["error"]["message"]
+    assert result.stderr == f"paritas: error: {proof['error']['message']}\n"
 
 
 def test_index_tells_what_it_did(folder: Path, run: Run) -> None:
