@@ -49,7 +49,7 @@ class Bundle:
         _check_format(path, data)
         try:
             self.manifest = msgspec.json.decode(data, type=Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path}: {error}; export the model again") from error
         if fault := check_pooling(self.manifest.contract.pooling):
             raise BundleError(f"{path}: {fault}; export the model again")

@@ -45,7 +45,7 @@ class Checked:
         name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:32]
         self._path = store.cache() / "checked" / f"{name}.json"
         self._known: dict[str, _Seen] = {}
-        with contextlib.suppress(OSError, ValueError):  # not there, no JSON, or not even UTF-8
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # not there, or no JSON
             self._known = msgspec.json.decode(self._path.read_bytes(), type=dict[str, _Seen])
 
     def digest(self, name: str) -> str | None:

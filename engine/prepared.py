@@ -131,7 +131,7 @@ def _unchanged(directory: Path) -> bool:
     try:
         made = msgspec.json.decode((directory / _MADE).read_bytes(), type=Made)
         return made.files == _files(directory)
-    except (OSError, ValueError):  # not there, no JSON, or not even UTF-8
+    except (OSError, ValueError, RecursionError):  # not there, no JSON, or not even UTF-8
         return False
 
 

@@ -119,7 +119,7 @@ def read_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
     """Return what was tuned, for however many CPUs; None where nothing is there or can be read."""
     try:
         return msgspec.json.decode(tuned_path(bundle, precision).read_bytes(), type=Tuned)
-    except (OSError, ValueError):  # not there, no JSON, or not even UTF-8
+    except (OSError, ValueError, RecursionError):  # not there, no JSON, or not even UTF-8
         return None
 
 

@@ -230,7 +230,7 @@ def load_reference(bundle: Bundle) -> tuple[list[Probe], NDArray[np.float32]]:
     try:
         probes = msgspec.json.decode((bundle.directory / PROBES).read_bytes(), type=list[Probe])
         reference = np.load(bundle.directory / REFERENCE, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise BundleError(f"{bundle.directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
     expected = (len(probes), bundle.manifest.contract.dim)
     if reference.shape != expected:

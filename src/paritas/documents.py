@@ -90,13 +90,13 @@ def _parse(line: str, place: str) -> Document:
         if not isinstance(value, str):
             found = "is missing" if key not in fields else f"is {type(value).__name__}"
             raise InputError(f'{place}: "{key}" {found}; expected a string')
-        if not _is_unicode(value):
+        if not is_unicode(value):
             raise InputError(f'{place}: "{key}" holds half a surrogate pair, such as \\ud83d alone')
         values.append(value)
     return Document(*values)
 
 
-def _is_unicode(value: str) -> bool:
+def is_unicode(value: str) -> bool:
     """Say whether a string can be encoded: JSON's escapes can spell half a character."""
     try:
         value.encode()

@@ -28,7 +28,9 @@ Pooling = str
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
-_Positive = Annotated[int, Meta(gt=0)]
+_MOST = 2**31 - 1
+_Positive = Annotated[int, Meta(gt=0, le=_MOST)]
+_Length = Annotated[int, Meta(ge=4, le=_MOST)]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 # An id names a folder of the store, so it must be a plain name.
 _ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -37,7 +39,7 @@ _ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a text of one role is tokenised."""
 
-    max_length: Annotated[int, Meta(ge=4)]
+    max_length: _Length
     """Tokens, special ones included (a pair has three)."""
     pair: bool = False
     """The text is the second half of the pair (title, text)."""
@@ -50,7 +52,7 @@ class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
 class RoleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an entry says of a role; the checkpoint says the rest."""
 
-    max_length: Annotated[int, Meta(ge=4)] | None = None
+    max_length: _Length | None = None
     pair: bool = False
     default_title: str = ""
     prompt: str | None = None
@@ -89,6 +91,8 @@ class Bound(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     mean_cosine: float | None = None
 
 
+# Of vectors of length 1.
+_RANGES = {"max_abs_diff": (0, 2), "min_cosine": (-1, 1), "mean_cosine": (-1, 1)}
 _BOUNDS: dict[Precision, Bound] = {
     # Twelve layers in float32 stay within 1e-6 of float64 on the probes; 1e-5 leaves room for other
     # CPUs' kernels, and a wrong epsilon, mask or position is orders of magnitude above it.
@@ -266,3 +270,9 @@ def _check(name: str, model: Model, place: str) -> None:
     for precision, bound in model.bounds.items():
         if bound == Bound():
             raise RegistryError(f"{place}: bounds.{precision}: give max_abs_diff, min_cosine or mean_cosine")
+        for key, (least, most) in _RANGES.items():
+            value = getattr(bound, key)
+            if value is not None and not least <= value <= most:  # NaN is in no range
+                raise RegistryError(
+                    f"{place}: bounds.{precision}.{key} is {value}; expected {least} to {most}"
+                )
