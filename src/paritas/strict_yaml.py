@@ -41,7 +41,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> Any:
         self.depth += 1
         if self.depth > _DEEPEST:
-            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels{_at(self.peek_event())}")
+            raise yaml.YAMLError(f"nested deeper than {_DEEPEST} levels{_at(self.peek_event())}")  # type: ignore[no-untyped-call]
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node

@@ -60,7 +60,7 @@ def test_modules(tmp_path: Path) -> None:
 def test_a_tokenizers_files(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     checkpoint = shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint")
     (checkpoint / "tokenizer_config.json").write_text(DEEP, "utf-8")
-    with pytest.raises(SourceError, match="checkpoint: .* maximum recursion depth"):
+    with pytest.raises(SourceError, match=r"checkpoint: .* maximum recursion depth"):
         open_second_reading(checkpoint, lowercase=None)
 
 

@@ -78,7 +78,8 @@ def index(
     """Encode the documents of INPUT and make them searchable.
 
     INPUT is JSON Lines in BEIR's form ({"_id": ..., "title": ..., "text": ...}), a plain text file with one
-    text a line, or - for standard input. A model that was not exported yet is exported first.
+    text a line, either of them packed by gzip or zstd, or - for standard input. A model that was not exported
+    yet is exported first.
 
     \b
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
