@@ -31,9 +31,9 @@ def find(model: str | os.PathLike[str]) -> Path:
         BundleError: no such directory, or a checkpoint that was changed since.
         InputError: `model` is neither a name nor a path.
     """
-    name = pathname("model", model, "a registry id, a hub id or a directory")
-    if not name:
+    if model == "":
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
+    name = pathname("model", model, "a registry id, a hub id or a directory")
     if os.sep not in name and name not in (".", ".."):
         if _is_exported(name):
             return store.bundle_path(name)

@@ -72,9 +72,9 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
         SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
         InputError: `model` is neither a name nor a path.
     """
-    name = pathname("name", model, "a registry id, a hub id or a checkpoint's directory")
-    if not name:
+    if model == "":
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
+    name = pathname("name", model, "a registry id, a hub id or a checkpoint's directory")
     if name in registry:
         return Named(name, registry[name], source, "registry", store.bundle_path(name))
     path = Path(name)
@@ -198,6 +198,10 @@ def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Ite
     elif source in ("hub", "package"):
         model = registry[bundle.manifest.model]
     else:
+        if not Path(source).is_dir():
+            raise SourceError(
+                f"--reference {source}: no such directory; expected hub, package or a directory"
+            )
         _check_same(bundle, Path(source))
         yield Path(source)
         return

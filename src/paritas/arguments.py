@@ -61,7 +61,7 @@ def pathname(name: str, value: Any, expected: str) -> str:
     """
     if isinstance(value, (str, os.PathLike)):
         found = os.fspath(value)
-        if isinstance(found, str) and "\0" not in found:
+        if isinstance(found, str) and found and "\0" not in found:
             return str.__str__(found)
     raise wrong(name, value, expected)
 

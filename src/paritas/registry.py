@@ -237,7 +237,8 @@ def _convert(value: object, type_: type[_T], place: str) -> _T:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}") from error
+        hint = "" if isinstance(value, dict) else "; expected keys and values, as in models_registry.yaml"
+        raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}{hint}") from error
 
 
 def _parse(path: Path) -> dict[str, Model]:

@@ -17,7 +17,7 @@ from paritas import __version__, interrupts
 from paritas.cli.demo import demo
 from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
-from paritas.cli.options import Settings, drop_output, show_error
+from paritas.cli.options import GIVEN, Settings, drop_output, in_one_line, show_error
 from paritas.cli.search import index, recall, search
 from paritas.errors import ParitasError
 from paritas.interrupts import guarded, seen
@@ -43,6 +43,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="paritas")
 @click.option(
     "--registry",
+    type=GIVEN,
     metavar="FILE",
     envvar="PARITAS_REGISTRY",
     help="A YAML file with models of your own, in the form of models_registry.yaml.",
@@ -65,7 +66,7 @@ def cli(context: click.Context, registry: str | None) -> None:
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> None:
     """Print the script that teaches a SHELL to complete commands, options and models.
 
@@ -108,8 +109,10 @@ def _ended(error: BaseException) -> int | None:
     if seen():
         show_error("Interrupted", "interrupted by Ctrl-C", interrupts.CODE, quiet=True)
     elif isinstance(error, click.ClickException):
+        message = in_one_line(error.format_message())
+        error.format_message = lambda: message  # type: ignore[method-assign]
         error.show()
-        show_error("UsageError", error.format_message(), 2, quiet=True)
+        show_error("UsageError", message, 2, quiet=True)
         return 2
     elif isinstance(error, (ParitasError, OSError)):
         show_error(type(error).__name__, str(error), 2)

@@ -61,6 +61,18 @@ def complete_model(
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
 
 
+class _Given(click.ParamType):  # type: ignore[type-arg] # generic in click 8.3 and later
+    """A string that is not empty: a shell's variable that was never set is no path, and no name."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; expected a value, or leave the option out", param, ctx)
+        return value
+
+
+GIVEN = _Given()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 precision_option = click.option(
     "--precision",
@@ -95,13 +107,11 @@ def show_error(kind: str, message: str, code: int, *, quiet: bool = False, **abo
         about: what the document tells besides.
     """
     if not quiet:
-        click.echo(f"paritas: error: {_in_one_line(message)}", err=True)
+        click.echo(f"paritas: error: {in_one_line(message)}", err=True)
     arguments = sys.argv[1:]
     if "--json" in arguments[: arguments.index("--") if "--" in arguments else None]:
         try:
-            print_json(
-                {**about, "error": {"type": kind, "message": _in_one_line(message), "exit_code": code}}
-            )
+            print_json({**about, "error": {"type": kind, "message": in_one_line(message), "exit_code": code}})
         except OSError:  # the first error is the one to tell
             drop_output()
 
@@ -112,8 +122,9 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _in_one_line(message: str) -> str:
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+def in_one_line(message: str) -> str:
+    """Return a message without its line ends."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def note(text: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from paritas.cli.options import (
+    GIVEN,
     Settings,
     as_json,
     complete_model,
@@ -29,26 +30,28 @@ if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
 
 encode_with = click.option(
     "--model",
+    type=GIVEN,
     shell_complete=complete_model,
     help="The bundle to encode with. Default: the one that made the index.",
 )
 asked_with = click.option(
     "--precision", type=click.Choice(PRECISIONS), help="Of the queries' vectors. Default: the index's own."
 )
-asked_as = click.option("--role", default="query", show_default=True, help="The queries' role.")
+asked_as = click.option("--role", type=GIVEN, default="query", show_default=True, help="The queries' role.")
 
 
 @click.command()
-@click.argument("input_", metavar="INPUT")
+@click.argument("input_", type=GIVEN, metavar="INPUT")
 @click.option(
     "--model",
+    type=GIVEN,
     shell_complete=complete_model,
     required=True,
     help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
 )
 @precision_option
-@click.option("--out", metavar="INDEX", required=True, help="The index's directory.")
-@click.option("--role", default="passage", show_default=True, help="The documents' role.")
+@click.option("--out", type=GIVEN, metavar="INDEX", required=True, help="The index's directory.")
+@click.option("--role", type=GIVEN, default="passage", show_default=True, help="The documents' role.")
 @click.option(
     "--dtype",
     type=click.Choice(["f32", "f16", "bf16"]),
@@ -90,7 +93,8 @@ def index(
     from paritas.engine.index import check_target
 
     if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
-        raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
+        found = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
+        raise InputError(f"{input_}: {found}; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(index_path(out)))
     started = time.perf_counter()
     bundle = find_or_export(settings, model, precision)
@@ -106,7 +110,7 @@ def index(
 
 
 @click.command()
-@click.argument("index_", metavar="INDEX")
+@click.argument("index_", type=GIVEN, metavar="INDEX")
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @top_k
 @encode_with
@@ -149,8 +153,8 @@ def search(
 
 
 @click.command()
-@click.argument("index_", metavar="INDEX")
-@click.option("--queries", metavar="FILE", help="Queries, in the forms `paritas index` reads.")
+@click.argument("index_", type=GIVEN, metavar="INDEX")
+@click.option("--queries", type=GIVEN, metavar="FILE", help="Queries, in the forms `paritas index` reads.")
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
