@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from paritas import files
+from paritas.arguments import not_utf8
 from paritas.engine.checked import look
 from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
 from paritas.engine.whole import Whole, Words
@@ -51,6 +52,8 @@ class Bundle:
             BundleError: no bundle there, a manifest that does not parse, or a name that leads out of it.
         """
         self.directory = Path(directory)
+        if fault := not_utf8(self.directory):
+            raise BundleError(fault)
         path = self.directory / MANIFEST
         try:
             self._manifest_look = look(path)
@@ -60,7 +63,7 @@ class Bundle:
         document = _check_format(path, data)
         try:
             self.manifest = msgspec.json.decode(data, type=Manifest)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(f"{path}: {error}; export the model again") from error
         if fault := check_pooling(self.manifest.contract.pooling):
             raise BundleError(f"{path}: {fault}; export the model again")

@@ -75,7 +75,7 @@ class Checked:
         self._known: dict[str, _Seen] = {}
         self._settled: set[str] = set()
         name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:32]
-        with contextlib.suppress(OSError, ValueError):  # no store, not there, no JSON, or not even UTF-8
+        with contextlib.suppress(OSError, ValueError, RecursionError):  # no store, not there, or no JSON
             self._path = store.cache() / "checked" / f"{name}.json"
             self._known = msgspec.json.decode(files.read(self._path), type=dict[str, _Seen])
 

@@ -16,12 +16,14 @@ import numpy as np
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
+from paritas.engine import options
 from paritas.engine.bundle import FAMILIES, Bundle
 from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
 from paritas.engine.head import Head
+from paritas.engine.inputs import listed
 from paritas.engine.lookup import find
 from paritas.engine.manifest import Contract
-from paritas.engine.memory import fit, measure, parse_size, resident_bytes
+from paritas.engine.memory import fit, measure, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
 from paritas.engine.runtime import Session, is_cpu
@@ -29,8 +31,8 @@ from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenizer import Text, Tokenizer, check_texts
-from paritas.errors import BundleError, InputError, ShapeError
-from paritas.registry import PRECISIONS, Precision
+from paritas.errors import BundleError, ShapeError
+from paritas.registry import Precision
 
 # Batches after which a call gives its memory back: fewer are done sooner than it is worth.
 _BURST = 16
@@ -126,9 +128,11 @@ class Encoder:
             InputError: an option out of its range, INT8 on anything but a CPU, or a memory limit below the
                 least that is needed, which the message gives.
         """
-        _check_options(precision, threads, workers, token_budget, max_padding)
+        options.check(precision=precision, provider=provider, max_padding=max_padding, cache=cache)
+        threads, workers = options.threads(threads), options.workers(workers)
+        token_budget = options.token_budget(token_budget)
         on_cpu = is_cpu(provider)
-        limit = _limit(memory_limit, on_cpu=on_cpu)
+        limit = options.limit(memory_limit, on_cpu=on_cpu)
         self._arguments: dict[str, Any] = {
             "precision": precision,
             "provider": provider,
@@ -150,7 +154,7 @@ class Encoder:
         )
         needed = self.bundle.needed(variant, graph)
         head, self._tokenizer = self.bundle.read(needed, self._read, remember=cache)
-        self.dim = _dim(truncate_dim, self.contract.dim)
+        self.dim = options.dim(truncate_dim, self.contract.dim)
         """The width of the vectors."""
         load = _Loading(self.bundle, head, graph, variant.files, provider, cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
@@ -272,7 +276,7 @@ class Encoder:
 
     def _call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
         tally = Tally()
-        checked = check_texts(_listed(texts), self._tokenizer.role(role))
+        checked = check_texts(listed(texts), self._tokenizer.role(role))
         return Call(self._stages, checked, role, self._output(out, len(checked)), tally)
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
@@ -325,40 +329,6 @@ def _load(model: str, arguments: dict[str, Any]) -> Encoder:
     return Encoder(Path(model), **arguments)
 
 
-def _check_options(
-    precision: str,
-    threads: int | None,
-    workers: int | None,
-    token_budget: int | None,
-    max_padding: float | None,
-) -> None:
-    if precision not in (*PRECISIONS, "auto"):
-        raise InputError(f"unknown precision {precision!r}; expected one of {', '.join(PRECISIONS)}, auto")
-    for name, value in (("threads", threads), ("workers", workers)):
-        if value is not None and value < 1:
-            raise InputError(f"{name} is {value}; expected 1 or more, or None for the CPUs at hand")
-    if token_budget is not None and token_budget < 1:
-        raise InputError(f"token_budget is {token_budget}; expected 1 or more")
-    if max_padding is not None and not 0 <= max_padding < 1:
-        raise InputError(f"max_padding is {max_padding}; expected 0 or more and less than 1")
-
-
-def _dim(truncate_dim: int | None, whole: int) -> int:
-    if truncate_dim is None:
-        return whole
-    if not isinstance(truncate_dim, int) or isinstance(truncate_dim, bool) or not 1 <= truncate_dim <= whole:
-        raise InputError(f"truncate_dim is {truncate_dim!r}; expected 1 to {whole}, the width of the vectors")
-    return truncate_dim
-
-
-def _limit(memory_limit: int | str | None, *, on_cpu: bool) -> int | None:
-    if memory_limit is None:
-        return None
-    if not on_cpu:
-        raise InputError("memory_limit is for CPUs; an accelerator's memory is its provider's to limit")
-    return parse_size(memory_limit)
-
-
 @contextmanager
 def _watched(tally: Tally, *, shown: bool) -> Iterator[Callable[[Job[None]], object]]:
     """Yield what waits for a job; where shown, with a bar on standard error of the texts done.
@@ -381,17 +351,3 @@ def _watched(tally: Tally, *, shown: bool) -> Iterator[Callable[[Job[None]], obj
             job.result()
 
         yield watch
-
-
-def _listed(texts: Iterable[Text]) -> Sequence[Any]:
-    if isinstance(texts, np.ndarray):
-        texts = texts.tolist()
-    if isinstance(texts, (str, bytes)):
-        raise InputError("texts is a single string; expected several, as in encode([text], role=...)")
-    if isinstance(texts, (list, tuple)):
-        return texts
-    try:
-        iterator = iter(texts)
-    except TypeError:
-        raise InputError(f"texts is {type(texts).__name__}; expected an iterable of strings") from None
-    return list(iterator)

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from paritas import store
+from paritas.arguments import pathname
 from paritas.engine.bundle import MANIFEST, Bundle
 from paritas.engine.checked import Checked
 from paritas.engine.whole import digest
@@ -28,11 +29,13 @@ def find(model: str | os.PathLike[str]) -> Path:
     Raises:
         RegistryError: none of these.
         NotExportedError: no bundle of it yet.
+        StoreError: it would be in the store, and there is none.
         BundleError: no such directory, or a checkpoint that was changed since.
+        InputError: `model` is neither a name nor a path.
     """
-    name = os.fspath(model)
-    if not name:
+    if model == "":
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
+    name = pathname("model", model, "a registry id, a hub id or a directory")
     if os.sep not in name and name not in (".", ".."):
         if _is_exported(name):
             return store.bundle_path(name)

@@ -36,7 +36,7 @@ def parse_size(size: int | str) -> int:
     Raises:
         InputError: neither.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?i?)b?", str(size).strip().lower())
+    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
     if isinstance(size, bool) or found is None or found[2] not in _UNITS or float(found[1]) == 0:
         raise InputError(f'memory_limit is {size!r}; expected bytes or a size such as "512MiB"')
     return int(float(found[1]) * _UNITS[found[2]])

@@ -184,7 +184,7 @@ def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
         raise BundleError(f"{directory}: cannot be read: {error}") from error
     try:
         found = msgspec.json.decode(files.read(directory / _MADE), type=Made)
-    except (OSError, ValueError) as error:  # not there, no JSON, or not even UTF-8
+    except (OSError, ValueError, RecursionError) as error:  # not there, or no JSON
         raise BundleError(f"{directory / _MADE}: {error}; {_AGAIN}") from error
     if found != msgspec.structs.replace(made, model=found.model, files=found.files) or _GRAPH not in names:
         raise BundleError(f"{directory / _MADE}: is not what was written; {_AGAIN}")

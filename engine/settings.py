@@ -122,7 +122,7 @@ def read_tuned(bundle: Bundle, precision: Precision) -> Tuned | None:
     with contextlib.suppress(OSError):  # no store
         path = tuned_path(bundle, precision)
         for place in (path, _former_path(path)):
-            with contextlib.suppress(OSError, ValueError):  # not there, no JSON, or not even UTF-8
+            with contextlib.suppress(OSError, ValueError, RecursionError):  # not there, or no JSON
                 return msgspec.json.decode(files.read(place), type=Tuned)
     return None
 

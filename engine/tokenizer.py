@@ -140,6 +140,8 @@ class Tokenizer:
         Raises:
             InputError: the model has none of that name.
         """
+        if not isinstance(name, str):
+            raise InputError(f"role is {name!r}; expected one of {', '.join(self._roles)}")
         if name not in self._roles:
             raise InputError(f"unknown role {name!r}{did_you_mean(name, self._roles)}")
         return self._roles[name]
@@ -205,14 +207,18 @@ def _check(text: object, role: Role, place: int) -> Text:
 
 
 def _whole(text: str, place: int) -> str:
-    """Return a text as a plain str (np.str_ is none to the tokenizer), or refuse half a character."""
+    """Return a text as a plain str (np.str_ is none to the tokenizer), or refuse half a character.
+
+    A subclass may say something else of itself: an enumeration's str() is its member's name.
+    """
+    text = str.__str__(text)
     try:
         text.isascii() or text.encode()
     except UnicodeEncodeError as error:
         raise InputError(
             f"text {place} holds half a surrogate pair, which is no character: {error}"
         ) from error
-    return str(text)
+    return text
 
 
 def _tokenizer(text: str, max_length: int, side: str) -> tokenizers.Tokenizer:

@@ -13,6 +13,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from paritas.arguments import not_utf8
 from paritas.documents import read_documents
 from paritas.engine.batching import plan
 from paritas.engine.cpus import available_cpus
@@ -98,6 +99,8 @@ def open_calibration(file: str | None, tokenizer: Tokenizer, roles: dict[str, Ro
 
 
 def _from_file(file: str, rule: Role) -> list[Text]:
+    if fault := not_utf8(file):  # the manifest names it
+        raise InputError(fault)
     texts = list(dict.fromkeys(document.as_text(pair=rule.pair) for document in read_documents(file)))
     texts = [text for text in texts if "".join(text).strip()]
     if len(texts) < _FEWEST:

@@ -241,7 +241,7 @@ def _read_reference(directory: Path) -> tuple[list[Probe], NDArray[np.float32]]:
     try:
         probes = msgspec.json.decode(files.read(directory / PROBES), type=list[Probe])
         return probes, np.load(directory / REFERENCE, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise BundleError(f"{directory}: {PROBES} or {REFERENCE} cannot be read: {error}") from error
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from paritas.arguments import not_utf8, pathname, wrong
 from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
 from paritas.engine.cpus import instructions
 from paritas.engine.manifest import (
@@ -66,7 +67,7 @@ _ROUNDED = "model.fp16.rounded.onnx"
 def export_model(
     name: str | os.PathLike[str],
     *,
-    source: str | None = None,
+    source: str | os.PathLike[str] | None = None,
     pooling: str | None = None,
     precisions: Sequence[Precision] = ("fp32",),
     frontend: Frontend = "native",
@@ -99,9 +100,14 @@ def export_model(
         SourceError: the checkpoint cannot be fetched, read or trusted.
         ExportError: it cannot be exported, or an option of it; ParityError: tokens or vectors are not the
             checkpoint's.
-        InputError: the calibration file or the judgements cannot be read, or hold too little.
+        InputError: an option of a wrong type; the calibration file or the judgements cannot be read, or hold
+            too little.
         MissingExtraError: an optional dependency is absent.
     """
+    precisions = _check_types(
+        precisions, registry, report, source=source, calibration=calibration, judgements=judgements, out=out
+    )
+    source = os.fspath(source) if source is not None else None
     named = resolve(name, registry if registry is not None else load_registry(), source)
     for precision in precisions:
         if precision not in PRECISIONS:
@@ -110,7 +116,7 @@ def export_model(
         raise ExportError(f"no precision given; expected one or more of {', '.join(PRECISIONS)}")
     if calibration is not None and "int8" not in precisions:
         raise ExportError("calibration is for int8; add it to the precisions")
-    if frontend not in get_args(Frontend):
+    if not isinstance(frontend, str) or frontend not in get_args(Frontend):
         raise ExportError(f"unknown frontend {frontend!r}; expected {' or '.join(get_args(Frontend))}")
     collection = read_judgements(Path(judgements)) if judgements is not None else None
     if collection is not None and not ("fp32" in precisions and len(set(precisions)) > 1):
@@ -131,6 +137,22 @@ def export_model(
         _check_target(target)  # files may have come there meanwhile
         _replace(work, target)
     return Bundle(target)
+
+
+def _check_types(
+    precisions: Any, registry: Any, report: Any, **paths: str | os.PathLike[str] | None
+) -> list[Precision]:
+    """Refuse what is of a wrong type, and return the precisions as a list."""
+    for option, value in paths.items():
+        if value is not None:
+            pathname(option, value, "a path, or None")
+    if registry is not None and not isinstance(registry, Registry):
+        raise wrong("registry", registry, "what load_registry(path) returns, or None")
+    if not callable(report):
+        raise wrong("report", report, "a function that takes a line, such as print")
+    if isinstance(precisions, str) or not isinstance(precisions, Iterable):
+        raise wrong("precisions", precisions, 'several, as in precisions=["fp32"]')
+    return list(precisions)
 
 
 class _Build:
@@ -363,6 +385,8 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
 
 def _check_target(target: Path) -> None:
     """Refuse a place that holds anything but a bundle, since what is there will be replaced."""
+    if fault := not_utf8(target):
+        raise ExportError(fault)
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target}: is a file; --out names the bundle's directory")
     if not target.is_dir() or not any(target.iterdir()):

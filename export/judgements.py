@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from paritas.arguments import not_utf8
 from paritas.documents import Document, read_documents
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
@@ -18,8 +19,11 @@ from paritas.errors import InputError
 from paritas.registry import PRECISIONS, Precision
 
 _K = 10
-# Queries scored at a time: a million documents' scores of so many are 2 GB in float32.
-_CHUNK = 512
+# Queries and documents scored at a time: 64 MB of scores, however large the collection is.
+_QUERIES = 512
+_DOCUMENTS = 32_768
+# How a file's name may end, besides, where it is packed.
+_PACKED = ("", ".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +44,20 @@ def read_judgements(directory: Path) -> Judgements:
     Raises:
         InputError: a file is missing or malformed, or no query has a judgement.
     """
+    if fault := not_utf8(directory):  # the manifest names it
+        raise InputError(fault)
     judged = _read_qrels(directory / "qrels" / "test.tsv")
-    documents = list(read_documents(str(directory / "corpus.jsonl")))
-    queries = [q for q in read_documents(str(directory / "queries.jsonl")) if q.id in judged]
+    documents = list(read_documents(_file(directory, "corpus.jsonl")))
+    queries = [q for q in read_documents(_file(directory, "queries.jsonl")) if q.id in judged]
     if not queries or not documents:
         raise InputError(f"{directory}: no query of queries.jsonl is judged in qrels/test.tsv")
     return Judgements(directory.name, documents, queries, judged)
+
+
+def _file(directory: Path, name: str) -> str:
+    """Return a file's path, packed or not; the plain one where none is there, for the error to name."""
+    paths = [directory / f"{name}{end}" for end in _PACKED]
+    return str(next((path for path in paths if path.exists()), paths[0]))
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
@@ -87,11 +99,32 @@ def rank(encoder: Encoder, judgements: Judgements) -> NDArray[np.int64]:
     pair = roles[stored].pair
     documents = encoder.encode([d.as_text(pair=pair) for d in judgements.documents], role=stored)
     queries = encoder.encode([q.text for q in judgements.queries], role=asking)
-    parts = []
-    for start in range(0, len(queries), _CHUNK):
-        scores = queries[start : start + _CHUNK] @ documents.T
-        parts.append(np.argsort(-scores, axis=1, kind="stable")[:, :_K])
-    return np.concatenate(parts)
+    return np.concatenate(
+        [_nearest(queries[start : start + _QUERIES], documents) for start in range(0, len(queries), _QUERIES)]
+    )
+
+
+def _nearest(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the places of the ten nearest documents, best first; of equal ones the first: (queries, 10)."""
+    best = np.empty((len(queries), 0), np.float32)
+    places = np.empty((len(queries), 0), np.int64)
+    for start in range(0, len(documents), _DOCUMENTS):
+        scores = queries @ documents[start : start + _DOCUMENTS].T
+        new = np.stack([_greatest(row) for row in scores])
+        best = np.hstack([best, np.take_along_axis(scores, new, axis=1)])
+        places = np.hstack([places, new + start])
+        # Those found before stand first, and are the first of equal ones: the order of the whole is kept.
+        order = np.argsort(-best, axis=1, kind="stable")[:, :_K]
+        best, places = np.take_along_axis(best, order, axis=1), np.take_along_axis(places, order, axis=1)
+    return places
+
+
+def _greatest(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the places of the ten greatest, all if fewer, in their order; of equal ones the first."""
+    count = min(_K, len(scores))
+    least = np.partition(scores, -count)[-count]
+    above, equal = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
 
 
 def score(ranking: NDArray[np.int64], judgements: Judgements) -> float:

@@ -17,6 +17,8 @@ from paritas.engine.cpus import available_cpus, cpu_name
 from paritas.export.certify import versions
 from paritas.kernels_bench._harness import significant
 
+# Where click's context keeps the version of the code that a benchmark began with.
+_BEGUN = "paritas.kernels_bench.begun"
 RESULTS = Path(__file__).resolve().parent / "results"
 _CODE = ("src", "engine", "export", "kernels_bench", ":!kernels_bench/results", "pyproject.toml")
 
@@ -88,14 +90,36 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add --json and --save, which `deliver` obeys."""
     command = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")(command)
     told = "Write result and plot to kernels_bench/results."
-    return click.option("--save", "keep", is_flag=True, callback=_can_draw, help=told)(command)
+    return click.option("--save", "keep", is_flag=True, callback=_can_save, help=told)(command)
 
 
-def _can_draw(_context: click.Context, _option: click.Parameter, keep: bool) -> bool:
-    """Refuse --save before hours of measuring, not after, where no plot could be drawn."""
-    if keep and importlib.util.find_spec("matplotlib") is None:
+def _can_save(context: click.Context, _option: click.Parameter, keep: bool) -> bool:
+    """Refuse --save before hours of measuring, not after: no plot could be drawn, or it is no commit."""
+    if not keep:
+        return False
+    if importlib.util.find_spec("matplotlib") is None:
         raise click.UsageError("--save draws a plot; type: pip install matplotlib")
-    return keep
+    context.meta[_BEGUN] = code_version()
+    if _is_no_commit(context.meta[_BEGUN]):
+        raise click.UsageError(
+            f"--save keeps figures of a commit, and the code is {context.meta[_BEGUN]}; type: git stash, or "
+            "git commit, first"
+        )
+    return True
+
+
+def _is_no_commit(version: str) -> bool:
+    return version.endswith("-dirty") or version == "unknown"
+
+
+def _check_same_code(result: Mapping[str, Any]) -> None:
+    """Refuse to keep figures of code that was changed while it was measured."""
+    context = click.get_current_context(silent=True)
+    begun = context.meta.get(_BEGUN) if context is not None else None
+    if begun not in (None, result["commit"]):
+        raise click.ClickException(
+            f"not saved: the code was {begun} when this began, and is {result['commit']} now; measure again"
+        )
 
 
 def deliver(
@@ -123,6 +147,7 @@ def deliver(
         for figure in result.get("figures", ()):
             click.echo("\n" + verdict(figure))
     if keep:
+        _check_same_code(result)
         path = save(name, result)
         draw(result, path.with_suffix(".svg"))
         click.echo(path, err=True)

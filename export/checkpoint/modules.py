@@ -102,7 +102,7 @@ def read_entries(directory: Path) -> list[Entry] | None:
         return None
     try:
         stated = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Any]])
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read: {error}") from error
     entries = [_entry(item, f"{path}: [{place}]") for place, item in enumerate(stated)]
     names = [str(item["name"]) for item in stated]

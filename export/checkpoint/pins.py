@@ -122,5 +122,5 @@ def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directo
 def _read(path: Path) -> _Pins:
     try:
         return msgspec.json.decode(files.read(path), type=_Pins) if path.exists() else {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error

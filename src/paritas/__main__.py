@@ -1,3 +1,18 @@
-from paritas.cli import main
+"""The command: what interrupts it is told in one line, while its modules are loaded too."""
 
-main()
+from paritas.interrupts import guarded
+
+
+def main() -> None:
+    """Run the command line and exit the process."""
+    guarded(_run)
+
+
+def _run() -> None:
+    from paritas.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import os
+import re
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from paritas import packed
+from paritas.arguments import pathname
 from paritas.errors import InputError
+
+# The beginning of an object, or of an array of them: a plain text may begin with a bracket too.
+_JSON = re.compile(r"\s*(\{|\[\s*(\{|$))")
+_ARRAY = "an array is taken apart by: jq -c '.[]' FILE | paritas index - ..."
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +37,12 @@ class Document:
         return f"{self.title} {self.text}" if self.title else self.text
 
 
-def read_documents(path: str) -> Iterator[Document]:
-    """Yield the documents of a file, one a line.
+def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
+    """Yield the documents of a file, one a line; a file packed by gzip or zstd is unpacked as it is read.
 
     A line is an object in BEIR's form, with `_id`, `text` and perhaps `title`, if the name ends in .jsonl or
-    .json or the first line opens a brace; otherwise it is a text, whose id is its line number from 1. Empty
-    lines are left out.
+    .json (.gz or .zst after it) or the first line opens a brace; otherwise it is a text, whose id is its line
+    number from 1. Empty lines are left out.
 
     Args:
         path: a file, or "-" for standard input.
@@ -40,15 +50,17 @@ def read_documents(path: str) -> Iterator[Document]:
     Raises:
         InputError: no such file, not UTF-8, a line that is no such object, an id given twice; the message
             names the file and the line.
+        MissingExtraError: the file is packed by zstd, which this Python cannot unpack.
     """
+    path = pathname("path", path, 'a file\'s path, or "-" for standard input')
     name = "<stdin>" if path == "-" else path
-    is_json: bool | None = True if path.endswith((".jsonl", ".json")) else None
+    is_json: bool | None = True if _unpacked_name(path).endswith((".jsonl", ".json")) else None
     seen: dict[str, int] = {}
     for number, line in _lines(path, name):
         if not line.strip():
             continue
         if is_json is None:
-            is_json = line.lstrip().startswith("{")
+            is_json = _JSON.match(line) is not None
         document = _parse(line, f"{name}:{number}") if is_json else Document(str(number), "", line)
         if document.id in seen:
             raise InputError(
@@ -58,13 +70,19 @@ def read_documents(path: str) -> Iterator[Document]:
         yield document
 
 
+def _unpacked_name(path: str) -> str:
+    return path.removesuffix(".gz").removesuffix(".zst")
+
+
 def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
     number = 0
     if path == "-" and sys.stdin is None:
         raise InputError("<stdin>: is closed; pipe documents into it, or name a file")
     try:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(packed.lines(file, name), start=1):
+                if number == 1:
+                    _check_first(line, name)
                 # Only \n ends a line: a text may hold U+2028 and other separators of str.splitlines.
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -73,13 +91,26 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
+def _check_first(line: bytes, name: str) -> None:
+    """Tell files of other systems from those that are read."""
+    file = "" if name == "<stdin>" else shlex.quote(name)
+    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line[:2]:
+        mend = f"iconv -f UTF-16 -t UTF-8 {file}".rstrip()
+        raise InputError(f"{name}:1: not UTF-8 but UTF-16; type: {mend} | paritas index - ...")
+    if not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
+        mend = "tr '\\r' '\\n'" + (f" < {file}" if file else "")
+        raise InputError(f"{name}:1: lines end in CR alone, expected LF; type: {mend} | paritas index - ...")
+
+
 def _parse(line: str, place: str) -> Document:
     try:
         fields: Any = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON: {error}") from error
+        hint = _ARRAY if line.lstrip().startswith("[") else "expected one object a line"
+        raise InputError(f"{place}: not JSON: {error}; {hint}") from error
     if not isinstance(fields, dict):
-        raise InputError(f'{place}: expected an object such as {{"_id": "7", "text": "..."}}')
+        hint = f"; {_ARRAY}" if isinstance(fields, list) else ""
+        raise InputError(f'{place}: expected an object such as {{"_id": "7", "text": "..."}}{hint}')
     values = []
     for key, default in (("_id", None), ("title", ""), ("text", None)):
         value = fields.get(key, default)
@@ -90,13 +121,13 @@ def _parse(line: str, place: str) -> Document:
         if not isinstance(value, str):
             found = "is missing" if key not in fields else f"is {type(value).__name__}"
             raise InputError(f'{place}: "{key}" {found}; expected a string')
-        if not _is_unicode(value):
+        if not is_unicode(value):
             raise InputError(f'{place}: "{key}" holds half a surrogate pair, such as \\ud83d alone')
         values.append(value)
     return Document(*values)
 
 
-def _is_unicode(value: str) -> bool:
+def is_unicode(value: str) -> bool:
     """Say whether a string can be encoded: JSON's escapes can spell half a character."""
     try:
         value.encode()

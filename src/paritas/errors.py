@@ -21,7 +21,6 @@ these ends with exit code 2 and no traceback; anything else is a fault of ours a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -54,7 +53,7 @@ class NotExportedError(BundleError):
 
 
 class StoreError(ParitasError, OSError):
-    """There is no folder for bundles and caches: this user has no home directory."""
+    """There is no folder for bundles and caches: this user has no home directory, or none that can be used."""
 
 
 class RunError(ParitasError):
@@ -83,6 +82,8 @@ class MissingExtraError(ParitasError, ImportError):
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest known name, else the list of known names."""
+    import difflib  # here, for it is seldom needed, and what is loaded before main() is not yet guarded
+
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if near:

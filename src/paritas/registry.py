@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from paritas import files
+from paritas.arguments import pathname, wrong
 from paritas.errors import RegistryError, did_you_mean
 
 ENVIRONMENT_VARIABLE = "PARITAS_REGISTRY"
@@ -28,7 +29,9 @@ Pooling = str
 Precision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
-_Positive = Annotated[int, Meta(gt=0)]
+_MOST = 2**31 - 1
+_Positive = Annotated[int, Meta(gt=0, le=_MOST)]
+_Length = Annotated[int, Meta(ge=4, le=_MOST)]
 _Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 # An id names a folder of the store, so it must be a plain name.
 _ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -37,7 +40,7 @@ _ModelId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """How a text of one role is tokenised."""
 
-    max_length: Annotated[int, Meta(ge=4)]
+    max_length: _Length
     """Tokens, special ones included (a pair has three)."""
     pair: bool = False
     """The text is the second half of the pair (title, text)."""
@@ -50,7 +53,7 @@ class Role(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
 class RoleEntry(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """What an entry says of a role; the checkpoint says the rest."""
 
-    max_length: Annotated[int, Meta(ge=4)] | None = None
+    max_length: _Length | None = None
     pair: bool = False
     default_title: str = ""
     prompt: str | None = None
@@ -89,6 +92,8 @@ class Bound(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     mean_cosine: float | None = None
 
 
+# Of vectors of length 1.
+_RANGES = {"max_abs_diff": (0, 2), "min_cosine": (-1, 1), "mean_cosine": (-1, 1)}
 _BOUNDS: dict[Precision, Bound] = {
     # Twelve layers in float32 stay within 1e-6 of float64 on the probes; 1e-5 leaves room for other
     # CPUs' kernels, and a wrong epsilon, mask or position is orders of magnitude above it.
@@ -155,7 +160,17 @@ class Registry(Mapping[str, Model]):
     """Models by id, in the order of their files."""
 
     def __init__(self, models: Mapping[str, Model]) -> None:
+        """Take models by id.
+
+        Raises:
+            InputError: something else.
+        """
+        if not isinstance(models, Mapping):
+            raise wrong("models", models, "models by id; for a file type: load_registry(path)")
         self._models = dict(models)
+        for name, model in self._models.items():
+            if not isinstance(name, str) or not isinstance(model, Model):
+                raise wrong(f"models[{name!r}]", model, "a Model under its id")
 
     def __getitem__(self, name: str) -> Model:
         """Return the model of that id.
@@ -165,12 +180,17 @@ class Registry(Mapping[str, Model]):
         """
         try:
             return self._models[name]
-        except KeyError:
+        except (KeyError, TypeError):
+            name = name if isinstance(name, str) else repr(name)
             raise RegistryError(f"unknown model {name!r}{did_you_mean(name, self._models)}") from None
 
-    # Mapping's own would ask __getitem__ and wait for a KeyError.
+    # Mapping's own would ask __getitem__ and wait for a KeyError; so would get().
     def __contains__(self, name: object) -> bool:
-        return name in self._models
+        return isinstance(name, str) and name in self._models
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the model of that id, or the default."""
+        return self._models[name] if name in self else default
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._models)
@@ -187,11 +207,12 @@ def load_registry(path: str | os.PathLike[str] | None = None) -> Registry:
 
     Raises:
         RegistryError: a file that cannot be read or parsed, an unknown key, a wrong type.
+        InputError: `path` is no path.
     """
     extra = path if path is not None else os.environ.get(ENVIRONMENT_VARIABLE) or None
     models = _parse(_builtin_path())
     if extra is not None:
-        models = {**models, **_parse(Path(extra))}
+        models = {**models, **_parse(Path(pathname("path", extra, "a YAML file's path, or None")))}
     return Registry(models)
 
 
@@ -217,7 +238,8 @@ def _convert(value: object, type_: type[_T], place: str) -> _T:
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
-        raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}") from error
+        hint = "" if isinstance(value, dict) else "; expected keys and values, as in models_registry.yaml"
+        raise RegistryError(f"{place}: {error}{_nearest_key(str(error))}{hint}") from error
 
 
 def _parse(path: Path) -> dict[str, Model]:
@@ -250,3 +272,9 @@ def _check(name: str, model: Model, place: str) -> None:
     for precision, bound in model.bounds.items():
         if bound == Bound():
             raise RegistryError(f"{place}: bounds.{precision}: give max_abs_diff, min_cosine or mean_cosine")
+        for key, (least, most) in _RANGES.items():
+            value = getattr(bound, key)
+            if value is not None and not least <= value <= most:  # NaN is in no range
+                raise RegistryError(
+                    f"{place}: bounds.{precision}.{key} is {value}; expected {least} to {most}"
+                )

@@ -15,6 +15,7 @@ import os
 import re
 from pathlib import Path
 
+from paritas.arguments import not_utf8
 from paritas.errors import StoreError
 
 ENVIRONMENT_VARIABLE = "PARITAS_HOME"
@@ -27,8 +28,15 @@ def home() -> Path:
     """Return the folder that holds bundles and pins; it may not exist yet.
 
     Raises:
-        StoreError: this user has no home directory.
+        StoreError: this user has no home directory, or its name is not UTF-8.
     """
+    found = _home()
+    if fault := not_utf8(found):
+        raise StoreError(f"{fault}; the store is there; type: export {ENVIRONMENT_VARIABLE}=DIR")
+    return found
+
+
+def _home() -> Path:
     chosen = os.environ.get(ENVIRONMENT_VARIABLE)
     if chosen:
         return Path(chosen)

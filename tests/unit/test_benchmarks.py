@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -107,6 +108,53 @@ def test_benchmarks_need_no_plotting_to_run_and_say_so_before_they_measure(
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(click.UsageError, match="type: pip install matplotlib"):
         bench_linear.main.main(["--save"], standalone_mode=False)
+
+
+@pytest.fixture
+def saved(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where results are saved; the machine can draw."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: object())
+    monkeypatch.setattr(_report, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def benchmark(measure: Callable[[], None]) -> click.Command:
+    @click.command()
+    @_report.output_options
+    def main(as_json: bool, keep: bool) -> None:
+        measure()
+        result = {"question": "?", "cpus": 2, "cpu": "Fast", "rows": [{"a": 1}]}
+        result["commit"] = _report.code_version()
+        _report.deliver("it", result, as_json=as_json, keep=keep, draw=lambda _result, _path: None)
+
+    return main
+
+
+@pytest.mark.parametrize("version", ["1a2b3c4-dirty", "unknown", "unknown-dirty"])
+def test_figures_of_no_commit_are_not_saved_and_that_is_said_before_they_are_measured(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    measured: list[int] = []
+    monkeypatch.setattr(_report, "code_version", lambda: version)
+    main = benchmark(lambda: measured.append(1))
+    with pytest.raises(click.UsageError, match=f"the code is {version}; type: git stash"):
+        main.main(["--save"], standalone_mode=False)
+    assert (measured, list(saved.iterdir())) == ([], [])
+    main.main(["--json"], standalone_mode=False)
+    assert measured == [1]
+
+
+def test_figures_of_code_that_was_changed_meanwhile_are_not_saved(
+    saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_report, "code_version", lambda: "1a2b3c4")
+    change = partial(monkeypatch.setattr, _report, "code_version", lambda: "1a2b3c4-dirty")
+    with pytest.raises(click.ClickException, match="not saved: the code was 1a2b3c4 when this began"):
+        benchmark(change).main(["--save"], standalone_mode=False)
+    assert list(saved.iterdir()) == []
+    monkeypatch.setattr(_report, "code_version", lambda: "1a2b3c4")
+    benchmark(lambda: None).main(["--save"], standalone_mode=False)
+    assert [path.name for path in saved.iterdir()] == ["it-fast.json"]
 
 
 # What single benchmarks compute besides times.

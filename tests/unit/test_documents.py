@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
+import random
 import sys
 from pathlib import Path
 
 import pytest
 
 from paritas.documents import Document, read_documents
-from paritas.errors import InputError
+from paritas.errors import InputError, MissingExtraError
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def write(directory: Path, content: bytes | str, name: str = "corpus.jsonl") -> str:
@@ -190,6 +197,99 @@ def test_a_file_that_is_not_utf8_is_named_with_its_line(tmp_path: Path, encoding
         read(write(tmp_path, "café\n".encode(encoding), "corpus.txt"))
     with pytest.raises(InputError, match=r"corpus\.txt:3: not UTF-8"):
         read(write(tmp_path, b"a\nb\nc\xff\nd\n", "corpus.txt"))
+
+
+def packed(kind: str, content: bytes) -> bytes:
+    return gzip.compress(content) if kind == "gz" else zstd.compress(content)
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+@pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.txt", "corpus"])
+def test_a_packed_file_is_unpacked(tmp_path: Path, kind: str, name: str) -> None:
+    content = lines({"_id": "a", "text": "1"}, {"_id": "b", "text": "2"}).encode()
+    path = write(tmp_path, packed(kind, content), f"{name}.{kind}")
+    assert [document.id for document in read(path)] == ["a", "b"]
+    assert read(write(tmp_path, packed(kind, b""), f"{name}.{kind}")) == []
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_packed_file_of_several_parts_is_one(tmp_path: Path, kind: str) -> None:
+    content = packed(kind, b"first\nsec") + packed(kind, b"ond\n")
+    assert [document.text for document in read(write(tmp_path, content, "x.txt"))] == ["first", "second"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_packed_standard_input_is_unpacked(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(packed(kind, b"a\nb\n"))))
+    assert [document.text for document in read("-")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["gz", "zst"])
+def test_a_packed_file_that_ends_early_or_was_changed_is_named_with_its_place(
+    tmp_path: Path, kind: str
+) -> None:
+    numbers = random.Random(0)
+    whole = packed(kind, b"".join(b"%d\n" % numbers.getrandbits(60) for _ in range(50_000)))
+    middle = len(whole) // 2
+    changed = (
+        whole[:middle] + bytes(byte ^ 0x55 for byte in whole[middle : middle + 64]) + whole[middle + 64 :]
+    )
+    for content in (whole[:-1], whole[:middle], bytes(changed), whole + b"more"):
+        with pytest.raises(InputError, match=rf"corpus\.txt\.{kind}: damaged after line \d+: "):
+            read(write(tmp_path, content, f"corpus.txt.{kind}"))
+
+
+def test_a_name_that_promises_a_packed_file_is_not_believed(tmp_path: Path) -> None:
+    assert read(write(tmp_path, lines({"_id": "a", "text": "1"}), "corpus.jsonl.gz"))[0].id == "a"
+
+
+def test_zstd_that_cannot_be_unpacked_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("backports.zstd", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    path = write(tmp_path, b"\x28\xb5\x2f\xfd more", "my corpus.zst")
+    with pytest.raises(
+        MissingExtraError, match=r"corpus\.zst: packed by zstd; type: pip install 'paritas\[zstd]'"
+    ):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    "content", ['[{"_id": "1", "text": "a"},\n', '[\n  {"_id": "1"}\n]\n', "\n [ {\n", "[", "[{}]"]
+)
+@pytest.mark.parametrize("name", ["corpus.json", "corpus.txt"])
+def test_an_array_is_told_how_to_be_given(tmp_path: Path, content: str, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}:\d: .*; an array is taken apart by: jq -c '\.\[\]' FILE"):
+        read(write(tmp_path, content, name))
+
+
+def test_a_text_may_begin_with_a_bracket(tmp_path: Path) -> None:
+    found = read(write(tmp_path, "[1] a note\n[{\n", "x.txt"))
+    assert [document.text for document in found] == ["[1] a note", "[{"]
+
+
+@pytest.mark.parametrize(
+    "content", ["first\rsecond", '{"_id": "1", "text": "a"}\r{"_id": "2", "text": "b"}\r']
+)
+@pytest.mark.parametrize("name", ["my corpus.txt", "corpus.jsonl"])
+def test_lines_that_end_in_cr_alone_are_told_how_to_be_given(tmp_path: Path, content: str, name: str) -> None:
+    with pytest.raises(InputError, match=r":1: lines end in CR alone.*; type: tr '\\r' '\\n' < .*corpus"):
+        read(write(tmp_path, content, name))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-16-le", "utf-32"])
+def test_utf_16_is_told_how_to_be_given(tmp_path: Path, encoding: str) -> None:
+    with pytest.raises(InputError, match=r":1: not UTF-8 but UTF-16; type: iconv -f UTF-16 -t UTF-8 /"):
+        read(write(tmp_path, "a text\n".encode(encoding)))
+
+
+def test_a_path_may_be_a_path(tmp_path: Path) -> None:
+    path = Path(write(tmp_path, lines({"_id": "a", "text": "1"})))
+    assert next(read_documents(path)).id == "a"
+    for wrong in (None, 5, b"corpus", ["corpus"], "cor\0pus"):
+        with pytest.raises(InputError, match=r"^path is .*; expected a file's path"):
+            read(wrong)  # type: ignore[arg-type]
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -292,3 +292,30 @@ def test_a_merge_may_be_overridden(tmp_path: Path) -> None:
     )
     registry = load_registry(write(tmp_path, text))
     assert (registry["first"].dim, registry["second"].dim) == (16, 32)
+
+
+@pytest.mark.parametrize("key", ["max_abs_diff", "min_cosine", "mean_cosine"])
+@pytest.mark.parametrize("value", [".nan", ".inf", "-.inf", "-1.5", "2.5"])
+def test_a_bound_that_no_vectors_can_be_held_to_is_refused(tmp_path: Path, key: str, value: str) -> None:
+    message = refused(tmp_path, mine(f"bounds: {{fp16: {{{key}: {value}}}}}"))
+    assert f"mine: bounds.fp16.{key} is {float(value.replace('.n', 'n').replace('.i', 'i'))}; " in message
+
+
+@pytest.mark.parametrize("depth", [40, 400, 900, 100_000])
+@pytest.mark.parametrize(("left", "right"), [("[", "]"), ("{a: ", "}")])
+def test_nesting_without_end_is_refused_with_its_place(
+    tmp_path: Path, left: str, right: str, depth: int
+) -> None:
+    message = refused(tmp_path, mine(f"license: {left * depth}1{right * depth}"))
+    assert re.search(r"not YAML: nested deeper than 32 levels in line 1, column \d+$", message)
+
+
+def test_half_a_character_is_refused_with_its_place(tmp_path: Path) -> None:
+    message = refused(tmp_path, mine('license: "\\ud83d"'))
+    assert re.search(r"half a surrogate pair, which is no character in line 1, column \d+$", message)
+
+
+@pytest.mark.parametrize("number", [2**31, 10**30])
+def test_numbers_beyond_all_models_are_refused(tmp_path: Path, number: int) -> None:
+    assert "`$.dim`" in refused(tmp_path, mine(put=("dim: 16", f"dim: {number}")))
+    assert "max_length`" in refused(tmp_path, mine(put=("max_length: 8", f"max_length: {number}")))

@@ -1,25 +1,26 @@
 """The command line. Answers go to standard output, progress and logs to standard error.
 
 Exit code 0; 2 for what the user can mend, one line on standard error; 1 for a fault of ours, with its
-traceback.
+traceback; 130 after Ctrl-C. With --json a failure is a document as well:
+{"error": {"type": ..., "message": ..., "exit_code": ...}}.
 """
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from typing import Any
 
 import click
 
-from paritas import __version__
+from paritas import __version__, interrupts
 from paritas.cli.demo import demo
 from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
-from paritas.cli.options import Settings
+from paritas.cli.options import GIVEN, Settings, drop_output, in_one_line, show_error
 from paritas.cli.search import index, recall, search
 from paritas.errors import ParitasError
+from paritas.interrupts import guarded, seen
 
 
 class _Commands(click.Group):
@@ -30,8 +31,7 @@ class _Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
-            # Python would report it once more while flushing at exit. Caught here, for click exits with 1.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            drop_output()  # caught here, for click exits with 1
             return ctx.exit(141)
 
 
@@ -43,6 +43,7 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="paritas")
 @click.option(
     "--registry",
+    type=GIVEN,
     metavar="FILE",
     envvar="PARITAS_REGISTRY",
     help="A YAML file with models of your own, in the form of models_registry.yaml.",
@@ -65,7 +66,7 @@ def cli(context: click.Context, registry: str | None) -> None:
 
 
 @cli.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]), metavar="SHELL")
 def completion(shell: str) -> None:
     """Print the script that teaches a SHELL to complete commands, options and models.
 
@@ -87,19 +88,38 @@ for command in (models, export, verify, index, search, recall, demo, tune, docto
 
 def main() -> None:
     """Run the command line and exit the process."""
+    guarded(_run)
+
+
+def _run() -> None:
     signal.signal(signal.SIGTERM, _terminate)
+    if sys.stdout is not None:  # a terminal that lacks a character shows another one instead
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         code = cli(prog_name="paritas", standalone_mode=False)
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except click.Abort:
-        click.echo("paritas: interrupted", err=True)
-        code = 130
-    except (ParitasError, OSError) as error:
-        click.echo(f"paritas: error: {error}", err=True)
-        code = 2
+    except (Exception, KeyboardInterrupt) as error:
+        code = _ended(error)
+        if code is None:
+            raise
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _ended(error: BaseException) -> int | None:
+    """Say how a command failed, and return its exit code; None for a fault of ours, which is not caught."""
+    if seen():
+        show_error("Interrupted", "interrupted by Ctrl-C", interrupts.CODE, quiet=True)
+    elif isinstance(error, click.ClickException):
+        message = in_one_line(error.format_message())
+        error.format_message = lambda: message  # type: ignore[method-assign]
+        error.show()
+        show_error("UsageError", message, 2, quiet=True)
+        return 2
+    elif isinstance(error, (ParitasError, OSError)):
+        show_error(type(error).__name__, str(error), 2)
+        return 2
+    else:
+        show_error(type(error).__name__, str(error), 1, quiet=True)
+    return None
 
 
 def _terminate(signum: int, _frame: object) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from paritas import store
-from paritas.cli.options import Settings, as_json, find_or_export, note, print_json
+from paritas.cli.options import GIVEN, Settings, as_json, find_or_export, index_path, note, print_json
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -23,7 +23,9 @@ QUESTIONS = (
 
 
 @click.command()
-@click.option("--out", metavar="INDEX", help="The index's directory. Default: stdlib.index in the store.")
+@click.option(
+    "--out", type=GIVEN, metavar="INDEX", help="The index's directory. Default: stdlib.index in the store."
+)
 @as_json
 @click.pass_obj
 def demo(settings: Settings, out: str | None, as_json: bool) -> None:
@@ -43,7 +45,7 @@ def demo(settings: Settings, out: str | None, as_json: bool) -> None:
 
     started = time.perf_counter()
     target = Path(out) if out else store.home() / "stdlib.index"
-    check_target(target)
+    check_target(Path(index_path(str(target))))
     bundle = find_or_export(settings, MODEL, "fp32")
     note(f"reading the docstrings of Python {sys.version.split()[0]}")
     with Encoder(bundle) as encoder:

@@ -8,7 +8,7 @@ from itertools import islice
 from msgspec import Struct
 from tqdm import tqdm
 
-from paritas.cli.options import is_terminal
+from paritas.cli.options import find_role, is_terminal
 from paritas.documents import Document
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex
@@ -27,9 +27,7 @@ def build_index(
     Raises:
         InputError: there are no documents, or the model lacks the role.
     """
-    if role not in encoder.contract.roles:
-        raise InputError(f"unknown role {role!r}; the model has {', '.join(encoder.contract.roles)}")
-    pair = encoder.contract.roles[role].pair
+    pair = find_role(encoder.contract.roles, role).pair
     built = VectorIndex(encoder, dtype=dtype)
     total: EncodeStats | None = None
     iterator = iter(documents)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from paritas.cli.options import (
+    GIVEN,
     Settings,
     as_json,
     complete_model,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=GIVEN, shell_complete=complete_model)
 @precision_option
 @click.option(
     "--seconds",

@@ -10,12 +10,14 @@ from msgspec.structs import replace
 
 from paritas import store
 from paritas.cli.options import (
+    GIVEN,
     Settings,
     as_json,
     certificate_table,
     complete_model,
     note,
     print_json,
+    show_error,
     table,
 )
 from paritas.engine.bundle import MANIFEST, Bundle
@@ -100,14 +102,16 @@ def _row(name: str, model: Model, path: Path) -> _Row:
 
 
 @click.command()
-@click.argument("model", shell_complete=complete_model)
+@click.argument("model", type=GIVEN, shell_complete=complete_model)
 @click.option(
     "--source",
+    type=GIVEN,
     metavar="hub|package|DIR",
     help="Where the checkpoint comes from. Default: the installed package if there is one, else the hub.",
 )
 @click.option(
     "--pooling",
+    type=GIVEN,
     metavar="P[+P]",
     help=f"Where the checkpoint does not say how vectors are pooled: {', '.join(POOLINGS)}.",
 )
@@ -129,15 +133,19 @@ def _row(name: str, model: Model, path: Path) -> _Row:
 )
 @click.option(
     "--calibration",
+    type=GIVEN,
     metavar="FILE",
     help="Texts like yours, one a line, for int8; a few hundred are enough. Built-in ones take part too.",
 )
 @click.option(
     "--judgements",
+    type=GIVEN,
     metavar="DIR",
     help="corpus.jsonl, queries.jsonl, qrels/test.tsv: certify what a precision costs a search over them.",
 )
-@click.option("--out", metavar="BUNDLE", help="The bundle's directory. Default: its place in the store.")
+@click.option(
+    "--out", type=GIVEN, metavar="BUNDLE", help="The bundle's directory. Default: its place in the store."
+)
 @as_json
 @click.pass_obj
 def export(
@@ -217,15 +225,17 @@ def _size_mb(bundle: Bundle) -> float:
 
 
 @click.command()
-@click.argument("bundle", shell_complete=complete_model)
+@click.argument("bundle", type=GIVEN, shell_complete=complete_model)
 @click.option(
     "--reference",
+    type=GIVEN,
     metavar="hub|package|DIR",
     help="Compare with PyTorch's vectors of this checkpoint, not with those in the bundle.",
 )
-@click.option("--provider", default="cpu", show_default=True, help="Where to run: cpu, cuda, ...")
+@click.option("--provider", type=GIVEN, default="cpu", show_default=True, help="Where to run: cpu, cuda, ...")
 @click.option(
     "--judgements",
+    type=GIVEN,
     metavar="DIR",
     help="corpus.jsonl, queries.jsonl, qrels/test.tsv: also say what a precision costs a search over them.",
 )
@@ -272,9 +282,8 @@ def verify(
             for precision, found in compare_retrieval(opened, list(certificates), collection).items():
                 certificates[precision] = replace(certificates[precision], retrieval=found)
     except ParitasError as error:
-        if as_json:
-            print_json({"bundle": str(opened.directory), "verified": False, "error": str(error)})
-        raise
+        show_error(type(error).__name__, str(error), 2, bundle=str(opened.directory), verified=False)
+        raise click.exceptions.Exit(2) from error
     if as_json:
         print_json({"bundle": str(opened.directory), "verified": True, "certificates": certificates})
         return

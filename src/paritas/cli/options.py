@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +14,12 @@ import click
 import msgspec
 from click.shell_completion import CompletionItem
 
+from paritas.arguments import not_utf8
 from paritas.engine.bundle import Bundle
 from paritas.engine.lookup import find
 from paritas.engine.manifest import Certificate
-from paritas.errors import BundleError, NotExportedError, ParitasError, RegistryError
-from paritas.registry import PRECISIONS, Precision, Registry, load_registry
+from paritas.errors import BundleError, InputError, NotExportedError, ParitasError, RegistryError
+from paritas.registry import PRECISIONS, Precision, Registry, Role, load_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,18 +44,35 @@ class Settings:
 
 
 def complete_model(
-    ctx: click.Context,  # noqa: ARG001 - click's interface
-    param: click.Parameter,  # noqa: ARG001
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's interface
     incomplete: str,
 ) -> list[CompletionItem]:
-    """Return the registry ids that begin so; where none does, ask the shell for directories."""
+    """Return the registry ids that begin so; where none does, ask the shell for directories.
+
+    The registry is that of the line being completed, whose ~ the shell leaves to us.
+    """
+    path = ctx.find_root().params.get("registry")
     try:
-        names = [name for name in load_registry() if name.startswith(incomplete)]
-    except RegistryError:
+        registry = load_registry(Path(path).expanduser() if path else None)
+        names = [name for name in registry if name.startswith(incomplete)]
+    except ParitasError:
         names = []
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
 
 
+class _Given(click.ParamType):  # type: ignore[type-arg] # generic in click 8.3 and later
+    """A string that is not empty: a shell's variable that was never set is no path, and no name."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; expected a value, or leave the option out", param, ctx)
+        return value
+
+
+GIVEN = _Given()
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 precision_option = click.option(
     "--precision",
@@ -67,8 +87,44 @@ top_k = click.option(
 
 
 def print_json(value: Any) -> None:
-    """Print one JSON document."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
+    """Print one JSON document; what standard output, or UTF-8, cannot encode is escaped."""
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    click.echo(text)
+
+
+def show_error(kind: str, message: str, code: int, *, quiet: bool = False, **about: Any) -> None:
+    """Say what went wrong: in one line on standard error, and in a document where --json was asked for.
+
+    Args:
+        kind: the error's name.
+        message: what was wrong, what was expected, what to type.
+        code: the exit code.
+        quiet: standard error says it already, or will.
+        about: what the document tells besides.
+    """
+    if not quiet:
+        click.echo(f"paritas: error: {in_one_line(message)}", err=True)
+    arguments = sys.argv[1:]
+    if "--json" in arguments[: arguments.index("--") if "--" in arguments else None]:
+        try:
+            print_json({**about, "error": {"type": kind, "message": in_one_line(message), "exit_code": code}})
+        except OSError:  # the first error is the one to tell
+            drop_output()
+
+
+def drop_output() -> None:
+    """Print nothing more: Python would report a standard output that is gone or full once more at exit."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def in_one_line(message: str) -> str:
+    """Return a message without its line ends."""
+    return " ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
 def note(text: str) -> None:
@@ -156,6 +212,28 @@ def _bound(certificate: Certificate) -> str:
     if certificate.bound.mean_cosine is not None:
         parts.append(f"mean >= {certificate.bound.mean_cosine:g}")
     return ", ".join(parts)
+
+
+def index_path(given: str) -> str:
+    """Return an index's directory as it was given.
+
+    Raises:
+        InputError: its name is not UTF-8.
+    """
+    if fault := not_utf8(given):
+        raise InputError(fault)
+    return given
+
+
+def find_role(roles: Mapping[str, Role], name: str) -> Role:
+    """Return a model's role.
+
+    Raises:
+        InputError: it has none of that name.
+    """
+    if name not in roles:
+        raise InputError(f"unknown role {name!r}; the model has {', '.join(roles)}")
+    return roles[name]
 
 
 def find_or_export(settings: Settings, model: str, precision: Precision | Literal["auto"]) -> str:

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 from paritas.cli.options import (
+    GIVEN,
     Settings,
     as_json,
     complete_model,
     find_or_export,
+    find_role,
+    index_path,
     precision_option,
     print_json,
     top_k,
@@ -27,22 +30,28 @@ if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
 
 encode_with = click.option(
     "--model",
+    type=GIVEN,
     shell_complete=complete_model,
     help="The bundle to encode with. Default: the one that made the index.",
 )
+asked_with = click.option(
+    "--precision", type=click.Choice(PRECISIONS), help="Of the queries' vectors. Default: the index's own."
+)
+asked_as = click.option("--role", type=GIVEN, default="query", show_default=True, help="The queries' role.")
 
 
 @click.command()
-@click.argument("input_", metavar="INPUT")
+@click.argument("input_", type=GIVEN, metavar="INPUT")
 @click.option(
     "--model",
+    type=GIVEN,
     shell_complete=complete_model,
     required=True,
     help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
 )
 @precision_option
-@click.option("--out", metavar="INDEX", required=True, help="The index's directory.")
-@click.option("--role", default="passage", show_default=True, help="The documents' role.")
+@click.option("--out", type=GIVEN, metavar="INDEX", required=True, help="The index's directory.")
+@click.option("--role", type=GIVEN, default="passage", show_default=True, help="The documents' role.")
 @click.option(
     "--dtype",
     type=click.Choice(["f32", "f16", "bf16"]),
@@ -72,7 +81,8 @@ def index(
     """Encode the documents of INPUT and make them searchable.
 
     INPUT is JSON Lines in BEIR's form ({"_id": ..., "title": ..., "text": ...}), a plain text file with one
-    text a line, or - for standard input. A model that was not exported yet is exported first.
+    text a line, either of them packed by gzip or zstd, or - for standard input. A model that was not exported
+    yet is exported first.
 
     \b
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
@@ -83,8 +93,9 @@ def index(
     from paritas.engine.index import check_target
 
     if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
-        raise InputError(f"{input_}: no such file; expected JSON Lines, plain text, or - for standard input")
-    check_target(Path(out))
+        found = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
+        raise InputError(f"{input_}: {found}; expected JSON Lines, plain text, or - for standard input")
+    check_target(Path(index_path(out)))
     started = time.perf_counter()
     bundle = find_or_export(settings, model, precision)
     with Encoder(bundle, precision=precision, truncate_dim=truncate_dim) as encoder:
@@ -99,12 +110,12 @@ def index(
 
 
 @click.command()
-@click.argument("index_", metavar="INDEX")
+@click.argument("index_", type=GIVEN, metavar="INDEX")
 @click.argument("queries", nargs=-1, required=True, metavar="QUERY...")
 @top_k
 @encode_with
-@click.option("--precision", type=click.Choice(PRECISIONS), help="Default: the index's own.")
-@click.option("--role", default="query", show_default=True, help="The queries' role.")
+@asked_with
+@asked_as
 @click.option("--exact", is_flag=True, help="Compare with every vector instead of walking the HNSW graph.")
 @as_json
 @click.pass_obj
@@ -127,6 +138,7 @@ def search(
     """
     from paritas.engine.index import VectorIndex
 
+    index_ = index_path(index_)
     with VectorIndex.load(index_) as opened, _encoder(settings, opened, model, precision) as encoder:
         answers = opened.search(encoder.encode(queries, role=role), k, exact=exact)
     if as_json:
@@ -141,8 +153,8 @@ def search(
 
 
 @click.command()
-@click.argument("index_", metavar="INDEX")
-@click.option("--queries", metavar="FILE", help="Queries, in the forms `paritas index` reads.")
+@click.argument("index_", type=GIVEN, metavar="INDEX")
+@click.option("--queries", type=GIVEN, metavar="FILE", help="Queries, in the forms `paritas index` reads.")
 @click.option(
     "--sample",
     type=click.IntRange(min=1),
@@ -152,6 +164,8 @@ def search(
 )
 @top_k
 @encode_with
+@asked_with
+@asked_as
 @as_json
 @click.pass_obj
 def recall(
@@ -161,6 +175,8 @@ def recall(
     sample: int,
     k: int,
     model: str | None,
+    precision: Precision | None,
+    role: str,
     as_json: bool,
 ) -> None:
     """Measure recall@k: the share of the exact nearest documents that the HNSW search of an INDEX finds.
@@ -172,13 +188,17 @@ def recall(
     """
     from paritas.engine.index import VectorIndex
 
-    with VectorIndex.load(index_) as opened:
+    given = {"--model": model, "--precision": precision, "--role": role if role != "query" else None}
+    if queries is None and (unused := [name for name, value in given.items() if value is not None]):
+        raise InputError(f"{unused[0]} is for the texts of --queries FILE; stored vectors are as they are")
+    with VectorIndex.load(index_path(index_)) as opened:
         if queries is None:
             vectors = opened.sample(sample)
         else:
-            with _encoder(settings, opened, model, None) as encoder:
-                texts = [document.text for document in read_documents(queries)]
-                vectors = encoder.encode(texts, role="query")
+            with _encoder(settings, opened, model, precision) as encoder:
+                pair = find_role(encoder.contract.roles, role).pair
+                texts = [document.as_text(pair=pair) for document in read_documents(queries)]
+                vectors = encoder.encode(texts, role=role)
         value = opened.recall(vectors, k)
         documents = len(opened)
     if as_json:

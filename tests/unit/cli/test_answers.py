@@ -89,8 +89,9 @@ def test_verify_as_json_is_one_document_also_where_it_fails(folder: Path, run: R
     assert result.returncode == 2
     proof = json.loads(result.stdout)
     assert proof["verified"] is False
-    assert "reference.npy: changed since the export" in proof["error"]
-    assert result.stderr == f"paritas: error: {proof['error']}\n"
+    assert (proof["error"]["type"], proof["error"]["exit_code"]) == ("BundleError", 2)
+    assert "reference.npy: changed since the export" in proof["error"]["message"]
+    assert result.stderr == f"paritas: error: {proof['error']['message']}\n"
 
 
 def test_index_tells_what_it_did(folder: Path, run: Run) -> None:
@@ -192,6 +193,17 @@ def test_recall_of_a_small_index_is_one(folder: Path, run: Run, queries: list[st
     assert said(run("recall", "corpus.index", "-k", "3", *queries)) == line
     measured = answer(run("recall", "corpus.index", "-k", "3", "--json", *queries))
     assert measured == {"index": "corpus.index", "documents": 4, "queries": 4, "k": 3, "recall": 1.0}
+
+
+def test_recall_encodes_queries_under_the_role_and_precision_asked_for(folder: Path, run: Run) -> None:
+    said(run(*shlex.split("index corpus.jsonl --model bert.bundle --out new.index")))
+    asked = shlex.split("recall new.index --queries corpus.jsonl -k 1")
+    for more in ([], ["--role", "passage"], ["--role", "passage", "--precision", "fp16"]):
+        assert "over 4 queries and 4 documents" in said(run(*asked, *more))
+    refused(run(*asked, "--role", "question"), "unknown role 'question'; the model has query, passage")
+    refused(run(*asked, "--precision", "int8"), "no precision 'int8'")
+    for more in (["--role", "passage"], ["--precision", "fp16"], ["--model", "bert.bundle"]):
+        refused(run("recall", "new.index", *more), f"{more[0]} is for the texts of --queries FILE")
 
 
 def test_tune_measures_and_keeps_what_it_found_until_it_is_forgotten(folder: Path, run: Run) -> None:
@@ -307,6 +319,28 @@ def test_completion_offers_the_registrys_models(run: Run, environment: dict[str,
         _PARITAS_COMPLETE="bash_complete", COMP_WORDS="paritas export all-Mini", COMP_CWORD="2"
     )
     assert run().stdout == "plain,all-MiniLM-L6-v2\n"
+
+
+@pytest.mark.parametrize(
+    "given", ["--registry tiny.yaml", "--registry=tiny.yaml", "--registry ~/tiny.yaml", ""]
+)
+def test_completion_offers_the_models_of_the_lines_own_registry(
+    folder: Path, run: Run, environment: dict[str, str], given: str
+) -> None:
+    shutil.copy(folder / "tiny.yaml", folder / "scratch")
+    words = f"paritas {given} export tiny-m"
+    environment.update(
+        _PARITAS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD=str(len(words.split()) - 1)
+    )
+    if not given:
+        environment["PARITAS_REGISTRY"] = "tiny.yaml"
+    assert run().stdout == "plain,tiny-mpnet\n"
+
+
+def test_a_registry_that_cannot_be_read_ends_no_completion(run: Run, environment: dict[str, str]) -> None:
+    words = "paritas --registry none.yaml export tiny-m"
+    environment.update(_PARITAS_COMPLETE="bash_complete", COMP_WORDS=words, COMP_CWORD="4")
+    assert (run().stdout, run().stderr) == ("dir,tiny-m\n", "")
 
 
 def test_a_reader_that_goes_away_ends_a_command_without_a_word(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shlex
 import shutil
@@ -14,7 +15,7 @@ from tests.unit.files import change_byte, contents
 
 BAD_INPUT = {
     "no such file": ("index none.jsonl {mpnet} --out new.index", "none.jsonl: no such file; expected JSON"),
-    "a folder": ("index bert.bundle {mpnet} --out new.index", "bert.bundle: no such file"),
+    "a folder": ("index bert.bundle {mpnet} --out new.index", "bert.bundle: no such file but a directory"),
     "not JSON": ("index bad.jsonl {mpnet} --out new.index", "bad.jsonl:2: not JSON: "),
     "no text": ("index untexted.jsonl {mpnet} --out new.index", 'untexted.jsonl:1: "text" is missing'),
     "an id twice": (
@@ -177,6 +178,43 @@ BAD_INPUT = {
     ),
     "registry that is no YAML": ("--registry torn.yaml models", "torn.yaml: not YAML: "),
     "no such registry": ("--registry none.yaml models", "none.yaml: cannot be read: "),
+    "no registry's name": ("--registry '' models", "Invalid value for '--registry': it is empty; expected a"),
+    "no source": (
+        "{tiny} export tiny-bert --source ''",
+        "Invalid value for '--source': it is empty; expected a value, or leave the option out",
+    ),
+    "no input": ("index '' {mpnet} --out new.index", "Invalid value for 'INPUT': it is empty"),
+    "no name of an index to be made": ("index corpus.jsonl {mpnet} --out ''", "Invalid value for '--out'"),
+    "no index": ("search '' sky", "Invalid value for 'INDEX': it is empty"),
+    "no judgements": ("verify bert.bundle --judgements ''", "Invalid value for '--judgements': it is empty"),
+    "no provider": ("verify bert.bundle --provider ''", "Invalid value for '--provider': it is empty"),
+    "demo into nothing": ("demo --out ''", "Invalid value for '--out': it is empty"),
+    "verify with a file": (
+        "verify bert.bundle --reference tiny.yaml",
+        "--reference tiny.yaml: no such directory; expected hub, package or a directory",
+    ),
+    "a registry of no mapping": (
+        "--registry blank.txt models",
+        "blank.txt: Expected `object`, got `null`; expected keys and values, as in models_registry.yaml",
+    ),
+    "a shell that is unknown": ("completion", "Missing argument 'SHELL'"),
+    "recall with what is for queries": (
+        "recall corpus.index --role passage",
+        "--role is for the texts of --queries FILE; stored vectors are as they are",
+    ),
+    "a JSON array": (
+        "index array.json {mpnet} --out new.index",
+        "apart by: jq -c '.[]' FILE | paritas index -",
+    ),
+    "lines that end in CR alone": (
+        "index mac.txt {mpnet} --out new.index",
+        "mac.txt:1: lines end in CR alone",
+    ),
+    "UTF-16": ("index wide.txt {mpnet} --out new.index", "wide.txt:1: not UTF-8 but UTF-16; type: iconv -f"),
+    "a packed file that ends early": (
+        "index cut.jsonl.gz {mpnet} --out new.index",
+        "cut.jsonl.gz: damaged after line ",
+    ),
     "unknown command": ("serach corpus.index sky", "No such command 'serach'."),
     "unknown option": ("search corpus.index sky --topk 3", "No such option '--topk'."),
 }
@@ -195,6 +233,10 @@ def bad_files(folder: Path) -> None:
     registry = (folder / "tiny.yaml").read_text(encoding="utf-8")
     (folder / "odd.yaml").write_text(registry.replace("network:", "netwrok:", 1), encoding="utf-8")
     (folder / "torn.yaml").write_text("models: {tiny: [", encoding="utf-8")
+    (folder / "array.json").write_text('[\n{"_id": "a", "text": "sky"}]', encoding="utf-8")
+    (folder / "mac.txt").write_bytes(b"first\rsecond\r")
+    (folder / "wide.txt").write_bytes("first\n".encode("utf-16"))
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress((folder / "corpus.jsonl").read_bytes())[:-4])
     odd = shutil.copytree(folder / "bert.checkpoint", folder / "odd.checkpoint")
     config = json.loads((odd / "config.json").read_text(encoding="utf-8"))
     config["num_hidden_layers"] += 1

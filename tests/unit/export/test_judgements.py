@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import math
+import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,14 @@ import pytest
 
 from paritas.engine.bundle import Bundle
 from paritas.errors import ExportError, InputError
-from paritas.export import export_model
+from paritas.export import export_model, judgements
 from paritas.export.judgements import compare_retrieval, ndcg, read_judgements, score
 from paritas.registry import Registry
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 
 def collection(directory: Path, qrels: str = "q1\td2\t1\nq2\td1\t2\n") -> Path:
@@ -42,6 +50,42 @@ def test_queries_without_judgements_are_left_out(tmp_path: Path) -> None:
     assert [query.id for query in found.queries] == ["q1", "q2"]
     ranking = np.array([[2, *range(3, 12)], [0, 1, *range(3, 11)]])
     assert score(ranking, found) == pytest.approx(100 * (1 + 1 / math.log2(3)) / 2)
+
+
+@pytest.mark.parametrize("documents", [1, 9, 10, 11, 64, 65, 500])
+@pytest.mark.parametrize("values", [2, 5, 1000])
+def test_the_nearest_are_those_of_the_whole_order_equal_ones_included(
+    monkeypatch: pytest.MonkeyPatch, documents: int, values: int
+) -> None:
+    monkeypatch.setattr(judgements, "_DOCUMENTS", 16)
+    numbers = np.random.default_rng(documents)
+    # Whole numbers, so that products are exact in any order, and few of them, so that many are equal.
+    stored, asked = (numbers.integers(0, values, (count, 2)).astype(np.float32) for count in (documents, 40))
+    whole = np.argsort(-(asked @ stored.T), axis=1, kind="stable")[:, :10]
+    np.testing.assert_array_equal(judgements._nearest(asked, stored), whole)
+
+
+def test_a_collection_of_any_size_is_ranked_in_little_memory() -> None:
+    stored, asked = np.ones((200_000, 2), np.float32), np.ones((512, 2), np.float32)
+    tracemalloc.start()
+    try:
+        found = judgements._nearest(asked, stored)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(found, np.tile(np.arange(10), (512, 1)))
+    assert peak < 200e6  # the whole order takes 1.2 GB
+
+
+@pytest.mark.parametrize("end", [".gz", ".zst"])
+def test_a_collection_may_be_packed(tmp_path: Path, end: str) -> None:
+    directory = collection(tmp_path / "mini")
+    plain = read_judgements(directory)
+    compress = gzip.compress if end == ".gz" else zstd.compress
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (directory / f"{name}{end}").write_bytes(compress((directory / name).read_bytes()))
+        (directory / name).unlink()
+    assert read_judgements(directory) == plain
 
 
 def test_each_precision_is_compared_with_fp32(bundles: dict[str, Bundle], tmp_path: Path) -> None:

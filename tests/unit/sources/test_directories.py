@@ -106,7 +106,10 @@ def test_the_checkpoint_a_bundle_was_made_from_is_found_again(
         open_same_checkpoint(bundle, tiny_registry, str(other)),
     ):
         pass
-    with pytest.raises(SourceError, match="missing"), open_same_checkpoint(bundle, tiny_registry, "nowhere"):
+    with (
+        pytest.raises(SourceError, match="no such directory; expected hub, package or a directory"),
+        open_same_checkpoint(bundle, tiny_registry, "nowhere"),
+    ):
         pass
 
 

@@ -1,0 +1,91 @@
+"""Arguments as callers give them: of the right type and in range, or one error that says so."""
+
+from __future__ import annotations
+
+import operator
+import os
+from numbers import Real
+from typing import Any
+
+from paritas.errors import InputError
+
+
+def choice(name: str, value: Any, known: tuple[str, ...]) -> None:
+    """Raise an InputError unless a value is one of the known words."""
+    if not isinstance(value, str) or value not in known:
+        raise InputError(f"unknown {name} {_shown(value)}; expected one of {', '.join(known)}")
+
+
+def text(name: str, value: Any, expected: str) -> None:
+    """Raise an InputError unless a value is a string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise wrong(name, value, expected)
+
+
+def flag(name: str, value: Any) -> None:
+    """Raise an InputError unless a value is True or False: "no" would count as yes."""
+    if type(value).__name__ not in ("bool", "bool_"):  # NumPy's own too, without asking for NumPy
+        raise wrong(name, value, "True or False")
+
+
+def whole(name: str, value: Any, none: str, *, most: int) -> int | None:
+    """Return a whole number from 1 to the most as an int, NumPy's own too, and None as it is.
+
+    Raises:
+        InputError: anything else; a float, a bool or a string is not taken for a number.
+    """
+    if value is None:
+        return None
+    try:
+        number = 0 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = 0
+    if not 1 <= number <= most:
+        raise wrong(name, value, f"1 to {most}, or {none}")
+    return number
+
+
+def share(name: str, value: Any) -> None:
+    """Raise an InputError unless a value is None, or a number from 0 to less than 1; NaN is neither."""
+    if value is None:
+        return
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
+        raise wrong(name, value, "0 or more and less than 1")
+
+
+def pathname(name: str, value: Any, expected: str) -> str:
+    """Return a path as a string.
+
+    Raises:
+        InputError: neither a string nor a path, or one that no file can have.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        found = os.fspath(value)
+        if isinstance(found, str) and found and "\0" not in found:
+            return str.__str__(found)
+    raise wrong(name, value, expected)
+
+
+def not_utf8(path: str | os.PathLike[str]) -> str | None:
+    """Return what is wrong with a path whose names are not UTF-8, None for any other.
+
+    onnxruntime and usearch open no such file, and JSON cannot name it.
+    """
+    try:
+        os.path.realpath(path).encode()
+    except UnicodeEncodeError:
+        return f"{os.fspath(path)}: its name or a folder's above it is not UTF-8; rename it or take another"
+    return None
+
+
+def wrong(name: str, value: Any, expected: str) -> InputError:
+    """Return the error that says what an argument is, and what was expected."""
+    return InputError(f"{name} is {_shown(value)}; expected {expected}")
+
+
+def _shown(value: Any) -> str:
+    """Return a value as a message shows it: short, and with its type where the value does not tell it."""
+    found = repr(value)
+    found = found if len(found) <= 60 else f"{found[:60]}..."
+    plain = value is None or isinstance(value, (str, bytes, int, float))
+    return found if plain else f"{type(value).__name__} {found}"
