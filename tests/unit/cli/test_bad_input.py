@@ -9,7 +9,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
+from paritas.engine.index.info import parse, written
 from tests.unit.cli.runs import Run, refused, write_jsonl
 from tests.unit.files import change_byte, contents
 
@@ -274,8 +276,7 @@ def test_a_bundle_with_a_changed_file_is_refused_by_every_command(folder: Path, 
 
 def test_an_index_of_another_precision_family_is_not_searched(folder: Path, run: Run) -> None:
     info = folder / "corpus.index" / "index.json"
-    text = info.read_text(encoding="utf-8")
-    info.write_text(text.replace('"family": "float"', '"family": "byte"'), encoding="utf-8")
+    info.write_bytes(written(replace(parse(info.read_bytes()), family="byte")))
     refused(run("search", "corpus.index", "sky"), "whose vectors cannot be searched with those of fp32")
 
 
