@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.tokenizer import Text
 
-# Rows copied at a time: at once, a million of 384 components would be held twice, 1.5 GB more.
+# Rows filled at a time: all at once, a million of 384 components would be held twice, 1.5 GB more.
 _ROWS = 4096
 
 
@@ -20,27 +21,32 @@ class Repeats:
     def __init__(self, texts: Iterable[Text]) -> None:
         """Find them; of texts that are made as they are asked for, only the distinct ones are kept."""
         numbers: dict[Text, int] = {}
-        # An array from the beginning: a list of a million numbers takes four times as much.
-        self._places = np.fromiter((numbers.setdefault(text, len(numbers)) for text in texts), np.int64)
+        first = array("q")
+
+        def numbered() -> Iterator[int]:
+            for place, text in enumerate(texts):
+                number = numbers.setdefault(text, len(first))
+                if number == len(first):
+                    first.append(place)
+                yield number
+
+        # No list in between, which would take four times as much.
+        self._numbers = np.fromiter(numbered(), np.int64)
         self.distinct: list[Text] = list(numbers)
-        # A text that is new has the next number.
-        highest = np.maximum.accumulate(self._places)
-        self.rows: NDArray[np.int64] = np.flatnonzero(np.diff(highest, prepend=-1))
+        self.rows: NDArray[np.int64] = np.array(first, np.int64)
         """The first place of each distinct text, (distinct,)."""
-        self.counts: NDArray[np.int64] = np.bincount(self._places, minlength=len(numbers))
+        self.counts: NDArray[np.int64] = np.bincount(self._numbers, minlength=len(numbers))
         """How often each comes, (distinct,)."""
 
     def __len__(self) -> int:
         """Return how many texts there are, repeated ones counted each time."""
-        return len(self._places)
+        return len(self._numbers)
 
     def fill(self, vectors: NDArray[Any]) -> None:
         """Copy the rows at the first places to the others; in place, (texts, dim)."""
         if len(self.distinct) == len(self):
             return
-        later = np.ones(len(self), np.bool_)
-        later[self.rows] = False
-        others = np.flatnonzero(later)
-        for start in range(0, len(others), _ROWS):
-            some = others[start : start + _ROWS]
-            vectors[some] = vectors[self.rows[self._places[some]]]
+        for start in range(0, len(self), _ROWS):
+            first = self.rows[self._numbers[start : start + _ROWS]]
+            later = np.flatnonzero(first != np.arange(start, start + len(first)))
+            vectors[start + later] = vectors[first[later]]

@@ -20,9 +20,9 @@ from paritas.registry import Role
 # Texts tokenised at a time: enough to keep every CPU of the tokenizer busy. What it returns weighs 150 bytes
 # a token, with words and offsets that nobody reads: 8,192 paragraphs at once took 200 MB, 256 at once 30.
 _CHUNK = 128
-# Their characters, for each token of the longest text: so many may be tokens of their own (Chinese ones are).
-_CHUNK_CHARACTERS = 2 * _CHUNK
-# For each token of the longest text: what a character takes, at most, while lists are made of tokens.
+# Their characters, for each token of max_length: prose has more, but each may be a token (Chinese ones are).
+_CHUNK_CHARACTERS = 3 * _CHUNK
+# For each token of the longest text: what those characters take at most, one token each.
 CHUNK_BYTES = _CHUNK_CHARACTERS * 165
 
 # Characters of a text that are checked at a time.
