@@ -166,6 +166,16 @@ def test_a_long_word_of_any_of_the_characters_is_one_unknown_token(minilm: Token
     assert [letter for letter, one in found.items() if one.tokens != ["[UNK]"]] == []
 
 
+@pytest.mark.parametrize("between", ["", "\u200b", "\u200b\x00\u0301", "\u200b" * 9])
+def test_what_stays_of_a_long_word_is_as_unknown(minilm: Tokenizer, between: str) -> None:
+    quiet = silent.silencer(minilm)
+    for letters in (99, 100, 101, 102, 400, 2000):
+        text = f"the f{between}" + f"e{between}" * letters + "ry [MASK]"
+        left = quiet(text)
+        assert len(left) < 1000
+        assert minilm.encode(left).ids == minilm.encode(text).ids
+
+
 def test_punctuation_and_chinese_characters_are_words_of_their_own(minilm: Tokenizer) -> None:
     some = characters(PUNCTUATION) + characters(CHINESE)[::50]
     found = {one: minilm.encode(f"the{one}ferry", add_special_tokens=False).tokens for one in some}
