@@ -85,20 +85,20 @@ class Call:
     """Texts of one role on their way, and the array their vectors go to."""
 
     def __init__(
-        self, stages: Stages, texts: Sequence[Text], role: str, vectors: NDArray[np.float32], tally: Tally
+        self, stages: Stages, repeats: Repeats, role: str, vectors: NDArray[np.float32], tally: Tally
     ) -> None:
         """Begin.
 
         Args:
             stages: the encoder's.
-            texts: as `check_texts` returns them.
+            repeats: the texts, as `checked_texts` yields them.
             role: of all of them.
             vectors: float32, (texts, dim), to be filled.
             tally: what was done so far.
         """
         self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
-        self._repeats = Repeats(texts)
-        tally.add(texts=len(texts))
+        self._repeats = repeats
+        tally.add(texts=len(repeats))
 
     def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
         """Run all of it, tokenising each window while the one before it runs.
@@ -170,10 +170,15 @@ def _blamed(error: RunError, window: Window, batch: Batch, session: Session) -> 
         try:
             session.run(*tokens)
         except RunError as own:
-            shown = repr(window.texts[row])[:60]
+            shown = repr(_beginning(window.texts[row]))[:60]
             return RunError(
                 f"text {window.rows[row]}, {shown} ({tokens[0].shape[1]} tokens, the highest id "
                 f"{tokens[0].max()}): {own}"
             )
     places = ", ".join(str(place) for place in window.rows[batch.rows][:8])
     return RunError(f"texts {places} together ({len(batch.rows)} of {batch.length} tokens): {error}")
+
+
+def _beginning(text: Text) -> Text:
+    """Return what of a text can be shown; a whole one may be megabytes."""
+    return text[:60] if isinstance(text, str) else (text[0][:60], text[1][:60])

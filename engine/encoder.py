@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
@@ -26,11 +25,12 @@ from paritas.engine.manifest import Contract
 from paritas.engine.memory import fit, measure, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
+from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session, is_cpu
 from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
-from paritas.engine.tokenizer import Text, Tokenizer, check_texts
+from paritas.engine.tokenizer import Text, Tokenizer, checked_texts
 from paritas.errors import BundleError, ShapeError
 from paritas.registry import Precision
 
@@ -276,8 +276,8 @@ class Encoder:
 
     def _call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
         tally = Tally()
-        checked = check_texts(listed(texts), self._tokenizer.role(role))
-        return Call(self._stages, checked, role, self._output(out, len(checked)), tally)
+        repeats = Repeats(checked_texts(listed(texts), self._tokenizer.role(role)))
+        return Call(self._stages, repeats, role, self._output(out, len(repeats)), tally)
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
         shape = (count, self.dim)
@@ -318,15 +318,21 @@ class Encoder:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as path and options: the other process loads the bundle anew."""
-        return _load, (str(self.bundle.directory.resolve()), self._arguments)
+        """Pickle as path, options and fingerprint: the other process loads the bundle, if it is still that."""
+        return _load, (str(self.bundle.directory.resolve()), self._arguments, self.fingerprint)
 
     def __repr__(self) -> str:
         return f"Encoder({str(self.bundle.directory)!r}, precision={self.precision!r})"
 
 
-def _load(model: str, arguments: dict[str, Any]) -> Encoder:
-    return Encoder(Path(model), **arguments)
+def _load(model: str, arguments: dict[str, Any], fingerprint: str) -> Encoder:
+    bundle = Bundle(model)
+    if bundle.fingerprint != fingerprint:
+        raise BundleError(
+            f"{model}: another model's bundle since the encoder was pickled (fingerprint "
+            f"{bundle.fingerprint[:12]}, expected {fingerprint[:12]}); load it anew and pickle that"
+        )
+    return Encoder(bundle, **arguments)
 
 
 @contextmanager

