@@ -318,7 +318,7 @@ class Encoder:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle as path, options and fingerprint: the other process loads the bundle, if it is still that."""
+        """Pickle as path, options and fingerprint: the other process loads the bundle if it still is that."""
         return _load, (str(self.bundle.directory.resolve()), self._arguments, self.fingerprint)
 
     def __repr__(self) -> str:
