@@ -13,6 +13,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from paritas import files
+from paritas.arguments import plain
 from paritas.engine.long_texts import LONG, LongTexts
 from paritas.engine.manifest import TOKENIZER, Contract
 from paritas.errors import BundleError, InputError, did_you_mean
@@ -246,7 +247,7 @@ def _whole(text: str, place: int) -> str:
 
     A subclass may say something else of itself: an enumeration's str() is its member's name.
     """
-    text = str.__str__(text)
+    text = plain(text)
     if text.isascii():
         return text
     # All at once, a long text would be held twice.

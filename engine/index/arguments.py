@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Set
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from paritas.arguments import plain, shown
 from paritas.errors import InputError, ShapeError
-
-
-def plain(value: str) -> str:
-    """Return a string as the type str: an enumeration's member as its value, NumPy's as Python's."""
-    return value if type(value) is str else str.__str__(value)
 
 
 def strings(name: str, values: Any) -> list[str]:
@@ -30,47 +26,12 @@ def strings(name: str, values: Any) -> list[str]:
     """
     unordered = isinstance(values, str | bytes | bytearray | Mapping | Set) or not hasattr(values, "__len__")
     if unordered or getattr(values, "ndim", 1) != 1:
-        raise InputError(f"{name}s are {_shown(values)}; expected a list of strings, for one: [{name}]")
+        raise InputError(f"{name}s are {shown(values)}; expected a list of strings, for one: [{name}]")
     found = list(values)
     for value in found:
         if not isinstance(value, str):
             raise InputError(f"{name} {value!r} is {type(value).__name__}; expected a string")
     return [plain(value) for value in found]
-
-
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return a number that counts something.
-
-    Raises:
-        InputError: no whole number (True is none), or less than the least.
-    """
-    if not isinstance(value, int | np.integer) or isinstance(value, bool):
-        raise InputError(f"{name} is {_shown(value)}; expected a whole number of {least} or more")
-    if value < least:
-        raise InputError(f"{name} is {value}; expected {least} or more")
-    return int(value)
-
-
-def flag(name: str, value: Any) -> bool:
-    """Return True or False.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if not isinstance(value, bool | np.bool_):
-        raise InputError(f"{name} is {_shown(value)}; expected True or False")
-    return bool(value)
-
-
-def choice(name: str, value: Any, choices: Sequence[str]) -> Any:
-    """Return one of several names.
-
-    Raises:
-        InputError: it is none of them.
-    """
-    if not isinstance(value, str) or value not in choices:
-        raise InputError(f"unknown {name} {value!r}; expected one of {', '.join(choices)}")
-    return plain(value)
 
 
 def directory(path: Any) -> Path:
@@ -82,7 +43,7 @@ def directory(path: Any) -> Path:
     try:
         found = Path(path)
     except TypeError:
-        raise InputError(f"the index's directory is {_shown(path)}; expected a path") from None
+        raise InputError(f"the index's directory is {shown(path)}; expected a path") from None
     if "\0" in str(found):
         raise InputError(f"{str(found)!r} holds a NUL character; expected a path")
     return found
@@ -110,8 +71,3 @@ def matrix(vectors: Any, dim: int) -> NDArray[np.float32]:
         row = int(np.argmin(np.isfinite(found).all(axis=1)))
         raise InputError(f"vector {row} holds NaN or infinite values")
     return np.ascontiguousarray(found)
-
-
-def _shown(value: Any) -> str:
-    shown = repr(value)
-    return f"{shown if len(shown) <= 60 else shown[:57] + '...'} ({type(value).__name__})"

@@ -12,7 +12,6 @@ import mmap
 import os
 import re
 import sqlite3
-import stat
 import uuid
 from collections.abc import Callable, Iterator
 from io import BufferedReader
@@ -37,8 +36,7 @@ def read_info(directory: Path) -> IndexInfo:
     """
     path = directory / INDEX
     try:
-        with _open(path) as file:
-            return parse(file.read())
+        return parse(files.read(path))
     except FileNotFoundError:
         raise VectorIndexError(
             f"{directory}: no index there; type: paritas index INPUT --model MODEL --out {directory}"
@@ -102,24 +100,13 @@ def naming(path: Path) -> Iterator[None]:
         raise VectorIndexError(f"{path}: {error}") from error
 
 
-def _open(path: Path) -> BufferedReader:
-    """Open a file to be read. What is no file is refused: a pipe would wait for its writer."""
-    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise ValueError("is no file")
-    return file
-
-
 def _open_part(path: Path) -> BufferedReader:
     try:
-        return _open(path)
+        return files.open_regular(path)
     except FileNotFoundError:
         raise VectorIndexError(f"{path}: missing; the index is damaged, index anew") from None
     except OSError as error:
         raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise VectorIndexError(f"{path}: {error}; the index is damaged, index anew") from None
 
 
 def _unreadable(path: Path, error: OSError) -> VectorIndexError:
@@ -200,18 +187,8 @@ def _check_ours(directory: Path) -> None:
     if INDEX not in names:
         if not all(_OURS.fullmatch(name) for name in names):
             raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
-    elif not is_ours((directory / INDEX).read_bytes()) and not any(
-        re.fullmatch(_DATA, name) for name in names
-    ):
+    elif not is_ours(files.read(directory / INDEX)) and not any(re.fullmatch(_DATA, name) for name in names):
         raise VectorIndexError(f"{directory / INDEX}: is no index's; choose another directory")
-
-
-def _names_an_index(path: Path) -> bool:
-    try:
-        with _open(path) as file:
-            return is_ours(file.read())
-    except ValueError:
-        return False
 
 
 def publish(directory: Path, write: Callable[[Path, Path], IndexInfo]) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
+from paritas.arguments import choice, flag, plain, whole_number
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import arguments
 from paritas.engine.index.contents import Batch, Contents
@@ -64,11 +65,11 @@ class VectorIndex:
             precision=encoder.precision,
             family=encoder.family,
             dim=encoder.dim,
-            metric=arguments.choice("metric", metric, METRICS),
-            dtype=arguments.choice("dtype", dtype, SCALAR_TYPES),
-            connectivity=arguments.whole_number("connectivity", connectivity, 2),
-            expansion_add=arguments.whole_number("expansion_add", expansion_add, 1),
-            expansion_search=arguments.whole_number("expansion_search", expansion_search, 1),
+            metric=choice("metric", metric, METRICS),
+            dtype=choice("dtype", dtype, SCALAR_TYPES),
+            connectivity=whole_number("connectivity", connectivity, 2),
+            expansion_add=whole_number("expansion_add", expansion_add, 1),
+            expansion_search=whole_number("expansion_search", expansion_search, 1),
         )
         self._contents = Contents(Graph(self.info), Documents())
         self._mapped: Path | None = None
@@ -87,7 +88,7 @@ class VectorIndex:
             VectorIndexError: no index there, a damaged one, or one that this user may not read.
             InputError: no path.
         """
-        directory, mmap = arguments.directory(path), arguments.flag("mmap", mmap)
+        directory, mmap = arguments.directory(path), flag("mmap", mmap)
         while True:
             info = read_info(directory)
             try:
@@ -123,7 +124,7 @@ class VectorIndex:
         if not isinstance(name, str):
             return False
         try:
-            return bool(self._contents.keys([arguments.plain(name)]))
+            return bool(self._contents.keys([plain(name)]))
         except InputError:
             return False
 
@@ -216,7 +217,7 @@ class VectorIndex:
             VectorIndexError: the index was closed, or is damaged.
         """
         vectors = arguments.matrix(vectors, self.info.dim)
-        k, exact = arguments.whole_number("k", k, 1), arguments.flag("exact", exact)
+        k, exact = whole_number("k", k, 1), flag("exact", exact)
         found = self._contents.search(vectors, k, exact=exact)
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
         zero = 0.0 if self.info.metric == "l2sq" else 1.0
@@ -237,7 +238,7 @@ class VectorIndex:
             InputError: k is no whole number or less than 1, or there are no queries or no documents.
             VectorIndexError: the index was closed, or is damaged.
         """
-        vectors, k = arguments.matrix(vectors, self.info.dim), arguments.whole_number("k", k, 1)
+        vectors, k = arguments.matrix(vectors, self.info.dim), whole_number("k", k, 1)
         exact, walked = self._contents.both(vectors, k)
         shares = [
             len({row for _, row in wanted} & {row for _, row in got}) / len(wanted)
@@ -255,7 +256,7 @@ class VectorIndex:
             InputError: count or seed is no whole number of 0 or more.
             VectorIndexError: the index was closed.
         """
-        count, seed = arguments.whole_number("count", count, 0), arguments.whole_number("seed", seed, 0)
+        count, seed = whole_number("count", count, 0), whole_number("seed", seed, 0)
         return self._contents.sample(count, seed)
 
     def save(self, path: str | os.PathLike[str]) -> None:

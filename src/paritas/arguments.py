@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import operator
 import os
+from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
 from paritas.errors import InputError
 
 
-def choice(name: str, value: Any, known: tuple[str, ...]) -> None:
-    """Raise an InputError unless a value is one of the known words."""
+def plain(value: str) -> str:
+    """Return a string as the type str: an enumeration's member as its value, NumPy's as Python's."""
+    return str.__str__(value)
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> Any:
+    """Return one of the known words.
+
+    Raises:
+        InputError: it is none of them.
+    """
     if not isinstance(value, str) or value not in known:
-        raise InputError(f"unknown {name} {_shown(value)}; expected one of {', '.join(known)}")
+        raise InputError(f"unknown {name} {shown(value)}; expected one of {', '.join(known)}")
+    return plain(value)
 
 
 def text(name: str, value: Any, expected: str) -> None:
@@ -22,10 +33,27 @@ def text(name: str, value: Any, expected: str) -> None:
         raise wrong(name, value, expected)
 
 
-def flag(name: str, value: Any) -> None:
-    """Raise an InputError unless a value is True or False: "no" would count as yes."""
+def flag(name: str, value: Any) -> bool:
+    """Return True or False.
+
+    Raises:
+        InputError: it is neither; "no" would count as yes.
+    """
     if type(value).__name__ not in ("bool", "bool_"):  # NumPy's own too, without asking for NumPy
         raise wrong(name, value, "True or False")
+    return bool(value)
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Return a whole number of the least or more as an int, NumPy's own too.
+
+    Raises:
+        InputError: anything else; a float, a bool or a string is not taken for a number.
+    """
+    number = _integer(value)
+    if number is None or number < least:
+        raise wrong(name, value, f"a whole number of {least} or more")
+    return number
 
 
 def whole(name: str, value: Any, none: str, *, most: int) -> int | None:
@@ -36,13 +64,17 @@ def whole(name: str, value: Any, none: str, *, most: int) -> int | None:
     """
     if value is None:
         return None
-    try:
-        number = 0 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = 0
-    if not 1 <= number <= most:
+    number = _integer(value)
+    if number is None or not 1 <= number <= most:
         raise wrong(name, value, f"1 to {most}, or {none}")
     return number
+
+
+def _integer(value: Any) -> int | None:
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def share(name: str, value: Any) -> None:
@@ -62,7 +94,7 @@ def pathname(name: str, value: Any, expected: str) -> str:
     if isinstance(value, (str, os.PathLike)):
         found = os.fspath(value)
         if isinstance(found, str) and found and "\0" not in found:
-            return str.__str__(found)
+            return plain(found)
     raise wrong(name, value, expected)
 
 
@@ -80,10 +112,10 @@ def not_utf8(path: str | os.PathLike[str]) -> str | None:
 
 def wrong(name: str, value: Any, expected: str) -> InputError:
     """Return the error that says what an argument is, and what was expected."""
-    return InputError(f"{name} is {_shown(value)}; expected {expected}")
+    return InputError(f"{name} is {shown(value)}; expected {expected}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """Return a value as a message shows it: short, and with its type where the value does not tell it."""
     found = repr(value)
     found = found if len(found) <= 60 else f"{found[:60]}..."

@@ -214,9 +214,9 @@ def test_many_threads_may_search_at_once(bert: Encoder, tmp_path: Path) -> None:
         ({"dtype": "i8"}, "unknown dtype 'i8'; expected one of f32, f16, bf16"),
         ({"dtype": "zz"}, "unknown dtype 'zz'"),
         ({"metric": "hamming"}, "unknown metric 'hamming'; expected one of ip, cos, l2sq"),
-        ({"connectivity": -1}, "connectivity is -1; expected 2 or more"),
-        ({"expansion_add": 0}, "expansion_add is 0; expected 1 or more"),
-        ({"expansion_search": 0}, "expansion_search is 0; expected 1 or more"),
+        ({"connectivity": -1}, "connectivity is -1; expected a whole number of 2 or more"),
+        ({"expansion_add": 0}, "expansion_add is 0; expected a whole number of 1 or more"),
+        ({"expansion_search": 0}, "expansion_search is 0; expected a whole number of 1 or more"),
     ],
 )
 def test_options_that_could_not_be_loaded_again_are_refused(
