@@ -65,9 +65,10 @@ def test_vectors_are_pytorchs(
 def test_token_ids_are_those_of_transformers(zoo: Zoo, name: str, role: str) -> None:
     from transformers import AutoTokenizer
 
-    rule = zoo.models[name].roles[role]
+    bundle = zoo.bundle(name, "native")
+    rule = bundle.manifest.contract.roles[role]
     theirs = AutoTokenizer.from_pretrained(zoo.checkpoint(name), local_files_only=True)
-    ours = Tokenizer(zoo.bundle(name, "native").directory / "tokenizer.json", {role: rule})
+    ours = Tokenizer.of(bundle.directory, bundle.manifest.contract)
     for text in check_texts(zoo.texts(name, role), rule):
         parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
         expected = theirs(*parts, truncation=True, max_length=rule.max_length)
