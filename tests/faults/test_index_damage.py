@@ -153,6 +153,6 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(index: Path) ->
     for path in index.iterdir():
         aside = path.rename(path.with_name("aside"))
         os.mkfifo(path)
-        with pytest.raises(VectorIndexError, match="is no file"):
+        with pytest.raises(VectorIndexError, match="is no regular file"):
             VectorIndex.load(index)
         aside.replace(path)
