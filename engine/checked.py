@@ -75,9 +75,9 @@ class Checked:
         self._known: dict[str, _Seen] = {}
         self._settled: set[str] = set()
         name = hashlib.sha256(os.fsencode(self._directory)).hexdigest()[:32]
-        with contextlib.suppress(OSError, ValueError, RecursionError):  # no store, not there, or no JSON
+        with contextlib.suppress(OSError):  # no store
             self._path = store.cache() / "checked" / f"{name}.json"
-            self._known = msgspec.json.decode(files.read(self._path), type=dict[str, _Seen])
+            self._known = _read(self._path)
 
     def digest(self, name: str) -> str | None:
         """Return the sha256 of a file that has not changed since it was taken, else None."""
@@ -104,6 +104,17 @@ class Checked:
             }
             if fresh and self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
-                content = msgspec.json.encode({**self._known, **fresh})
                 with files.locked(self._path.parent, patience_s=_PATIENCE_S):
+                    # What other processes noted meanwhile stays; files that went are forgotten.
+                    known = {name: seen for name, seen in _read(self._path).items() if self._has(name)}
+                    content = msgspec.json.encode({**known, **fresh})
                     files.replace(self._path, content, partial=self._path.with_suffix(".partial"))
+
+    def _has(self, name: str) -> bool:
+        return (self._directory / name).exists()
+
+
+def _read(path: Path) -> dict[str, _Seen]:
+    with contextlib.suppress(OSError, ValueError, RecursionError):  # not there, or no JSON
+        return msgspec.json.decode(files.read(path), type=dict[str, _Seen])
+    return {}

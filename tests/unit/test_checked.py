@@ -109,3 +109,17 @@ def test_a_damaged_record_is_as_good_as_none(
     Bundle(copy).check(NAMES)
     Bundle(copy).check(NAMES)
     assert digested == NAMES * 2
+
+
+def test_two_processes_note_what_they_found_and_files_that_went_are_forgotten(copy: Path) -> None:
+    digests = {name: whole.digest(copy / name) for name in NAMES}
+    first, second = checked.Checked(copy), checked.Checked(copy)
+    for noting, name in ((first, NAMES[0]), (second, NAMES[1])):
+        noting.digest(name)
+        noting.keep({name: digests[name]})
+    both = checked.Checked(copy)
+    assert [both.digest(name) for name in NAMES[:2]] == [digests[name] for name in NAMES[:2]]
+    (copy / NAMES[0]).unlink()
+    both.digest(NAMES[2])
+    both.keep({NAMES[2]: digests[NAMES[2]]})
+    assert set(checked.Checked(copy)._known) == set(NAMES[1:])
