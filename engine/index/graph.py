@@ -141,8 +141,10 @@ class Graph:
         return found
 
     def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Found]:
+        # One walk is one thread's work, and asking for the CPUs takes longer than the walk: 140 of 300 µs.
+        threads = 1 if len(vectors) == 1 and not exact else available_cpus()
         try:
-            matches = self._index.search(vectors, wanted, exact=exact, threads=available_cpus())
+            matches = self._index.search(vectors, wanted, exact=exact, threads=threads)
         except (RuntimeError, ValueError) as error:
             raise _failure("the vectors cannot be searched", error) from error
         # usearch returns other types for a single query.
