@@ -9,9 +9,9 @@ def main() -> None:
 
 
 def _run() -> None:
-    from paritas.cli import main
+    from paritas.cli import main as run  # here, so that an interrupt while it is imported is told too
 
-    main()
+    run()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from paritas.cli.models import export, models, verify
 from paritas.cli.options import GIVEN, Settings, drop_output, in_one_line, show_error
 from paritas.cli.search import index, recall, search
 from paritas.errors import ParitasError
-from paritas.interrupts import guarded, seen
+from paritas.interrupts import seen
 
 
 class _Commands(click.Group):
@@ -87,11 +87,7 @@ for command in (models, export, verify, index, search, recall, demo, tune, docto
 
 
 def main() -> None:
-    """Run the command line and exit the process."""
-    guarded(_run)
-
-
-def _run() -> None:
+    """Run the command line and exit the process; Ctrl-C is for `paritas.interrupts` to tell."""
     signal.signal(signal.SIGTERM, _terminate)
     if sys.stdout is not None:  # a terminal that lacks a character shows another one instead
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
