@@ -118,7 +118,8 @@ class Call:
                 watch(before)
         except BaseException:
             if before is not None:
-                before.cancel()  # returns when nothing writes to the caller's array any longer
+                before.abandon()  # nothing writes to the caller's array afterwards
+                before = None  # no cycle through the traceback, which holds this frame
             raise
         return self._finish()
 

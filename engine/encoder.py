@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ import numpy as np
 from msgspec.structs import asdict, replace
 from numpy.typing import NDArray
 
+from paritas.arguments import flag
 from paritas.engine import options
 from paritas.engine.bundle import FAMILIES, Bundle
 from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
@@ -144,7 +146,8 @@ class Encoder:
             "cache": cache,
             "truncate_dim": truncate_dim,
         }
-        self.bundle = model if isinstance(model, Bundle) else Bundle(find(model))
+        # Absolute: the second session is loaded later, perhaps from another working directory.
+        self.bundle = model if isinstance(model, Bundle) else Bundle(find(model).absolute())
         self.precision, reason = choose_precision(self.bundle, precision, on_cpu=on_cpu)
         self.max_padding = max_padding if max_padding is not None else (0.0 if on_cpu else 0.1)
         variant = self.bundle.variant(self.precision)
@@ -246,9 +249,10 @@ class Encoder:
             BundleError: the encoder was closed, or loaded before this process was forked.
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
+        shown = flag("progress", progress) and sys.stderr is not None
         scheduler = self._open_scheduler()
         call = self._call(texts, role, out)
-        with _watched(call.tally, shown=progress) as watch:
+        with _watched(call.tally, shown=shown) as watch:
             vectors, stats = call.encode(scheduler, watch)
         if stats.batches >= _BURST:
             scheduler.release()
@@ -283,8 +287,9 @@ class Encoder:
         shape = (count, self.dim)
         if out is None:
             return np.empty(shape, np.float32)
-        if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != np.float32:
-            found = f"{out.dtype} {out.shape}" if isinstance(out, np.ndarray) else type(out).__name__
+        array = isinstance(out, np.ndarray) and not isinstance(out, np.ma.MaskedArray)
+        if not array or out.shape != shape or out.dtype != np.float32:
+            found = f"{out.dtype} {out.shape}" if array else type(out).__name__
             raise ShapeError(f"out is {found}; expected float32 {shape}")
         if not (out.flags.c_contiguous and out.flags.writeable):
             raise ShapeError("out must be C-contiguous and writeable")

@@ -43,7 +43,7 @@ def find(model: str | os.PathLike[str]) -> Path:
             store.home()  # or the error that there is none
             raise NotExportedError(f"{name} was not exported yet; type: paritas export {name}")
     path = Path(name)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - no name is too long for it, where Path raises
         return path if (path / MANIFEST).exists() or not is_checkpoint(path) else _exported_from(path)
     if isinstance(model, str) and store.hub_id(name) is not None:
         store.home()
@@ -69,7 +69,7 @@ def is_checkpoint(path: Path) -> bool:
 
 def _is_exported(name: str) -> bool:
     try:
-        return (store.bundle_path(name) / MANIFEST).exists()
+        return os.path.exists(store.bundle_path(name) / MANIFEST)  # noqa: PTH110 - likewise
     except StoreError:  # a bundle given by its path needs none
         return False
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import logging
+import os
 import threading
 import weakref
 from collections import deque
@@ -65,13 +66,15 @@ class Job(Generic[T]):
         self._ended = threading.Lock()
         self._ended.acquire()
         self._scheduler: Scheduler | None = None
+        self._process = os.getpid()
 
     def done(self) -> bool:
         """Say whether it has ended: with its result, an error, or cancelled."""
         return not self._ended.locked()
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for the end at most so long, and say whether it has come."""
+        """Wait for the end at most so long, and say whether it has come; errors as `result`'s first two."""
+        self._check_wait()
         ended = self._ended.acquire(timeout=timeout_s)
         if ended:
             self._ended.release()
@@ -81,29 +84,52 @@ class Job(Generic[T]):
         """Wait for the end and return what `then` returned.
 
         Raises:
-            concurrent.futures.CancelledError: it was cancelled.
             RuntimeError: a callback waits for a job of its own scheduler, which would wait for itself.
+            BundleError: this process was forked since the job began, and has none of its threads.
+            concurrent.futures.CancelledError: it was cancelled.
             Exception: whatever the first batch that failed raised.
         """
+        self._check_wait()
+        with self._ended:
+            pass
+        try:
+            if self._error is not None:
+                raise self._error
+            return self._result
+        finally:
+            del self  # else the error's traceback holds this frame, and through it the job and the error
+
+    def _check_wait(self) -> None:
+        if self.done():
+            return
+        if self._process != os.getpid():
+            raise BundleError("the job began before this process was forked, and never ends here")
         scheduler = self._scheduler
         if scheduler is not None and scheduler.runs_here():
             raise RuntimeError("a job's callback cannot wait for another job; hand it to a thread of yours")
-        with self._ended:
-            pass
-        if self._error is not None:
-            raise self._error
-        return self._result
 
     def cancel(self) -> None:
         """Run no more of its batches, and return when none runs any longer; what has ended stays as it is."""
+        if self._process != os.getpid():
+            return  # a forked child has none of the threads
         with self._lock:
             self._left.clear()
             running = self._running
+            if not self.done():
+                self._error = self._error or CancelledError()
         if running:
             with self._ended:
                 pass
         else:
-            self._end(CancelledError())
+            self._end()
+
+    def abandon(self) -> None:
+        """Cancel, whatever is raised meanwhile: when this returns, nothing runs for the job any longer."""
+        while True:
+            try:
+                return self.cancel()
+            except BaseException:  # noqa: BLE001, S112 - the caller is on its way out with another one
+                continue
 
     def add_done_callback(self, callback: Callable[[Job[T]], object]) -> None:
         """Call `callback(job)` at the end, in a thread of the scheduler; now and here where it has come.
@@ -133,25 +159,23 @@ class Job(Generic[T]):
                 self._error = self._error or error
             last = not self._running and not self._left
         if last:
-            self._end(None)
+            self._end()
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self) -> None:
         try:
-            result = self._then() if self._error is None and error is None else None
+            if self._error is None:
+                self._result = self._then()
         except BaseException as failed:  # noqa: BLE001 - the caller's to see, and not the thread's
-            error = failed
+            self._error = failed
         with self._lock:
             if self.done():
                 return
-            self._error = self._error or error
-            if self._error is None:
-                self._result = result  # type: ignore[assignment]
             self._scheduler = None
             self._ended.release()
         for callback in self._callbacks:
             try:
                 callback(self)
-            except Exception:  # noqa: BLE001 - whoever gave it is not here to see
+            except BaseException:  # noqa: BLE001 - whoever gave it is not here to see, and the thread goes on
                 _log.exception("a callback of a job failed")
 
 
@@ -183,12 +207,19 @@ class Scheduler:
         return job
 
     def start(self, job: Job[T]) -> None:
-        """Run a job's batches when their turn comes; each job may be started once."""
+        """Run a job's batches when their turn comes; each job may be started once.
+
+        Raises:
+            BundleError: the interpreter is ending, and the threads have gone.
+        """
         job._scheduler = self
         if job._left:
             self._slots.queue.put(job)
         else:
-            job._end(None)
+            job._end()
+        if self._slots.stopped:
+            job.abandon()
+            raise BundleError("nothing can be encoded any longer: the interpreter is ending")
 
     def runs_here(self) -> bool:
         """Say whether the calling thread is one of the scheduler's."""
@@ -215,7 +246,7 @@ class _Slots:
         self._running = 0
         self._exclusive = False
         self._largest = 0
-        self._stopped = False
+        self.stopped = False
 
     def start_thread(self) -> None:
         thread = threading.Thread(target=self._work, name="paritas", daemon=True)
@@ -224,7 +255,7 @@ class _Slots:
 
     def stop(self) -> None:
         """Let each thread end after the batch it is at."""
-        self._stopped = True
+        self.stopped = True
         self.queue.put(None)
 
     def join(self) -> None:
@@ -233,13 +264,20 @@ class _Slots:
         for thread in self.threads:
             if thread is not threading.current_thread():
                 thread.join()
+        with suppress(Empty):
+            while True:
+                job = self.queue.get_nowait()
+                if job is not None:
+                    job.abandon()
 
     def _work(self) -> None:
         while True:
             with self._first:  # one thread at a time waits at the queue's head
                 job = self._next()
-                if job is None or self._stopped:
+                if job is None or self.stopped:
                     self.queue.put(None)  # for the next thread
+                    if job is not None:
+                        self.queue.put(job)  # for `join` to end
                     return
                 batch, exclusive = self._begin(job)
             if batch is not None:

@@ -7,8 +7,10 @@ import logging
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -221,6 +223,8 @@ def test_a_cancelled_job_runs_no_more_and_returns_when_nothing_runs() -> None:
     steps.let.release(2)
     cancelling.join()
     assert steps.order == ["bulk", "bulk"]
+    with pytest.raises(CancelledError):
+        job.result()
     run(two, 5, Running().one)
 
 
@@ -254,6 +258,7 @@ def test_callbacks_are_called_once_and_one_that_fails_harms_nobody(caplog: pytes
     called: list[str] = []
     job.add_done_callback(lambda _job: called.append("before"))
     job.add_done_callback(lambda _job: 1 / 0)
+    job.add_done_callback(lambda _job: sys.exit("no thread of yours"))
     one.start(job)
     steps.let.release()
     job.result()
@@ -268,8 +273,10 @@ def test_a_callback_that_would_wait_for_itself_is_told() -> None:
     told = threading.Event()
 
     def callback(_job: Any) -> None:
-        with pytest.raises(RuntimeError, match="a job's callback cannot wait for another job"):
-            run(one, 1, lambda _session, _batch: None)
+        another = one.submit(batches(1), lambda _session, _batch: None, lambda: None)
+        for wait in (another.result, lambda: another.wait(0.01)):
+            with pytest.raises(RuntimeError, match="a job's callback cannot wait for another job"):
+                wait()
         told.set()
 
     job = Job(batches(1), lambda _session, _batch: None, lambda: None)
@@ -282,6 +289,59 @@ def test_what_comes_after_the_last_batch_may_fail() -> None:
     job = scheduler(1, 1).submit(batches(2), lambda _session, _batch: None, lambda: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         job.result()
+
+
+def test_a_job_is_not_waited_for_after_a_fork() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (
+        0,
+        "the job began before this process was forked, and never ends here\n",
+    )
+
+
+FORKS = """
+import os, threading
+import numpy as np
+from paritas.engine.batching import Batch
+from paritas.engine.scheduler import Scheduler
+from paritas.errors import BundleError
+
+go = threading.Event()
+scheduler = Scheduler(None, None, threads=1, workers=1)
+job = scheduler.submit([Batch(np.arange(1), 1)], lambda session, batch: go.wait(), lambda: None)
+if os.fork() == 0:
+    try:
+        job.cancel()
+        job.result()
+    except BundleError as error:
+        os.write(1, f"{error}\\n".encode())
+    os._exit(0)
+os.wait()
+go.set()
+job.result()
+"""
+
+
+def test_an_error_that_was_raised_keeps_nothing_alive() -> None:
+    def fail(_session: Any, _batch: Batch) -> None:
+        raise MemoryError
+
+    one = scheduler(1, 1)
+    gone = weakref.ref(one)
+    gc.collect()
+    gc.disable()
+    try:
+        with suppress(MemoryError):
+            run(one, 1, fail)
+        threads = list(one._slots.threads)
+        del one
+        for thread in threads:
+            thread.join(60)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # The threads' own lives.
@@ -330,6 +390,32 @@ begun.wait()
 def test_the_interpreter_waits_for_the_batch_that_runs_and_no_other() -> None:
     done = subprocess.run([sys.executable, "-c", LEAVES], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ran\n", "")
+
+
+ENCODES_LATE = """
+import atexit
+
+def late():
+    try:
+        scheduler.submit([Batch(np.arange(1), 1)], print, lambda: None).result()
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+
+atexit.register(late)  # before the scheduler's own, and so after it
+import numpy as np
+from paritas.engine.batching import Batch
+from paritas.engine.scheduler import Scheduler
+
+scheduler = Scheduler(None, None, threads=1, workers=1)
+"""
+
+
+def test_what_is_asked_for_at_the_interpreters_end_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ENCODES_LATE], capture_output=True, text=True, timeout=60, check=False
+    )
+    told = "BundleError nothing can be encoded any longer: the interpreter is ending\n"
+    assert (done.returncode, done.stdout) == (0, told)
 
 
 def test_an_idle_scheduler_gives_memory_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
