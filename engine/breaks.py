@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,9 @@ LETTERS = (
 _SPLITTERS = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit", "ByteLevel", "Metaspace")
 _DROPPING = _SPLITTERS[:3]
 _NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "BertNormalizer", "Precompiled")
+# Vowels of Thai and Lao, which some releases of Unicode put into one grapheme with what follows.
+_ONCE_PREPENDED = "\u0e40\u0e41\u0e42\u0e43\u0e44\u0ec0\u0ec1\u0ec2\u0ec3\u0ec4"
+_LETTERLIKE = ("Lu", "Ll", "Lt", "Lo", "Nd")
 # Characters that are searched for a cut first, and how much wider each further search is.
 _NEAR, _WIDER = 256, 16
 
@@ -85,11 +89,12 @@ class Breaks:
         blanks = "".join(blank for blank in " \n\t" if self._parts_words(blank, parts))
         if blanks and _is_known(parts) and all(self._keeps_to_words(token, parts) for token in parts.added):
             plain = LETTERS + PUNCTUATION + CHINESE
-            patterns.append(f"(?<=[{plain}])[{blanks}](?=[{plain}])")
+            patterns.append(rf"(?<=[\w{plain}])[{blanks}](?=[\w{plain}])")
             if parts.is_bert:
                 own = PUNCTUATION + CHINESE * bool(parts.normalizers[-1]["handle_chinese_chars"])
                 patterns.append(f"(?<=[{own}])(?=[{plain}])|(?<=[{plain}])(?=[{own}])")
         self._pattern = re.compile("|".join(patterns)) if patterns else None
+        self._plain = re.compile(f"[{LETTERS}{PUNCTUATION}{CHINESE}]")
 
     def __bool__(self) -> bool:
         """Whether there are any: the tokenizer is of a known kind."""
@@ -127,8 +132,12 @@ class Breaks:
 
     def _is_solid(self, text: str, place: int) -> bool:
         """Say that the characters around a blank are still there, and no blanks, when they are normalised."""
-        inner = [self._inside(text[beside]) for beside in (place - 1, place + 1)]
-        return all(form and form.strip() == form for form in inner)
+        beside = (text[place - 1], text[place + 1])
+        inner = [self._inside(character) for character in beside]
+        return all(map(self._is_plain, beside)) and all(form and form.strip() == form for form in inner)
+
+    def _is_plain(self, character: str) -> bool:
+        return self._plain.fullmatch(character) is not None or _is_letter(character)
 
     def _parts_words(self, blank: str, parts: Parts) -> bool:
         """Say whether words end at a single blank, by what it becomes."""
@@ -154,6 +163,19 @@ class Breaks:
         if form.isspace():
             return len(form) > 1
         return bool(form) and not any(character.isspace() for character in form + token.content)
+
+
+def _is_letter(character: str) -> bool:
+    """Say whether a character of any script stands for itself, as `LETTERS` do.
+
+    Letters and digits since Unicode 3.2, on which all tables agree. None is a mark when it is taken apart
+    (Thai's SARA AM is), nor a part of a syllable that is put together (Hangul's).
+    """
+    if character > "\uffff" or "\u1100" <= character < "\u1200" or character in _ONCE_PREPENDED:
+        return False
+    table = unicodedata.ucd_3_2_0
+    first = table.normalize("NFKD", character)[0]
+    return all(table.category(one) in _LETTERLIKE for one in (character, first))
 
 
 def _is_known(parts: Parts) -> bool:
