@@ -389,6 +389,8 @@ def _check_target(target: Path) -> None:
         raise ExportError(fault)
     if target.exists() and not target.is_dir():
         raise ExportError(f"{target}: is a file; --out names the bundle's directory")
+    if target.is_mount():
+        raise ExportError(f"{target}: is a mount point, which cannot be exchanged; name a directory in it")
     if not target.is_dir() or not any(target.iterdir()):
         return
     try:

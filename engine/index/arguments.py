@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from paritas.arguments import plain, shown
 from paritas.errors import InputError, ShapeError
 
+_LARGEST_F16 = 65_504
+
 
 def strings(name: str, values: Any) -> list[str]:
     """Return a sequence of strings as a list of plain ones.
@@ -54,12 +56,17 @@ def encodable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def matrix(vectors: Any, dim: int) -> NDArray[np.float32]:
+def matrix(vectors: Any, dim: int, dtype: str) -> NDArray[np.float32]:
     """Return vectors as the index takes them: float32, (count, dim), finite, in one block.
+
+    Args:
+        vectors: what the caller gave.
+        dim: the index's width.
+        dtype: how it stores vectors.
 
     Raises:
         ShapeError: another type or shape.
-        InputError: NaN or infinite values.
+        InputError: NaN or infinite values, or numbers too large to be stored or multiplied.
     """
     try:
         found = np.asarray(vectors)
@@ -70,4 +77,11 @@ def matrix(vectors: Any, dim: int) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         row = int(np.argmin(np.isfinite(found).all(axis=1)))
         raise InputError(f"vector {row} holds NaN or infinite values")
+    if dtype == "f16" and (np.abs(found) > _LARGEST_F16).any():
+        raise InputError("vectors hold numbers beyond 65,504, too large for f16; use dtype f32 or bf16")
+    with np.errstate(over="ignore"):
+        squares = np.einsum("ij,ij->i", found, found)
+    if not np.isfinite(squares).all():
+        row = int(np.argmin(np.isfinite(squares)))
+        raise InputError(f"vector {row} is too long: its numbers' squares add up to more than float32 holds")
     return np.ascontiguousarray(found)

@@ -105,10 +105,17 @@ class Contents:
 
     def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
         """Return the k nearest documents, their keys alone, by comparing all and by walking the graph."""
-        exact, walked = (
-            partial(self._nearest, vectors, k, exact=exact, texts=False) for exact in (True, False)
-        )
-        return self._use(lambda: (exact(), walked()))
+        exact: list[Nearest] = []
+        walked: list[Nearest] = []
+        for start in range(0, len(vectors), _QUERIES):
+            part = self._use(partial(self._both, vectors[start : start + _QUERIES], k))
+            exact += part[0]
+            walked += part[1]
+        return exact, walked
+
+    def _both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
+        nearest = partial(self._nearest, vectors, k, texts=False)
+        return nearest(exact=True), nearest(exact=False)
 
     def _nearest(self, vectors: NDArray[np.float32], k: int, *, exact: bool, texts: bool) -> list[Nearest]:
         # The k nearest vectors have k documents or more.
@@ -261,6 +268,7 @@ class Contents:
         listed, there = np.array(self._documents.vectors(), np.uint64), self._graph.keys()
         self._graph.remove(np.setdiff1d(there, listed).tolist())
         self._documents.remove_vectors(np.setdiff1d(listed, there).tolist())
+        self._documents.recount()
         self._unfinished = None
         self._torn = False
 

@@ -33,6 +33,8 @@ _SHARES = "PRAGMA user_version"
 
 # SQLite takes at most this many parameters a statement in its oldest builds.
 _PARAMETERS = 900
+# Pages that a save copies at a time: a search waits for a millisecond.
+_PAGES = 256
 
 Row = tuple[Any, ...]
 """key, id, title, text; or the key alone"""
@@ -69,8 +71,10 @@ class Documents:
     def _next(self) -> int:
         return int(self._fetch("SELECT COALESCE(MAX(key), -1) + 1 FROM documents", ())[0][0])
 
-    def _count(self) -> None:
+    def recount(self) -> None:
+        """Count anew what is there, after a change that was interrupted at its end."""
         self.count = int(self._fetch("SELECT COUNT(*) FROM documents", ())[0][0])
+        self.next_key = self._next()
 
     def check(self, info: IndexInfo) -> None:
         """Hold the table against an index's facts; where these have no digest of it, read it whole.
@@ -83,7 +87,7 @@ class Documents:
             self.count = info.count
             return
         fault = self._fetch("PRAGMA integrity_check(1)", ())[0][0]
-        self._count()
+        self.recount()
         if fault != "ok" or self.count != info.count:
             fault = fault if fault != "ok" else f"{self.count} documents, expected {info.count}"
             raise VectorIndexError(f"not a readable table of texts: {fault}; index anew")
@@ -212,8 +216,7 @@ class Documents:
         with self._lock, _failing("kept"), self._db:
             self._db.execute("DELETE FROM documents WHERE key >= ?", (first,))
             self._db.execute(_ORPHANS)
-        self._count()
-        self.next_key = self._next()
+        self.recount()
 
     def remove_vectors(self, vectors: Sequence[int]) -> None:
         """Remove all documents of some vectors."""
@@ -230,8 +233,9 @@ class Documents:
         Raises:
             sqlite3.Error: it cannot be written.
         """
-        with self._lock, contextlib.closing(sqlite3.connect(path)) as target:
-            self._db.backup(target)
+        # In steps: SQLite lets searches read between two. Nobody writes meanwhile.
+        with contextlib.closing(sqlite3.connect(path)) as target:
+            self._db.backup(target, pages=_PAGES)
             target.execute(f"{_SHARES} = {int(self.shares)}")
 
     def close(self) -> None:

@@ -187,7 +187,10 @@ def _check_ours(directory: Path) -> None:
     if INDEX not in names:
         if not all(_OURS.fullmatch(name) for name in names):
             raise VectorIndexError(f"{directory}: holds other files and no index; choose another directory")
-    elif not is_ours(files.read(directory / INDEX)) and not any(re.fullmatch(_DATA, name) for name in names):
+        return
+    with naming(directory / INDEX):
+        ours = is_ours(files.read(directory / INDEX))
+    if not ours and not any(re.fullmatch(_DATA, name) for name in names):
         raise VectorIndexError(f"{directory / INDEX}: is no index's; choose another directory")
 
 

@@ -23,6 +23,9 @@ from paritas.engine.index.graph import Graph, digests
 from paritas.engine.index.info import FORMAT, METRICS, SCALAR_TYPES, Hit, IndexInfo, Metric, ScalarType
 from paritas.errors import InputError, VectorIndexError
 
+# Far beyond any use: usearch makes room for them before it says that there is none.
+_MOST_NEIGHBOURS, _MOST_CANDIDATES = 4096, 2**20
+
 
 class VectorIndex:
     """Vectors of one encoder, searchable. All of its methods may be called by many threads at once.
@@ -67,9 +70,9 @@ class VectorIndex:
             dim=encoder.dim,
             metric=choice("metric", metric, METRICS),
             dtype=choice("dtype", dtype, SCALAR_TYPES),
-            connectivity=whole_number("connectivity", connectivity, 2),
-            expansion_add=whole_number("expansion_add", expansion_add, 1),
-            expansion_search=whole_number("expansion_search", expansion_search, 1),
+            connectivity=whole_number("connectivity", connectivity, 2, _MOST_NEIGHBOURS),
+            expansion_add=whole_number("expansion_add", expansion_add, 1, _MOST_CANDIDATES),
+            expansion_search=whole_number("expansion_search", expansion_search, 1, _MOST_CANDIDATES),
         )
         self._contents = Contents(Graph(self.info), Documents())
         self._mapped: Path | None = None
@@ -182,7 +185,7 @@ class VectorIndex:
         """
         self._check_writeable()
         names = arguments.strings("id", ids)
-        vectors = arguments.matrix(vectors, self.info.dim)
+        vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
         shown = arguments.strings("title", titles) if titles is not None else [""] * len(names)
         whole = arguments.strings("text", texts) if texts is not None else [""] * len(names)
         counts = {"ids": len(names), "vectors": len(vectors), "titles": len(shown), "texts": len(whole)}
@@ -216,7 +219,7 @@ class VectorIndex:
             InputError: k is no whole number or less than 1.
             VectorIndexError: the index was closed, or is damaged.
         """
-        vectors = arguments.matrix(vectors, self.info.dim)
+        vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
         k, exact = whole_number("k", k, 1), flag("exact", exact)
         found = self._contents.search(vectors, k, exact=exact)
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
@@ -238,7 +241,7 @@ class VectorIndex:
             InputError: k is no whole number or less than 1, or there are no queries or no documents.
             VectorIndexError: the index was closed, or is damaged.
         """
-        vectors, k = arguments.matrix(vectors, self.info.dim), whole_number("k", k, 1)
+        vectors, k = arguments.matrix(vectors, self.info.dim, self.info.dtype), whole_number("k", k, 1)
         exact, walked = self._contents.both(vectors, k)
         shares = [
             len({row for _, row in wanted} & {row for _, row in got}) / len(wanted)

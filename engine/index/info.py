@@ -108,13 +108,15 @@ def parse(content: bytes) -> IndexInfo:
 
 
 def is_ours(content: bytes) -> bool:
-    """Say whether an index.json is an index's, of this format or a newer one."""
+    """Say whether an index.json is an index's.
+
+    Raises:
+        VectorIndexError: it is of a newer format, if it is an index's at all.
+    """
     try:
         parse(content)
     except ValueError:
         return False
-    except VectorIndexError:
-        return True
     return True
 
 

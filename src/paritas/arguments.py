@@ -44,8 +44,8 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
-    """Return a whole number of the least or more as an int, NumPy's own too.
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """Return a whole number of the least or more, and the most at most, as an int, NumPy's own too.
 
     Raises:
         InputError: anything else; a float, a bool or a string is not taken for a number.
@@ -53,6 +53,8 @@ def whole_number(name: str, value: Any, least: int) -> int:
     number = _integer(value)
     if number is None or number < least:
         raise wrong(name, value, f"a whole number of {least} or more")
+    if most is not None and number > most:
+        raise wrong(name, value, f"{most} or less")
     return number
 
 

@@ -10,7 +10,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
@@ -19,6 +19,8 @@ _log = logging.getLogger("paritas")
 # How often a lock that somebody holds is asked for, and after how long the log says so.
 _ASKED_EVERY_S = 0.02
 _SILENT_S = 2.0
+# Of a file that is read into memory. The largest are tokenizers, of some 20 MB.
+_MOST_BYTES = 2**30
 
 
 @contextmanager
@@ -40,7 +42,7 @@ def locked(directory: Path, *, patience_s: float = math.inf) -> Iterator[None]:
         lock(descriptor, directory, patience_s=patience_s)
         yield
     finally:
-        os.close(descriptor)
+        unlock(descriptor)
 
 
 def lock(descriptor: int, directory: Path, *, patience_s: float = math.inf) -> None:
@@ -55,6 +57,13 @@ def lock(descriptor: int, directory: Path, *, patience_s: float = math.inf) -> N
             _log.warning("%s: locked by another process; waiting for it", directory)
             told = True
         time.sleep(_ASKED_EVERY_S)
+
+
+def unlock(descriptor: int) -> None:
+    """Give a lock back and close what held it; a child forked meanwhile has a copy that would keep it."""
+    with suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def lock_free(descriptor: int) -> bool:
@@ -85,8 +94,11 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read(path: Path) -> bytes:
-    """Return what a regular file holds; errors as `open_regular`'s."""
+    """Return what a regular file of ours holds; errors as `open_regular`'s, and for one of absurd size."""
     with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MOST_BYTES:
+            raise OSError(errno.EFBIG, f"{size} bytes, expected {_MOST_BYTES} at most", str(path))
         return file.read()
 
 

@@ -69,6 +69,8 @@ def guarded(call: Callable[[], None]) -> None:
     finally:
         # From here on nothing is raised: no function was called since, so no handler ran.
         _state.leaving = True
+        signal.setitimer(signal.ITIMER_REAL, 0)  # what a finaliser left behind
+        signal.signal(signal.SIGALRM, signal.SIG_IGN)
         if _state.count:
             _state.tell()
             sys.exit(CODE)
@@ -78,6 +80,8 @@ def _unraisable(found: Any) -> None:
     """Raise what a finaliser swallowed once more, when the finaliser is done."""
     if not issubclass(found.exc_type, KeyboardInterrupt):
         sys.__unraisablehook__(found)
+        return
+    if _state.leaving:
         return
     signal.signal(signal.SIGALRM, _again)
     signal.setitimer(signal.ITIMER_REAL, 0.001)

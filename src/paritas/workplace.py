@@ -19,12 +19,14 @@ from pathlib import Path
 from paritas import files
 from paritas.exchange import exchange
 
-_NAME = re.compile(r"\.(?P<target>.+)\.(?P<kind>partial|former)-[a-z0-9_]{6,}", re.DOTALL)
+_NAME = re.compile(r"\.(?P<target>.+)\.(?P<kind>partial|former)-([0-9a-f]{12}|[a-z0-9_]{8})", re.DOTALL)
 # All that an export ever writes there. A directory that holds anything else is somebody else's.
 _CONTENT = re.compile(
-    r"manifest\.json|probes\.json|reference\.npy|tokenizer\.json|modules\.npz|model\.[\w.-]+|"
-    r"(calibration|mask)\.onnx|traced-\w+"
+    r"manifest\.json|probes\.json|reference\.npy|tokenizer\.json|modules\.npz|"
+    r"model\.[\w.-]+\.onnx(\.data)?|(calibration|mask)\.onnx"
 )
+# And the one folder, of whatever optimum writes.
+_FOLDER = re.compile(r"traced-\w+")
 
 
 @contextmanager
@@ -48,7 +50,7 @@ def workplace(target: Path) -> Iterator[Path]:
         yield work
     finally:
         shutil.rmtree(work, ignore_errors=True)
-        os.close(descriptor)
+        files.unlock(descriptor)
 
 
 def put(work: Path, target: Path) -> None:
@@ -106,8 +108,11 @@ def _is_ours(path: Path) -> bool:
     """Say whether an export made a directory: by its name, and by every name in it."""
     if _NAME.fullmatch(path.name) is None or path.is_symlink() or not path.is_dir():
         return False
-    with suppress(OSError):
-        return all(_CONTENT.fullmatch(entry.name) for entry in path.iterdir())
+    with suppress(OSError), os.scandir(path) as entries:
+        return all(
+            (_FOLDER if entry.is_dir(follow_symlinks=False) else _CONTENT).fullmatch(entry.name)
+            for entry in entries
+        )
     return False
 
 

@@ -170,19 +170,21 @@ def test_a_second_export_at_steps_of_a_first(
 def test_what_others_made_is_not_cleared(tmp_path: Path) -> None:
     kept = {
         ".out.partial-0123456789ab/thesis.txt": "not ours",
+        ".out.partial-0123456789ac/model.files/thesis.txt": "a folder",
+        ".out.former-backup12/model.notes": "another end",
         ".out.partial-0123456789ab.d/manifest.json": "not our name",
         "out.partial-0123456789ab/manifest.json": "not hidden",
         ".partial-0123456789ab/manifest.json": "of nothing",
     }
     for name, content in kept.items():
-        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_text(content)
     (tmp_path / ".link.partial-0123456789ab").symlink_to(tmp_path / "out.partial-0123456789ab")
     (tmp_path / ".out.partial-abcdefgh").mkdir()
     assert workplace.leftovers(tmp_path) == [tmp_path / ".out.partial-abcdefgh"]
     started_again(tmp_path / "out")
-    assert {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")} >= set(kept)
-    assert len(list(tmp_path.iterdir())) == 5
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} >= set(kept)
+    assert len(list(tmp_path.iterdir())) == 7
 
 
 def test_what_a_living_process_makes_is_not_cleared(tmp_path: Path) -> None:

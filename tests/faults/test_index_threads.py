@@ -156,6 +156,8 @@ def interrupt(thread: threading.Thread) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
 
 
+# A file just opened, and not yet in a `with`, is closed when it is collected.
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_after_interrupts_at_any_instruction_everything_works_and_is_whole(
     bert: Encoder, tmp_path: Path, whole: bool
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -56,7 +57,7 @@ def complete_model(
     try:
         registry = load_registry(Path(path).expanduser() if path else None)
         names = [name for name in registry if name.startswith(incomplete)]
-    except ParitasError:
+    except (ParitasError, RuntimeError, OSError):  # RuntimeError: ~ of a user that is none
         names = []
     return [CompletionItem(name) for name in names] or [CompletionItem(incomplete, type="dir")]
 
@@ -86,6 +87,10 @@ top_k = click.option(
 )
 
 
+# The document that this process has printed; there is one.
+_printed: list[str] = []
+
+
 def print_json(value: Any) -> None:
     """Print one JSON document; what standard output, or UTF-8, cannot encode is escaped."""
     try:
@@ -94,6 +99,7 @@ def print_json(value: Any) -> None:
     except UnicodeEncodeError:
         text = json.dumps(msgspec.to_builtins(value), indent=2)
     click.echo(text)
+    _printed.append(text)
 
 
 def show_error(kind: str, message: str, code: int, *, quiet: bool = False, **about: Any) -> None:
@@ -107,9 +113,10 @@ def show_error(kind: str, message: str, code: int, *, quiet: bool = False, **abo
         about: what the document tells besides.
     """
     if not quiet:
-        click.echo(f"paritas: error: {in_one_line(message)}", err=True)
+        with suppress(OSError):  # standard error is full or gone; the document may go through
+            click.echo(f"paritas: error: {in_one_line(message)}", err=True)
     arguments = sys.argv[1:]
-    if "--json" in arguments[: arguments.index("--") if "--" in arguments else None]:
+    if "--json" in arguments[: arguments.index("--") if "--" in arguments else None] and not _printed:
         try:
             print_json({**about, "error": {"type": kind, "message": in_one_line(message), "exit_code": code}})
         except OSError:  # the first error is the one to tell

@@ -146,3 +146,19 @@ main()
     result = run(script)
     assert (result.returncode, result.stdout) == (130, "")
     assert result.stderr.strip() == "paritas: interrupted"
+
+
+def test_an_interrupt_in_a_finaliser_at_the_end_is_no_alarm() -> None:
+    script = """
+class Late:
+    def __del__(self):
+        ctrl_c()
+def call():
+    late = Late()
+guarded(call)
+"""
+    for _ in range(3):
+        result = subprocess.run(
+            [sys.executable, "-c", HEAD + script], capture_output=True, text=True, check=False
+        )
+        assert (result.returncode, result.stderr) == (130, "paritas: interrupted\n")

@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -169,3 +170,13 @@ def test_a_fault_of_ours_is_a_document_too(folder: Path, environment: dict[str, 
     )
     documented(result, "RuntimeError", "a wheel came off", code=1)
     assert result.stderr.startswith("Traceback")
+
+
+def test_one_document_is_printed_and_no_second_one() -> None:
+    script = (
+        "import sys; sys.argv = ['paritas', 'models', '--json']\n"
+        "from paritas.cli.options import print_json, show_error\n"
+        "print_json([1]); show_error('Interrupted', 'late', 130, quiet=True)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout) == [1]

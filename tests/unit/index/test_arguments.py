@@ -124,6 +124,24 @@ def test_numbers_beyond_f16_are_refused(bert: Encoder) -> None:
         index.add(["a"], vectors)
 
 
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_vectors_too_long_to_be_compared_are_refused(bert: Encoder, dtype: Any) -> None:
+    """Their products are infinite, and what is found by them stands in no order."""
+    vectors = np.full((1, 16), 3e38, np.float32)
+    with VectorIndex(bert, dtype=dtype) as index:
+        index.add(["a"], unit_vectors(1))
+        for use in (lambda: index.add(["b"], vectors), lambda: index.search(vectors)):
+            with pytest.raises(InputError, match="too l"):
+                use()
+
+
+@pytest.mark.parametrize("name", ["connectivity", "expansion_add", "expansion_search"])
+def test_numbers_beyond_any_use_are_refused(bert: Encoder, name: str) -> None:
+    for number in (2**31, 2**64):
+        with pytest.raises(InputError, match=rf"{name} is {number}; expected \d+ or less"):
+            VectorIndex(bert, **{name: number})  # type: ignore[arg-type]
+
+
 def test_a_mapped_index_is_pickled_as_its_directory(bert: Encoder, tmp_path: Path) -> None:
     with filled(bert, 9) as index:
         with pytest.raises(VectorIndexError, match=r"cannot be pickled; save it"):

@@ -180,3 +180,37 @@ def test_many_queries_are_answered_in_their_order(bert: Encoder) -> None:
         hits = index.search(vectors, 1, exact=True)
         assert [found[0].id for found in hits] == [f"doc-{number}" for number in range(1300)]
         assert index.search(vectors[:0]) == []
+
+
+def test_a_removal_interrupted_after_its_commit_is_counted(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(bert, 12) as index:
+        documents = index._contents._documents
+        remove = documents.remove
+
+        def interrupted(keys: list[int]) -> list[int]:
+            count = documents.count
+            remove(keys)
+            documents.count = count  # as if the exception came before this line
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(documents, "remove", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            index.remove(["doc-1", "doc-2"])
+        monkeypatch.undo()
+        assert len(index) == len(index.search(unit_vectors(1), 99)[0]) == 10
+        index.save(tmp_path / "index")
+    with VectorIndex.load(tmp_path / "index") as index:
+        assert len(index) == 10
+
+
+def test_changes_come_between_the_parts_of_a_long_recall(
+    bert: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with filled(bert, 30) as index:
+        turns = []
+        use = index._contents._use
+        monkeypatch.setattr(index._contents, "_use", lambda work: (turns.append(1), use(work))[1])
+        assert index.recall(unit_vectors(1300, seed=4), 3) > 0.9
+        assert len(turns) == 3

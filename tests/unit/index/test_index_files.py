@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from paritas import files
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import INDEX, VectorIndex, check_target, generations
@@ -154,7 +156,12 @@ def test_a_save_that_fails_removes_no_generation_but_its_own(
     run = subprocess.run(
         [sys.executable, "-c", SAVE_AND_FAIL, *arguments], capture_output=True, text=True, check=True
     )
-    assert "the index cannot be written" in run.stdout
+    told = (
+        "index.json: format 3, this paritas reads up to 2"
+        if fault == "newer"
+        else "the index cannot be written"
+    )
+    assert told in run.stdout
     if fault == "newer":
         info = json.loads((directory / INDEX).read_text(encoding="utf-8"))
         (directory / INDEX).write_text(json.dumps(info | {"format": 2}), encoding="utf-8")
@@ -354,3 +361,34 @@ def test_files_are_digested_again_only_when_they_change(
     path.write_bytes(data)
     with pytest.raises(VectorIndexError, match="changed since it was saved"):
         VectorIndex.load(tmp_path / "index")
+
+
+def test_a_fork_during_a_save_keeps_no_lock(bert: Encoder, tmp_path: Path) -> None:
+    with filled(bert, 5) as index:
+        index.save(tmp_path / "index")
+        with files.locked(tmp_path / "index"):
+            child = os.fork()
+            if child == 0:
+                signal.pause()
+        try:
+            with files.locked(tmp_path / "index", patience_s=0):  # the child has a copy of what held it
+                pass
+            index.save(tmp_path / "index")
+        finally:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+
+
+def test_an_index_json_of_a_newer_format_is_not_replaced(bert: Encoder, tmp_path: Path) -> None:
+    content = '{"format": 99, "generation": "spring"}'
+    (tmp_path / INDEX).write_text(content, encoding="utf-8")
+    with filled(bert, 5) as index, pytest.raises(VectorIndexError, match=r"index\.json: format 99"):
+        index.save(tmp_path)
+    assert (tmp_path / INDEX).read_text(encoding="utf-8") == content
+
+
+def test_an_index_json_of_absurd_size_is_refused(tmp_path: Path) -> None:
+    (tmp_path / INDEX).touch()
+    os.truncate(tmp_path / INDEX, 2**37)
+    with pytest.raises(VectorIndexError, match="expected 1073741824 at most"):
+        VectorIndex.load(tmp_path)
