@@ -110,9 +110,12 @@ class Call:
         before: Job[None] | None = None
         try:
             for window in self._windows():
+                batches = list(self._stages.plan(window))
+                if self._ran_alone(scheduler, window, batches):
+                    continue
                 if before is not None:
                     watch(before)
-                before = Job(self._stages.plan(window), partial(self._run, window), lambda: None)
+                before = Job(batches, partial(self._run, window), lambda: None)
                 scheduler.start(before)
             if before is not None:
                 watch(before)
@@ -122,6 +125,16 @@ class Call:
                 before = None  # no cycle through the traceback, which holds this frame
             raise
         return self._finish()
+
+    def _ran_alone(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
+        """Run a call of one short batch in this thread; in a signal handler inside another, all batches."""
+        run = partial(self._run, window)
+        if scheduler.is_within():
+            for batch in batches:
+                scheduler.run_alone(batch, run)
+            return True
+        one = len(batches) == 1 and len(window.texts) == len(self._repeats.distinct)
+        return one and scheduler.run_alone(batches[0], run)
 
     def submit(self, scheduler: Scheduler) -> Job[Encoded]:
         """Tokenise all of it here and now, and return what runs the rest."""

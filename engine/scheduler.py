@@ -9,8 +9,9 @@ threads inside it. Whatever many callers ask for at once, no more threads run th
 A queue holds each job once. Whoever takes a job from its head takes one batch of it and puts the job back at
 the end, so that a query waits for the batches that run and for one batch of each job that came before it.
 
-Callers only put jobs into the queue and wait. All that is counted is counted by the scheduler's own threads,
-in which no signal handler runs: an exception raised in a caller, at any moment, can lose nothing of it.
+Callers put jobs into the queue and wait. All that is counted is counted by the scheduler's own threads, in
+which no signal handler runs: an exception raised in a caller, at any moment, can lose nothing of it. A short
+query that meets nobody runs in its caller's thread, which holds a lock in a `with` and counts nothing.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -84,7 +86,8 @@ class Job(Generic[T]):
         """Wait for the end and return what `then` returned.
 
         Raises:
-            RuntimeError: a callback waits for a job of its own scheduler, which would wait for itself.
+            RuntimeError: a callback waits for a job of its own scheduler, or a signal handler for one of the
+                encoder in whose `encode` it is: they would wait for themselves.
             BundleError: this process was forked since the job began, and has none of its threads.
             concurrent.futures.CancelledError: it was cancelled.
             Exception: whatever the first batch that failed raised.
@@ -107,6 +110,8 @@ class Job(Generic[T]):
         scheduler = self._scheduler
         if scheduler is not None and scheduler.runs_here():
             raise RuntimeError("a job's callback cannot wait for another job; hand it to a thread of yours")
+        if scheduler is not None and scheduler.is_within():
+            raise RuntimeError("a signal handler inside `encode` cannot wait for a job; call `encode` there")
 
     def cancel(self) -> None:
         """Run no more of its batches, and return when none runs any longer; what has ended stays as it is."""
@@ -221,6 +226,21 @@ class Scheduler:
             job.abandon()
             raise BundleError("nothing can be encoded any longer: the interpreter is ending")
 
+    def run_alone(self, batch: Batch, run: Run) -> bool:
+        """Run a short batch in the calling thread, with all threads inside, if nothing else runs or waits.
+
+        A single query is spared two changes of threads: 40 of 590 µs (all-MiniLM-L6-v2 in INT8).
+
+        Returns:
+            Whether it ran; where it did not, `start` a job.
+        """
+        short = batch.cells < _LARGE or self._slots.is_within()
+        return short and self._slots.run_alone(partial(run, batch=batch))
+
+    def is_within(self) -> bool:
+        """Say whether this is a signal handler that interrupts `run_alone` in the same thread."""
+        return self._slots.is_within()
+
     def runs_here(self) -> bool:
         """Say whether the calling thread is one of the scheduler's."""
         return threading.current_thread() in self._slots.threads
@@ -242,9 +262,14 @@ class _Slots:
         self._workers = workers
         self.threads: list[threading.Thread] = []
         self._first = threading.Lock()
-        self._change = threading.Condition()
+        # Held by the batch that has all threads, and for a moment by whoever begins or ends another one.
+        self._alone = threading.Lock()
+        self._owner: int | None = None
+        """The caller's thread that runs a batch itself, while it does."""
+        self._claimed = False
+        """Whether a thread with a job waits for that lock: nobody may come before it."""
         self._running = 0
-        self._exclusive = False
+        """Batches that run side by side."""
         self._largest = 0
         self.stopped = False
 
@@ -296,19 +321,18 @@ class _Slots:
 
     def _begin(self, job: Job[Any]) -> tuple[Batch | None, bool]:
         """Wait for a slot, take the job's next batch, and say whether it has all threads."""
-        with self._change:
-            while self._exclusive:
-                self._change.wait()
-            batch = job._take()
-            if batch is None:
-                return None, False
-            waiting = len(job._left) + self.queue.qsize()
-            # Fewer batches than workers run one after the other: a batch with all threads is done soonest.
-            self._exclusive = self._workers == 1 or (
-                not self._running and waiting + 1 < max(2, self._workers)
-            )
+        self._claimed = True
+        self._alone.acquire()  # no signal handler runs in this thread
+        self._claimed, self._owner = False, None
+        batch = job._take()
+        waiting = len(job._left) + self.queue.qsize()
+        # Fewer batches than workers run one after the other: a batch with all threads is done soonest.
+        few = not self._running and waiting + 1 < max(2, self._workers)
+        exclusive = batch is not None and (few or self._workers == 1)
+        if batch is not None and not exclusive:
             self._running += 1
-            exclusive = self._exclusive
+        if not exclusive:
+            self._alone.release()
         if job._left:
             self.queue.put(job)
         if len(self.threads) < self._workers:
@@ -322,14 +346,38 @@ class _Slots:
             job._run(self.alone if exclusive else self._side_by_side(), batch)
         except BaseException as failed:  # noqa: BLE001 - the caller's to see
             error = failed
-        with self._change:
-            self._running -= 1
-            self._exclusive = self._exclusive and not exclusive
-            self._largest = max(self._largest, batch.cells)
-            self._change.notify_all()
+        self._largest = max(self._largest, batch.cells)
+        if exclusive:
+            self._alone.release()
+        else:
+            with self._alone:
+                self._running -= 1
         # Only now: whoever waited may come back at once, and finds the slot free.
         job._give_back(error)
         del job, error  # else the error's traceback, which holds this frame, would hold them
+
+    def run_alone(self, run: Callable[[Session], None]) -> bool:
+        """Run something with all threads in the calling thread, if nothing else runs or waits."""
+        if self.is_within():
+            run(self.alone)
+            return True
+        if self._is_idle() and not self._alone.locked():
+            with self._alone:
+                if self._is_idle():
+                    self._owner = threading.get_ident()
+                    try:
+                        run(self.alone)
+                    finally:
+                        self._owner = None
+                    return True
+        return False
+
+    def is_within(self) -> bool:
+        """Say whether the calling thread is in `run_alone`: a signal handler may interrupt it there."""
+        return self._owner == threading.get_ident() and self._alone.locked()
+
+    def _is_idle(self) -> bool:
+        return not self._running and not self._claimed and self.queue.empty()
 
     def _side_by_side(self) -> Session:
         """Return the session for batches side by side; where it cannot be loaded, the one there is."""

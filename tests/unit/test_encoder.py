@@ -9,6 +9,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from paritas.engine import call, runtime
 from paritas.engine.bundle import Bundle
+from paritas.engine.call import Stages
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import Session
 from paritas.errors import BundleError, InputError, ProviderError, RunError, ShapeError
@@ -255,6 +257,32 @@ def test_an_error_in_a_job_is_raised_by_its_result(
     job = failing(bundles["tiny-mpnet"], monkeypatch).submit(["the sky"], role="query")
     with pytest.raises(RunError, match="text 0, 'the sky'"):
         job.result()
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_a_signal_handler_may_encode_inside_a_call(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """The batch that it interrupts holds all threads, and ends after it."""
+    texts = [f"river {number} {'north ' * (number % 7)}" for number in range(40)]
+    with Encoder(bundles["tiny-mpnet"], threads=2, token_budget=24) as encoder:
+        right = encoder.encode(texts, role="query")
+        inner: list[Any] = []
+        run = Stages.vectors
+
+        def interrupted(stages: Stages, *arguments: Any) -> Any:
+            if not inner and threading.current_thread() is threading.main_thread():
+                inner.append(None)
+                inner[0] = encoder.encode(texts[:count], role="query")
+                with pytest.raises(RuntimeError, match="cannot wait for a job; call `encode` there"):
+                    encoder.submit(texts, role="query").result()
+            return run(stages, *arguments)
+
+        monkeypatch.setattr(Stages, "vectors", interrupted)
+        outer = encoder.encode(texts[:1], role="query")
+        assert np.array_equal(outer, right[:1])
+        assert np.array_equal(inner[0], right[:count])
+        assert np.array_equal(encoder.encode(texts, role="query"), right)
 
 
 def test_an_encoder_that_nobody_closes_goes_with_its_threads(bundles: dict[str, Bundle]) -> None:

@@ -204,6 +204,47 @@ def test_jobs_take_turns_in_the_order_they_came() -> None:
     assert steps.order == ["first", "a", "b", "c", "a", "b", "a"]
 
 
+# A short batch in its caller's thread.
+
+
+def test_a_short_batch_that_meets_nobody_runs_in_its_callers_thread() -> None:
+    two, ran = scheduler(2, 2), []
+
+    def one(session: Any, batch: Batch) -> None:
+        ran.append((threading.current_thread(), session.threads, two.is_within()))
+
+    assert two.run_alone(Batch(np.arange(1), 10), one)
+    assert ran == [(threading.current_thread(), 2, True)]
+    assert not two.is_within()
+    assert not two.run_alone(Batch(np.arange(1), 1000), one), (
+        "what a long one leaves is given back by a thread"
+    )
+    assert len(ran) == 1
+
+
+def test_a_short_batch_takes_its_turn_where_others_run_or_wait() -> None:
+    steps = Stepwise()
+    for count in (1, 2, 5):
+        two = scheduler(2, 2)
+        job = steps.job("bulk", count)
+        two.start(job)
+        steps.begun.acquire()
+        assert not two.run_alone(Batch(np.arange(1), 1), steps.job("query", 1)._run)
+        steps.let.release(count)
+        job.result()
+        assert two.run_alone(Batch(np.arange(1), 1), lambda _session, batch: None)
+        while steps.begun.acquire(blocking=False):
+            pass
+
+
+def test_an_error_in_a_callers_thread_leaves_the_slots_free() -> None:
+    two, running = scheduler(2, 2), Running()
+    with pytest.raises(ZeroDivisionError):
+        two.run_alone(Batch(np.arange(1), 1), lambda _session, batch: 1 / 0)
+    assert two.run_alone(Batch(np.arange(1), 1), running.one)
+    run(two, 9, running.one)
+
+
 # Jobs.
 
 
