@@ -26,7 +26,6 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
-from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -235,7 +234,7 @@ class Scheduler:
             Whether it ran; where it did not, `start` a job.
         """
         short = batch.cells < _LARGE or self._slots.is_within()
-        return short and self._slots.run_alone(partial(run, batch=batch))
+        return short and self._slots.run_alone(lambda session: run(session, batch))
 
     def is_within(self) -> bool:
         """Say whether this is a signal handler that interrupts `run_alone` in the same thread."""
