@@ -263,8 +263,8 @@ class _Slots:
         self._first = threading.Lock()
         # Held by the batch that has all threads, and for a moment by whoever begins or ends another one.
         self._alone = threading.Lock()
-        self._owner: int | None = None
-        """The caller's thread that runs a batch itself, while it does."""
+        self._within: set[int] = set()
+        """The caller's thread that holds that lock, and those that are about to ask for it."""
         self._claimed = False
         """Whether a thread with a job waits for that lock: nobody may come before it."""
         self._running = 0
@@ -322,7 +322,8 @@ class _Slots:
         """Wait for a slot, take the job's next batch, and say whether it has all threads."""
         self._claimed = True
         self._alone.acquire()  # no signal handler runs in this thread
-        self._claimed, self._owner = False, None
+        self._claimed = False
+        self._within.clear()  # nobody is, whatever an exception in a caller left
         batch = job._take()
         waiting = len(job._left) + self.queue.qsize()
         # Fewer batches than workers run one after the other: a batch with all threads is done soonest.
@@ -360,20 +361,23 @@ class _Slots:
         if self.is_within():
             run(self.alone)
             return True
-        if self._is_idle() and not self._alone.locked():
+        if not self._is_idle() or self._alone.locked():
+            return False
+        thread = threading.get_ident()
+        self._within.add(thread)  # before the lock: a signal handler may come right after it
+        try:
             with self._alone:
-                if self._is_idle():
-                    self._owner = threading.get_ident()
-                    try:
-                        run(self.alone)
-                    finally:
-                        self._owner = None
-                    return True
-        return False
+                self._within.add(thread)
+                idle = self._is_idle()
+                if idle:
+                    run(self.alone)
+                return idle
+        finally:
+            self._within.discard(thread)
 
     def is_within(self) -> bool:
         """Say whether the calling thread is in `run_alone`: a signal handler may interrupt it there."""
-        return self._owner == threading.get_ident() and self._alone.locked()
+        return threading.get_ident() in self._within and self._alone.locked()
 
     def _is_idle(self) -> bool:
         return not self._running and not self._claimed and self.queue.empty()
