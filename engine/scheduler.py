@@ -40,8 +40,9 @@ Run = Callable[[Session, Batch], None]
 
 # An idle scheduler gives back what its runs left, once, after so long ...
 _IDLE_S = 1.0
-# ... if a batch had as many tokens: what shorter ones leave is less than the next would have to fetch again.
-_LARGE = 256
+# ... if a batch had as many tokens. Texts of up to 200 tokens left 27 MB (all-MiniLM-L6-v2 in INT8); queries
+# leave less than the next one would have to fetch again.
+_LARGE = 64
 
 
 class Job(Generic[T]):

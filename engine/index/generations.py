@@ -172,7 +172,8 @@ def check_target(directory: Path) -> None:
         if existing == path:
             _check_ours(directory)
     except OSError as error:
-        raise VectorIndexError(f"{path}: {error.strerror or error}; choose another place") from error
+        place = error.filename or path
+        raise VectorIndexError(f"{place}: {error.strerror or error}; choose another place") from error
     if not os.access(existing, os.W_OK | os.X_OK):
         raise VectorIndexError(f"{existing}: no permission to write there; choose another place")
 

@@ -17,6 +17,7 @@ from tests.parity.conftest import Zoo
 _SCRIPT = """
 import json, random, re, sys, threading, time
 from paritas import Encoder
+from paritas.engine import scheduler
 from paritas.errors import InputError
 
 def memory(what):
@@ -54,7 +55,7 @@ else:
     if task == "flat":
         calls(encoder, 120)
         figures["later"] = memory("VmRSS")
-        while encoder._scheduler._slots._largest:  # not given back yet
+        while encoder._scheduler._slots._largest >= scheduler._LARGE:  # not given back yet
             time.sleep(0.05)
         figures["idle"] = memory("VmRSS")
 print(json.dumps(figures))

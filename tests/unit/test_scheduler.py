@@ -463,8 +463,8 @@ def test_an_idle_scheduler_gives_memory_back_once(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(scheduler_module, "_IDLE_S", 0.001)
     session = Loaded(1)
     one: Any = Scheduler(session, Loaded, threads=1, workers=1)  # type: ignore[arg-type]
-    run(one, 200, lambda _session, _batch: None)  # batches of up to 199 tokens
-    assert one._slots._largest == 199
+    run(one, 60, lambda _session, _batch: None)  # batches of up to 59 tokens
+    assert one._slots._largest == 59
     run(one, 300, lambda _session, _batch: None)
     assert session.released.wait(60)
     assert one._slots._largest == 0
