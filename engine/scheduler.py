@@ -2,12 +2,12 @@
 
 Threads inside a batch meet at the end of every operator and wait for the slowest; batches side by side do
 not. Two workers with one thread each encode 1.16 times as many tokens a second as one with two threads
-(all-mpnet-base-v2 in INT8, 2 CPUs), and 1.3 times as many as two that share a session of two threads, which
-is why there are two sessions. A single query has no other batch to run beside, and is done soonest with all
-threads inside it. Whatever many callers ask for at once, no more threads run than CPUs.
+(all-mpnet-base-v2 in INT8, 2 CPUs). They encode 1.3 times as many as two that share a session of two threads,
+which is why there are two sessions. A single query has no other batch to run beside, and is done soonest with
+all threads inside it. Whatever many callers ask for at once, no more threads run than CPUs.
 
-A queue holds each job once. Whoever takes a job from its head takes one batch of it and puts the job back at
-the end, so that a query waits for the batches that run and for one batch of each job that came before it.
+A queue holds each job once. Whoever takes a job from its head runs one batch of it and puts it back at the
+end. So a query waits for the batches that run, and for one batch of each job that came before it.
 
 Callers put jobs into the queue and wait. All that is counted is counted by the scheduler's own threads, in
 which no signal handler runs: an exception raised in a caller, at any moment, can lose nothing of it. A short
@@ -67,20 +67,21 @@ class Job(Generic[T]):
         # exception in the thread that waits, as `threading.Condition` and all that is built on it can.
         self._ended = threading.Lock()
         self._ended.acquire()
+        # The lock does not say so itself: whoever has waited holds it for a moment.
+        self._done = False
         self._scheduler: Scheduler | None = None
         self._process = os.getpid()
 
     def done(self) -> bool:
         """Say whether it has ended: with its result, an error, or cancelled."""
-        return not self._ended.locked()
+        return self._done
 
     def wait(self, timeout_s: float) -> bool:
         """Wait for the end at most so long, and say whether it has come; errors as `result`'s first two."""
         self._check_wait()
-        ended = self._ended.acquire(timeout=timeout_s)
-        if ended:
+        if not self._done and self._ended.acquire(timeout=timeout_s):
             self._ended.release()
-        return ended
+        return self._done
 
     def result(self) -> T:
         """Wait for the end and return what `then` returned.
@@ -93,8 +94,7 @@ class Job(Generic[T]):
             Exception: whatever the first batch that failed raised.
         """
         self._check_wait()
-        with self._ended:
-            pass
+        self._wait()
         try:
             if self._error is not None:
                 raise self._error
@@ -102,8 +102,13 @@ class Job(Generic[T]):
         finally:
             del self  # else the error's traceback holds this frame, and through it the job and the error
 
+    def _wait(self) -> None:
+        if not self._done:
+            with self._ended:
+                pass
+
     def _check_wait(self) -> None:
-        if self.done():
+        if self._done:
             return
         if self._process != os.getpid():
             raise BundleError("the job began before this process was forked, and never ends here")
@@ -120,11 +125,10 @@ class Job(Generic[T]):
         with self._lock:
             self._left.clear()
             running = self._running
-            if not self.done():
+            if not self._done:
                 self._error = self._error or CancelledError()
         if running:
-            with self._ended:
-                pass
+            self._wait()
         else:
             self._end()
 
@@ -142,7 +146,7 @@ class Job(Generic[T]):
         Batches wait while it runs: it should pass the news on, and no more.
         """
         with self._lock:
-            if not self.done():
+            if not self._done:
                 self._callbacks.append(callback)
                 return
         callback(self)
@@ -158,11 +162,13 @@ class Job(Generic[T]):
     def _give_back(self, error: BaseException | None) -> None:
         """Note that a batch has run. An error drops the batches that are left."""
         with self._lock:
-            self._running -= 1
             if error is not None:
                 self._left.clear()
                 self._error = self._error or error
-            last = not self._running and not self._left
+            # The last one counts as running until all has ended: `cancel` waits for what comes after it too.
+            last = self._running == 1 and not self._left
+            if not last:
+                self._running -= 1
         if last:
             self._end()
 
@@ -173,9 +179,10 @@ class Job(Generic[T]):
         except BaseException as failed:  # noqa: BLE001 - the caller's to see, and not the thread's
             self._error = failed
         with self._lock:
-            if self.done():
+            if self._done:
                 return
             self._scheduler = None
+            self._done = True
             self._ended.release()
         for callback in self._callbacks:
             try:

@@ -385,6 +385,40 @@ def test_an_error_that_was_raised_keeps_nothing_alive() -> None:
         gc.enable()
 
 
+def test_a_waiter_hides_no_end() -> None:
+    """Whoever has waited holds the lock for a moment: a callback given then is called, nothing ends twice."""
+    job = scheduler(1, 1).submit(batches(1), lambda _session, _batch: None, lambda: "result")
+    assert job.result() == "result"
+    called: list[str] = []
+    with job._ended:  # as another thread does that comes out of its wait
+        assert job.done()
+        assert job.wait(0)
+        job.add_done_callback(lambda job: called.append(job.result()))
+        job.cancel()
+    assert called == ["result"]
+    assert job.result() == "result"
+
+
+def test_a_cancel_waits_for_what_comes_after_the_last_batch() -> None:
+    begun, go, ended = threading.Event(), threading.Event(), []
+
+    def then() -> None:
+        begun.set()
+        go.wait()
+        ended.append(True)
+
+    job = scheduler(1, 1).submit(batches(1), lambda _session, _batch: None, then)
+    begun.wait()
+    cancelling = threading.Thread(target=lambda: (job.cancel(), ended.append(False)))
+    cancelling.start()
+    while job._error is None:
+        threading.Event().wait(0.001)
+    assert not job.done()
+    go.set()
+    cancelling.join()
+    assert ended == [True, False]
+
+
 # The threads' own lives.
 
 
