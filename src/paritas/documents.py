@@ -40,9 +40,9 @@ class Document:
 def read_documents(path: str | os.PathLike[str]) -> Iterator[Document]:
     """Yield the documents of a file, one a line; a file packed by gzip or zstd is unpacked as it is read.
 
-    A line is an object in BEIR's form, with `_id`, `text` and perhaps `title`, if the name ends in .jsonl or
-    .json (.gz or .zst after it) or the first line opens a brace; otherwise it is a text, whose id is its line
-    number from 1. Empty lines are left out.
+    Where the name ends in .jsonl or .json (.gz or .zst after it), or the first line opens a brace, each line
+    is an object in BEIR's form: `_id`, `text` and perhaps `title`. Otherwise each line is a text, whose id is
+    its number from 1. Empty lines are left out.
 
     Args:
         path: a file, or "-" for standard input.
