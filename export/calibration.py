@@ -22,7 +22,7 @@ from paritas.engine.manifest import Contract
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import ExportError, InputError
-from paritas.export.edits import copy_model
+from paritas.export.graph.edits import copy_model
 from paritas.registry import Role
 
 BUILT_IN = "built-in"

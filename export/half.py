@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from paritas.errors import ExportError
-from paritas.export.edits import (
+from paritas.export.graph.edits import (
     cast_node,
     copy_model,
     names_read,
@@ -24,7 +24,7 @@ from paritas.export.edits import (
     set_nodes,
     tensors_of_type,
 )
-from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
+from paritas.export.graph.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
 

@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto
 
 from paritas.errors import ExportError
-from paritas.export.edits import count_reads, every_node, readers_of
-from paritas.export.weights_file import is_large
+from paritas.export.graph.edits import count_reads, every_node, readers_of
+from paritas.export.graph.weights_file import is_large
 
 _QUANTIZED = {
     "QuantizeLinear",

@@ -16,9 +16,9 @@ import onnx
 from onnx import TensorProto
 
 from paritas import __version__
-from paritas.export.graph import Graph, hidden_output, ids_input
+from paritas.export.graph.builder import Graph, hidden_output, ids_input
+from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
-from paritas.export.weights_file import WeightsFile
 
 OUTPUT = "last_hidden_state"
 

@@ -26,7 +26,7 @@ from paritas.engine.manifest import Contract, Figures, Quantization
 from paritas.export.activations import Channels, Grid, choose_grid
 from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
-from paritas.export.edits import (
+from paritas.export.graph.edits import (
     CONTRIB,
     add_contrib,
     cast_node,
@@ -36,9 +36,9 @@ from paritas.export.edits import (
     set_nodes,
     transpose_in_products,
 )
+from paritas.export.graph.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 from paritas.export.linear import Linear, attention_values, linear_layers, rectified_outputs
 from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
-from paritas.export.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 from paritas.registry import Bound
 
 # Share of the linear layers' weights that may stay FP32, and the steps in which it is used up.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from paritas.export.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
+from paritas.export.graph.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
 
 
 def rounded(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.errors import ExportError
-from paritas.export.attention import fuse_attention
-from paritas.export.edits import (
+from paritas.export.graph.edits import (
     CONTRIB,
     drop_unused,
     every_node,
@@ -22,10 +21,11 @@ from paritas.export.edits import (
     rename_inputs,
     transpose_in_products,
 )
+from paritas.export.graph.passes.attention import fuse_attention
+from paritas.export.graph.weights_file import WeightsFile, externalize
 from paritas.export.half import half_compute, half_weights
 from paritas.export.linear import linear_layers
 from paritas.export.rounding import rounded
-from paritas.export.weights_file import WeightsFile, externalize
 
 TABLE = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
 ROW = np.linspace(-1, 1, 32, dtype=np.float32)

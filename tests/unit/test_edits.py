@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from paritas.export.edits import (
+from paritas.export.graph.edits import (
     CONTRIB,
     quantize_before_moving,
     read_constants_directly,

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from paritas.export import exporter
+from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.native import export_native
-from paritas.export.weights_file import WeightsFile
 
 Fault = Callable[[onnx.GraphProto], None]
 

@@ -16,11 +16,11 @@ from onnx import helper, numpy_helper
 from paritas import Encoder, export_model
 from paritas.engine.bundle import Bundle
 from paritas.engine.runtime import write_prepared
-from paritas.export.attention import fuse_attention
-from paritas.export.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
-from paritas.export.equal_length import without_mask
+from paritas.export.graph.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
+from paritas.export.graph.passes.attention import fuse_attention
+from paritas.export.graph.passes.unpadded import without_mask
+from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.native import export_native
-from paritas.export.weights_file import WeightsFile
 from paritas.registry import PRECISIONS
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet

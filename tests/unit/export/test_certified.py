@@ -15,7 +15,7 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.manifest import Variant
 from paritas.errors import ExportError, ParityError
 from paritas.export import export_model, exporter
-from paritas.export.weights_file import WeightsFile
+from paritas.export.graph.weights_file import WeightsFile
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.export.faults import ONE_WEIGHT, Fault, let_native_be_wrong, with_attribute, with_constant

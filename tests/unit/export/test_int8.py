@@ -21,9 +21,9 @@ from paritas.export import certify as certify_module
 from paritas.export import export_model, linear
 from paritas.export import quantize as quantize_module
 from paritas.export.calibration import built_in_texts
+from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.linear import linear_layers
 from paritas.export.native import export_native
-from paritas.export.weights_file import WeightsFile
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet

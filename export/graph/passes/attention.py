@@ -7,7 +7,7 @@ from typing import NamedTuple
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.edits import CONTRIB, add_contrib, drop_unused, readers_of, set_nodes
+from paritas.export.graph.edits import CONTRIB, add_contrib, drop_unused, readers_of, set_nodes
 
 # Orders of axes: (batch, seq, heads, head dim) to (batch, heads, seq, head dim) and back, and to columns.
 _ROWS = [0, 2, 1, 3]

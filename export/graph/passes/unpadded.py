@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 from paritas.engine.cpus import available_cpus
 from paritas.engine.runtime import Session
 from paritas.errors import ExportError, RunError
-from paritas.export.edits import copy_model, drop_unused, names_read, rename_inputs, set_nodes
+from paritas.export.graph.edits import copy_model, drop_unused, names_read, rename_inputs, set_nodes
 
 _MASK = "attention_mask"
 # Names that no other tensor has.

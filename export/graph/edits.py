@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 import onnx
 from onnx import helper
 
-from paritas.export.weights_file import replace_initializers
+from paritas.export.graph.weights_file import replace_initializers
 
 CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""

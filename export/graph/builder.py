@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.export.weights_file import WeightsFile, is_large
+from paritas.export.graph.weights_file import WeightsFile, is_large
 
 # Gelu came with opset 20, LayerNormalization with 17. IR 10 is what onnxruntime read from 1.18 on.
 OPSET = 20

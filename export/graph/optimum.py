@@ -16,10 +16,10 @@ from pathlib import Path
 import onnx
 
 from paritas.errors import ExportError, MissingExtraError
-from paritas.export.edits import drop_unused, names_read, read_constants_directly
-from paritas.export.graph import OPSET
+from paritas.export.graph.builder import OPSET
+from paritas.export.graph.edits import drop_unused, names_read, read_constants_directly
+from paritas.export.graph.weights_file import WeightsFile, externalize
 from paritas.export.native import OUTPUT
-from paritas.export.weights_file import WeightsFile, externalize
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What a graph may take, int64, (batch, seq)."""

@@ -1,0 +1,1 @@
+"""An FP32 graph, and what is rewritten in it."""

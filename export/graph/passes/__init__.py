@@ -1,0 +1,1 @@
+"""What is rewritten in a graph, one file a pass."""
