@@ -38,17 +38,17 @@ from paritas.export.certify import certify, compare_tokens, save_reference, vers
 from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.checkpoint.sources import Checkpoint, Named, open_checkpoint, pin, resolve
 from paritas.export.contract import Agreed, Frontend, agree
+from paritas.export.fp16.half import half_compute, half_weights
+from paritas.export.fp16.simulate import rounded
 from paritas.export.graph.optimum import export_optimum
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.half import half_compute, half_weights
 from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
 from paritas.export.probes import Probe, probes, spellings, tokenized
 from paritas.export.quantize import quantize
 from paritas.export.reference import reference_numpy, reference_torch
-from paritas.export.rounding import rounded
 from paritas.export.second_reading.reading import SecondReading, open_second_reading
 from paritas.registry import PRECISIONS, Bound, Precision, Registry, load_registry
 from paritas.workplace import put, workplace

@@ -17,7 +17,7 @@ from paritas.engine.runtime import PROVIDERS as PROVIDER_NAMES
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.export.certify import compare
-from paritas.export.rounding import rounded
+from paritas.export.fp16.simulate import rounded
 from paritas.registry import Precision
 from tests.parity.conftest import MODELS, TWINS, Zoo
 from tests.parity.texts import prose, texts

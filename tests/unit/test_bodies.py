@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.errors import ExportError
+from paritas.export.fp16.half import half_compute, half_weights
+from paritas.export.fp16.simulate import rounded
 from paritas.export.graph.edits import (
     CONTRIB,
     drop_unused,
@@ -23,9 +25,7 @@ from paritas.export.graph.edits import (
 )
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.weights_file import WeightsFile, externalize
-from paritas.export.half import half_compute, half_weights
 from paritas.export.linear import linear_layers
-from paritas.export.rounding import rounded
 
 TABLE = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
 ROW = np.linspace(-1, 1, 32, dtype=np.float32)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine.bundle import Bundle
-from paritas.export.rounding import rounded
+from paritas.export.fp16.simulate import rounded
 
 
 def graph_of(*nodes: onnx.NodeProto, **constants: NDArray[np.float16]) -> onnx.ModelProto:

@@ -1,0 +1,1 @@
+"""The FP16 precision: its graphs, and what an accelerator computes with them."""
