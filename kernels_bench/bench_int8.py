@@ -34,8 +34,8 @@ from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer
-from paritas.export.calibration import built_in_texts
 from paritas.export.checkpoint.sources import open_checkpoint
+from paritas.export.int8.calibration import built_in_texts
 from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._stage import Stage
 from paritas.kernels_bench._texts import evaluation_data, spaced

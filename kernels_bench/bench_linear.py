@@ -31,8 +31,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.export.activations import Channels, Grid, choose_grid
-from paritas.export.matrices import column_scales
+from paritas.export.int8.input_quantization import Channels, Grid, choose_grid
+from paritas.export.int8.weight_rounding import column_scales
 from paritas.kernels_bench import _harness, _plot, _report
 from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 

@@ -29,8 +29,8 @@ import numpy as np
 
 from paritas import Encoder
 from paritas.engine.cpus import available_cpus
-from paritas.export.calibration import built_in_texts
 from paritas.export.checkpoint.sources import open_checkpoint
+from paritas.export.int8.calibration import built_in_texts
 from paritas.kernels_bench import _harness, _plot, _report, _texts, peers
 from paritas.kernels_bench._harness import ContenderError
 from paritas.kernels_bench._stage import Stage

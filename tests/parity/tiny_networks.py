@@ -13,7 +13,7 @@ from typing import Any
 
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
-from paritas.export.calibration import built_in_texts
+from paritas.export.int8.calibration import built_in_texts
 from tests.unit.tiny import WIDE, write_tiny_bert
 
 MAX_LENGTH = 40

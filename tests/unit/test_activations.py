@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.errors import ExportError
-from paritas.export.activations import Channels, Grid, choose_grid
+from paritas.export.int8.input_quantization import Channels, Grid, choose_grid
 
 CHANNELS = 192
 

@@ -25,7 +25,7 @@ from paritas.export.graph.edits import (
 )
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.weights_file import WeightsFile, externalize
-from paritas.export.linear import linear_layers
+from paritas.export.int8.linear import linear_layers
 
 TABLE = np.random.default_rng(3).standard_normal((32, 32)).astype(np.float32)
 ROW = np.linspace(-1, 1, 32, dtype=np.float32)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
+from paritas.export.int8.weight_rounding import LARGEST, blocks, column_scales, round_weights
 
 
 def correlated(inputs: int, tokens: int = 2000) -> NDArray[np.float32]:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model, exporter
-from paritas.export.calibration import built_in_texts
 from paritas.export.graph.weights_file import WeightsFile
+from paritas.export.int8.calibration import built_in_texts
 from paritas.export.native import OUTPUT, export_native
 from paritas.registry import Precision
 from tests.unit.export.entries import entry

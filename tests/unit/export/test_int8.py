@@ -18,11 +18,12 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ExportError, InputError, ParityError
 from paritas.export import certify as certify_module
-from paritas.export import export_model, linear
-from paritas.export import quantize as quantize_module
-from paritas.export.calibration import built_in_texts
+from paritas.export import export_model
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.linear import linear_layers
+from paritas.export.int8 import linear
+from paritas.export.int8 import quantize as quantize_module
+from paritas.export.int8.calibration import built_in_texts
+from paritas.export.int8.linear import linear_layers
 from paritas.export.native import export_native
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry

@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.errors import ExportError
-from paritas.export.matrices import column_scales
+from paritas.export.int8.weight_rounding import column_scales
 
 # Texts that calibration never saw reach a little further: in a range that all channels share, and in ranges
 # fitted to each channel by factors, where none has room to spare. With 1.17 there one question in 10,570 of

@@ -23,8 +23,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine.manifest import Contract, Figures, Quantization
-from paritas.export.activations import Channels, Grid, choose_grid
-from paritas.export.calibration import Activations, Calibration, vectors
 from paritas.export.certify import compare
 from paritas.export.graph.edits import (
     CONTRIB,
@@ -37,8 +35,10 @@ from paritas.export.graph.edits import (
     transpose_in_products,
 )
 from paritas.export.graph.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
-from paritas.export.linear import Linear, attention_values, linear_layers, rectified_outputs
-from paritas.export.matrices import LARGEST, blocks, column_scales, round_weights
+from paritas.export.int8.calibration import Activations, Calibration, vectors
+from paritas.export.int8.input_quantization import Channels, Grid, choose_grid
+from paritas.export.int8.linear import Linear, attention_values, linear_layers, rectified_outputs
+from paritas.export.int8.weight_rounding import LARGEST, blocks, column_scales, round_weights
 from paritas.registry import Bound
 
 # Share of the linear layers' weights that may stay FP32, and the steps in which it is used up.

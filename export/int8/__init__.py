@@ -1,0 +1,1 @@
+"""The INT8 precision: what is quantised, how inputs and weights are rounded, and on which texts."""
