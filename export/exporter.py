@@ -33,7 +33,10 @@ from paritas.engine.manifest import (
 from paritas.engine.tokenizer import Tokenizer
 from paritas.engine.whole import digest
 from paritas.errors import BundleError, ExportError, StoreError
-from paritas.export.certify import certify, compare_tokens, save_reference, versions, worse
+from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse
+from paritas.export.certificate.probes import Probe, probes, spellings, tokenized
+from paritas.export.certificate.reference import reference_numpy, reference_torch
+from paritas.export.certificate.retrieval import Judgements, compare_retrieval, read_judgements
 from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.checkpoint.sources import Checkpoint, Named, open_checkpoint, pin, resolve
 from paritas.export.contract import Agreed, Frontend, agree
@@ -45,10 +48,7 @@ from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.int8.quantize import quantize
-from paritas.export.judgements import Judgements, compare_retrieval, read_judgements
 from paritas.export.native import export_native
-from paritas.export.probes import Probe, probes, spellings, tokenized
-from paritas.export.reference import reference_numpy, reference_torch
 from paritas.export.second_reading.reading import SecondReading, open_second_reading
 from paritas.registry import PRECISIONS, Bound, Precision, Registry, load_registry
 from paritas.workplace import put, workplace

@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from paritas.engine.cpus import available_cpus, cpu_name
-from paritas.export.certify import versions
+from paritas.export.certificate.certify import versions
 from paritas.kernels_bench._harness import significant
 
 # Where click's context keeps the version of the code that a benchmark began with.

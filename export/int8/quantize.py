@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine.manifest import Contract, Figures, Quantization
-from paritas.export.certify import compare
+from paritas.export.certificate.certify import compare
 from paritas.export.graph.edits import (
     CONTRIB,
     add_contrib,

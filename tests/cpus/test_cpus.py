@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
-from paritas.export.certify import compare
+from paritas.export.certificate.certify import compare
 from paritas.export.int8.calibration import built_in_texts
 
 pytestmark = pytest.mark.cpus

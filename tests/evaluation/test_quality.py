@@ -19,8 +19,8 @@ from paritas.documents import read_documents
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
-from paritas.export.certify import compare
-from paritas.export.judgements import compare_retrieval, read_judgements
+from paritas.export.certificate.certify import compare
+from paritas.export.certificate.retrieval import compare_retrieval, read_judgements
 from paritas.registry import Precision
 
 # Points of 100, as the Massive Text Embedding Benchmark lists them.

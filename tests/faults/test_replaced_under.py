@@ -24,7 +24,7 @@ from paritas.engine import encoder as encoder_module
 from paritas.engine.bundle import Bundle
 from paritas.errors import BundleError
 from paritas.exchange import exchange
-from paritas.export.certify import verify
+from paritas.export.certificate.certify import verify
 from paritas.registry import Registry
 from tests.faults.conftest import WHOLE
 from tests.faults.models import BULK, TEXTS, copied, vectors, write_pair

@@ -10,7 +10,7 @@ import pytest
 
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
-from paritas.export.certify import compare
+from paritas.export.certificate.certify import compare
 from tests.parity.conftest import Zoo
 
 # A twin's weights are random: they show that the network exports and runs, and nothing of quality.

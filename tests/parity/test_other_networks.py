@@ -17,7 +17,7 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
-from paritas.export.certify import compare
+from paritas.export.certificate.certify import compare
 from paritas.export.int8 import quantize
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 from tests.parity.pytorch import pytorch_vectors

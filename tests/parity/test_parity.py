@@ -16,7 +16,7 @@ from paritas.engine.pooling import pool
 from paritas.engine.runtime import PROVIDERS as PROVIDER_NAMES
 from paritas.engine.runtime import Session
 from paritas.engine.tokenizer import Tokenizer, check_texts
-from paritas.export.certify import compare
+from paritas.export.certificate.certify import compare
 from paritas.export.fp16.simulate import rounded
 from paritas.registry import Precision
 from tests.parity.conftest import MODELS, TWINS, Zoo

@@ -15,10 +15,17 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ParityError, ProviderError
-from paritas.export.certify import certify, compare, encode_probes, load_reference, save_reference, verify
+from paritas.export.certificate.certify import (
+    certify,
+    compare,
+    encode_probes,
+    load_reference,
+    save_reference,
+    verify,
+)
+from paritas.export.certificate.probes import Probe, probes, tokenized
+from paritas.export.certificate.reference import _erf, reference_numpy, reference_torch
 from paritas.export.checkpoint.facts import read_facts
-from paritas.export.probes import Probe, probes, tokenized
-from paritas.export.reference import _erf, reference_numpy, reference_torch
 from paritas.export.second_reading.reading import open_second_reading
 from paritas.registry import Bound, Role
 from tests.unit.files import change_byte
@@ -115,7 +122,7 @@ def test_what_padding_does_counts_in_both_figures(
     def encode(encoder: Encoder, probes: list[Probe]) -> NDArray[np.float32]:
         return (padded if encoder.max_padding else exact)[[chosen.index(probe) for probe in probes]]
 
-    monkeypatch.setattr("paritas.export.certify.encode_probes", encode)
+    monkeypatch.setattr("paritas.export.certificate.certify.encode_probes", encode)
     loose = Bound(max_abs_diff=10)
     certificate = certify(bundles["tiny-bert"], "fp32", chosen, reference, bound=loose, reference_name="")
     assert certificate.figures.min_cosine == pytest.approx(-1)

@@ -16,7 +16,7 @@ from paritas.engine.bundle import MANIFEST, Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import VectorIndex
 from paritas.engine.manifest import FORMAT, Contract, Module
-from paritas.export.certify import verify
+from paritas.export.certificate.certify import verify
 from paritas.registry import Role
 
 # A bundle and an index over it, written by the last release of format 3.

@@ -262,15 +262,15 @@ def verify(
     paritas verify all-MiniLM-L6-v2 --provider cuda
     paritas verify all-MiniLM-L6-v2 --judgements ./scifact
     """
-    from paritas.export.certify import verify as certify_again
-    from paritas.export.judgements import compare_retrieval, read_judgements
+    from paritas.export.certificate.certify import verify as certify_again
+    from paritas.export.certificate.retrieval import compare_retrieval, read_judgements
 
     opened = Bundle(settings.find(bundle))
     collection = read_judgements(Path(judgements)) if judgements is not None else None
     vectors = None
     if reference is not None:
+        from paritas.export.certificate.reference import reference_again
         from paritas.export.checkpoint.sources import open_same_checkpoint
-        from paritas.export.reference import reference_again
 
         with open_same_checkpoint(opened, settings.registry(), reference) as directory:
             note("the probes through PyTorch")

@@ -17,8 +17,8 @@ from paritas.engine import precision as precision_module
 from paritas.engine.bundle import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ExportError, InputError, ParityError
-from paritas.export import certify as certify_module
 from paritas.export import export_model
+from paritas.export.certificate import certify as certify_module
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8 import linear
 from paritas.export.int8 import quantize as quantize_module

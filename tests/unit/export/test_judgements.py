@@ -13,8 +13,9 @@ import pytest
 
 from paritas.engine.bundle import Bundle
 from paritas.errors import ExportError, InputError
-from paritas.export import export_model, judgements
-from paritas.export.judgements import compare_retrieval, ndcg, read_judgements, score
+from paritas.export import export_model
+from paritas.export.certificate import retrieval as judgements
+from paritas.export.certificate.retrieval import compare_retrieval, ndcg, read_judgements, score
 from paritas.registry import Registry
 
 if sys.version_info >= (3, 14):

@@ -18,7 +18,7 @@ from paritas.engine.whole import digest
 from paritas.errors import ParityError
 from paritas.export import export_model
 from paritas.export import exporter as exporter_module
-from paritas.export.certify import verify
+from paritas.export.certificate.certify import verify
 from paritas.export.checkpoint.facts import read_facts
 from paritas.registry import Registry
 

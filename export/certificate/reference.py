@@ -23,10 +23,10 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.manifest import Contract
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import ExportError, MissingExtraError, SourceError
-from paritas.export.certify import compare_tokens, load_reference
+from paritas.export.certificate.certify import compare_tokens, load_reference
+from paritas.export.certificate.probes import Probe, tokenized
 from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
-from paritas.export.probes import Probe, tokenized
 from paritas.export.second_reading.reading import open_second_reading
 
 Array = NDArray[np.float64]

@@ -23,7 +23,7 @@ from paritas.engine.prepared import has_prepared
 from paritas.engine.runtime import is_cpu
 from paritas.engine.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
-from paritas.export.probes import Probe
+from paritas.export.certificate.probes import Probe
 from paritas.registry import Bound, Precision
 
 # Padded batches, which CPUs run in a graph of their own, are proven by the longest probe, beside others that
