@@ -48,7 +48,7 @@ from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8.calibration import Calibration, built_in_texts, open_calibration
 from paritas.export.int8.quantize import quantize
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 from paritas.export.second_reading.reading import SecondReading, open_second_reading
 from paritas.registry import PRECISIONS, Bound, Precision, Registry, load_registry
 from paritas.workplace import put, workplace

@@ -26,7 +26,7 @@ from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.certificate.certify import compare_tokens, load_reference
 from paritas.export.certificate.probes import Probe, tokenized
 from paritas.export.checkpoint.facts import Facts, read_facts
-from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
+from paritas.export.networks.encoder import Network, Parameters, open_network, relative_position_bias
 from paritas.export.second_reading.reading import open_second_reading
 
 Array = NDArray[np.float64]

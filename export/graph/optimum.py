@@ -19,7 +19,7 @@ from paritas.errors import ExportError, MissingExtraError
 from paritas.export.graph.builder import OPSET
 from paritas.export.graph.edits import drop_unused, names_read, read_constants_directly
 from paritas.export.graph.weights_file import WeightsFile, externalize
-from paritas.export.native import OUTPUT
+from paritas.export.networks.graph import OUTPUT
 
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 """What a graph may take, int64, (batch, seq)."""

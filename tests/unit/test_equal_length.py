@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paritas.errors import ExportError
 from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 LONGEST = 24

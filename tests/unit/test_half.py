@@ -19,7 +19,7 @@ from paritas.errors import ExportError
 from paritas.export.fp16.half import half_compute, half_weights
 from paritas.export.fp16.simulate import rounded
 from paritas.export.graph.weights_file import WeightsFile, externalize
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 KINDS = pytest.mark.parametrize("kind", ["bert", "mpnet"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from paritas.errors import ExportError, SourceError
-from paritas.export.networks import Network, open_network, read_network, relative_position_bias
+from paritas.export.networks.encoder import Network, open_network, read_network, relative_position_bias
 from tests.unit.tiny import BERT, MPNET
 
 Weights = dict[str, NDArray[Any]]

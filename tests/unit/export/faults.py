@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 
 from paritas.export import exporter
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 
 Fault = Callable[[onnx.GraphProto], None]
 

@@ -20,7 +20,7 @@ from paritas.export.graph.edits import copy_model, quantize_before_moving, set_n
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 from paritas.registry import PRECISIONS
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet

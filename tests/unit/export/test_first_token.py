@@ -15,7 +15,7 @@ from paritas.engine.encoder import Encoder
 from paritas.export import export_model, exporter
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8.calibration import built_in_texts
-from paritas.export.native import OUTPUT, export_native
+from paritas.export.networks.graph import OUTPUT, export_native
 from paritas.registry import Precision
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet

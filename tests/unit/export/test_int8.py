@@ -24,7 +24,7 @@ from paritas.export.int8 import linear
 from paritas.export.int8 import quantize as quantize_module
 from paritas.export.int8.calibration import built_in_texts
 from paritas.export.int8.linear import linear_layers
-from paritas.export.native import export_native
+from paritas.export.networks.graph import export_native
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet

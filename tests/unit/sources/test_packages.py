@@ -11,7 +11,7 @@ import pytest
 
 from paritas.errors import SourceError
 from paritas.export.checkpoint.sources import open_checkpoint
-from paritas.export.networks import open_network
+from paritas.export.networks.encoder import open_network
 from paritas.registry import (
     HubSource,
     PackageSource,

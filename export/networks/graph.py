@@ -18,7 +18,7 @@ from onnx import TensorProto
 from paritas import __version__
 from paritas.export.graph.builder import Graph, hidden_output, ids_input
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.networks import Network, Parameters, open_network, relative_position_bias
+from paritas.export.networks.encoder import Network, Parameters, open_network, relative_position_bias
 
 OUTPUT = "last_hidden_state"
 
