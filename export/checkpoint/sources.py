@@ -20,7 +20,8 @@ from paritas.engine.bundle import Bundle
 from paritas.engine.lookup import is_checkpoint
 from paritas.engine.whole import digest
 from paritas.errors import RegistryError, SourceError
-from paritas.export.checkpoint import hub, packages, pins
+from paritas.export.checkpoint import hub, packages
+from paritas.export.checkpoint import lock as pins
 from paritas.export.checkpoint.layout import collect
 from paritas.registry import HubSource, Model, Registry, Sources
 

@@ -5,7 +5,7 @@ $PARITAS_HOME, or the user's data folder
 │   └── .<model>.partial-*  an export under way, or what a killed one left; see workplace.py
 ├── cache/                  what can be made again, see engine/prepared.py and checked.py
 ├── tuned/                  what `paritas tune` found, see engine/settings.py
-└── pins.json               commits and digests of first exports, see export/checkpoint/pins.py
+└── pins.json               commits and digests of first exports, see export/checkpoint/lock.py
 """
 
 from __future__ import annotations

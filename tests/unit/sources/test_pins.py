@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import SourceError
-from paritas.export.checkpoint.pins import record_pins
+from paritas.export.checkpoint.lock import record_pins
 from paritas.export.checkpoint.sources import open_checkpoint, pin
 from paritas.registry import Model, PackageSource
 from tests.unit.files import digests_of
