@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.batching import Batch, plan
+from paritas.engine.bundle.manifest import Contract
 from paritas.engine.head import Head, cut
-from paritas.engine.manifest import Contract
 from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session
 from paritas.engine.scheduler import Job, Scheduler

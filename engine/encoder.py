@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from paritas.arguments import flag
 from paritas.engine import options
-from paritas.engine.bundle import FAMILIES, Bundle
+from paritas.engine.bundle.directory import FAMILIES, Bundle
+from paritas.engine.bundle.lookup import find
+from paritas.engine.bundle.manifest import Contract
 from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
 from paritas.engine.head import Head
 from paritas.engine.inputs import listed
-from paritas.engine.lookup import find
-from paritas.engine.manifest import Contract
 from paritas.engine.memory import fit, measure, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
@@ -120,7 +120,7 @@ class Encoder:
                 are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
                 folder `cache`, and use it, and what was tuned; see `paritas.engine.prepared`,
-                `paritas.engine.checked` and `paritas.engine.settings`.
+                `paritas.engine.bundle.digest_cache` and `paritas.engine.settings`.
             truncate_dim: return the first so many channels of each vector, scaled to unit length again where
                 the model normalises; for models trained for it (Matryoshka). All of them where None.
 

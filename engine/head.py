@@ -10,7 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.manifest import MODULES, Contract, Module
+from paritas.engine.bundle.manifest import MODULES, Contract, Module
 from paritas.engine.pooling import normalize, pool
 from paritas.errors import BundleError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import dot_product, instructions
 from paritas.errors import InputError
 from paritas.registry import Precision

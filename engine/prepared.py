@@ -12,7 +12,7 @@ The key is a digest of all that the files depend on: graph, weights, CPU, onnxru
 that came from another machine, or an upgrade has another key, so nothing in here can be out of date. What
 nobody has loaded for a month is removed when the next graph is prepared.
 
-The files are checked as a bundle's are, see `paritas.engine.whole`. What differs from its digest is made
+The files are checked as a bundle's are, see `paritas.engine.bundle.digests`. What differs from its digest is made
 again.
 """
 
@@ -32,11 +32,11 @@ import msgspec
 from msgspec import Struct
 
 from paritas import files, store
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.digests import Whole, Words, digest
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import FileEntry
 from paritas.engine.cpus import cpu_name
-from paritas.engine.manifest import FileEntry
 from paritas.engine.runtime import VERSION, Session, write_prepared
-from paritas.engine.whole import Whole, Words, digest
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")

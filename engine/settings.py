@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from paritas import files, store
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.prepared import graph_key
 from paritas.registry import Precision

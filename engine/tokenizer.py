@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from paritas import files
 from paritas.arguments import plain
+from paritas.engine.bundle.manifest import TOKENIZER, Contract
 from paritas.engine.long_texts import LONG, LongTexts
-from paritas.engine.manifest import TOKENIZER, Contract
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
 

@@ -18,10 +18,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import TOKENIZER
 from paritas.engine.cpus import cpu_name
 from paritas.engine.encoder import Encoder
-from paritas.engine.manifest import TOKENIZER
 from paritas.engine.runtime import VERSION
 from paritas.engine.settings import Measured, Tuned, choose_settings, tuned_path
 from paritas.engine.tokenizer import Tokenizer, check_texts

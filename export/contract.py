@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
-from paritas.engine.manifest import Contract
+from paritas.engine.bundle.manifest import Contract
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.facts import Facts
 from paritas.export.checkpoint.files import CONFIG, Fact

@@ -16,9 +16,9 @@ import onnx
 from numpy.typing import NDArray
 
 from paritas.arguments import not_utf8, pathname, wrong
-from paritas.engine.bundle import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
-from paritas.engine.cpus import instructions
-from paritas.engine.manifest import (
+from paritas.engine.bundle.digests import digest
+from paritas.engine.bundle.directory import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
+from paritas.engine.bundle.manifest import (
     FORMAT,
     MODULES,
     TOKENIZER,
@@ -30,8 +30,8 @@ from paritas.engine.manifest import (
     Source,
     Variant,
 )
+from paritas.engine.cpus import instructions
 from paritas.engine.tokenizer import Tokenizer
-from paritas.engine.whole import digest
 from paritas.errors import BundleError, ExportError, StoreError
 from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse
 from paritas.export.certificate.probes import Probe, probes, spellings, tokenized

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from paritas.documents import Document, read_documents
-from paritas.engine.lookup import find
+from paritas.engine.bundle.lookup import find
 from paritas.errors import ParitasError
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from paritas import Encoder, export_model
 from paritas.documents import read_documents
 from paritas.engine.batching import plan
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.runtime import Session

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
 from paritas.registry import Registry, load_registry

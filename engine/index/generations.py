@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from paritas import files
-from paritas.engine.checked import Checked
+from paritas.engine.bundle.digest_cache import Checked
 from paritas.engine.index.info import GENERATION, INDEX, IndexInfo, is_ours, parse, written
 from paritas.errors import VectorIndexError
 

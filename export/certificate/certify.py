@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import __version__, files
-from paritas.engine.bundle import PROBES, REFERENCE, Bundle
+from paritas.engine.bundle.directory import PROBES, REFERENCE, Bundle
+from paritas.engine.bundle.manifest import TOKENIZER, Certificate, Contract, Figures
 from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
-from paritas.engine.manifest import TOKENIZER, Certificate, Contract, Figures
 from paritas.engine.prepared import has_prepared
 from paritas.engine.runtime import is_cpu
 from paritas.engine.tokenizer import Tokenizer, check_texts

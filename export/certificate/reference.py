@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import Bundle
-from paritas.engine.manifest import Contract
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import Contract
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.certificate.certify import compare_tokens, load_reference

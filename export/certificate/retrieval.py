@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from paritas.arguments import not_utf8
 from paritas.documents import Document, read_documents
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import Retrieval
 from paritas.engine.encoder import Encoder
-from paritas.engine.manifest import Retrieval
 from paritas.errors import InputError
 from paritas.registry import PRECISIONS, Precision
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.manifest import Module
+from paritas.engine.bundle.manifest import Module
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.files import (
     ADAPTER,

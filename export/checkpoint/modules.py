@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.manifest import Module
+from paritas.engine.bundle.manifest import Module
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.files import CONFIG, MODULES, Fact, brief, read_json
 from paritas.export.checkpoint.weights import open_weights

@@ -16,9 +16,9 @@ from typing import Literal
 
 from paritas import store
 from paritas.arguments import not_utf8, pathname
-from paritas.engine.bundle import Bundle
-from paritas.engine.lookup import is_checkpoint
-from paritas.engine.whole import digest
+from paritas.engine.bundle.digests import digest
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.lookup import is_checkpoint
 from paritas.errors import RegistryError, SourceError
 from paritas.export.checkpoint import hub, packages
 from paritas.export.checkpoint import lock as pins

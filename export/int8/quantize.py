@@ -22,7 +22,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.engine.manifest import Contract, Figures, Quantization
+from paritas.engine.bundle.manifest import Contract, Figures, Quantization
 from paritas.export.certificate.certify import compare
 from paritas.export.graph.edits import (
     CONTRIB,

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from paritas import __version__, files, store, workplace
-from paritas.engine.bundle import Bundle
-from paritas.engine.checked import Checked
+from paritas.engine.bundle.digest_cache import Checked
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import (
     available_cpus,
     cpu_affinity,

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.documents import read_documents
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
 from paritas.export.certificate.certify import compare

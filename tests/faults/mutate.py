@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from paritas import Encoder
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError
 from tests.faults.models import BULK, TEXTS
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from paritas import files, workplace
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.export import export_model
 from paritas.registry import Registry
 from tests.faults.steps import Program, some

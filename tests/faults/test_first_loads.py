@@ -14,14 +14,14 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.engine import prepared
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from tests.faults.models import vectors
 from tests.faults.steps import Program, some
 
 LOAD = """
 import sys
 from paritas import Encoder
-from paritas.engine import checked
+from paritas.engine.bundle import digest_cache as checked
 checked._TICK_NS = -3_600_000_000_000
 Encoder(sys.argv[1]).encode(["the river"], role="query")
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 
 HANDLED = """
 import random, signal, sys

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 
 # An alarm rings at a random microsecond of each call. Between calls it is off.
 INTERRUPTED = """

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from paritas import Encoder
-from paritas.engine import checked
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle import digest_cache as checked
+from paritas.engine.bundle.directory import Bundle
 from paritas.export import export_model
 from paritas.registry import load_registry
 from tests.conftest import TINY_REGISTRY

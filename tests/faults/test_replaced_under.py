@@ -19,9 +19,10 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas import Encoder
-from paritas.engine import checked, prepared
 from paritas.engine import encoder as encoder_module
-from paritas.engine.bundle import Bundle
+from paritas.engine import prepared
+from paritas.engine.bundle import digest_cache as checked
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError
 from paritas.exchange import exchange
 from paritas.export.certificate.certify import verify

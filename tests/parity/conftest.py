@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.tokenizer import Text
 from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_checkpoint

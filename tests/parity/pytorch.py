@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.manifest import Contract
+from paritas.engine.bundle.manifest import Contract
 from paritas.engine.tokenizer import Text, check_texts
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from paritas import Encoder
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.runtime import Session
 from paritas.kernels_bench import (
     _harness,

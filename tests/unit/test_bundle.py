@@ -12,9 +12,9 @@ import msgspec
 import numpy as np
 import pytest
 
-from paritas.engine.bundle import MANIFEST, Bundle
+from paritas.engine.bundle.directory import MANIFEST, Bundle
+from paritas.engine.bundle.lookup import find
 from paritas.engine.encoder import Encoder
-from paritas.engine.lookup import find
 from paritas.errors import BundleError, RegistryError
 from paritas.export import export_model
 from paritas.registry import Model, Registry, Role

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.tokenizer import Tokenizer
 from paritas.errors import BundleError, ParityError, ProviderError
@@ -250,8 +250,8 @@ def test_a_bundle_without_its_reference_is_refused(tmp_path: Path, bundles: dict
 
 def resigned(directory: Path) -> Bundle:
     """Give a bundle's probes and reference the digests they have now."""
-    from paritas.engine.manifest import FileEntry
-    from paritas.engine.whole import digest
+    from paritas.engine.bundle.digests import digest
+    from paritas.engine.bundle.manifest import FileEntry
 
     manifest = Bundle(directory).manifest
     for name in ("probes.json", "reference.npy"):

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine import checked, whole
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle import digest_cache as checked
+from paritas.engine.bundle import digests as whole
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import Bundle, file_names
+from paritas.engine.bundle.directory import Bundle, file_names
 from paritas.errors import BundleError, SourceError
 from paritas.export.checkpoint.modules import read_entries
 

@@ -13,7 +13,7 @@ import pytest
 from paritas import doctor, workplace
 from paritas.doctor import BundleState, Findings, Problem, cgroup_memory_limit, examine
 from paritas.engine import cpus
-from paritas.engine.bundle import MANIFEST, Bundle
+from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.settings import Settings, Tuned, keep_tuned
 from tests.unit.files import change_byte

@@ -22,7 +22,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.engine import call, runtime
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.call import Stages
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import Session

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from paritas.engine.bundle.manifest import MODULES, Contract, Module
 from paritas.engine.head import Head, cut
-from paritas.engine.manifest import MODULES, Contract, Module
 from paritas.errors import BundleError
 from paritas.registry import Role
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import InputError, RegistryError
 from paritas.export import export_model

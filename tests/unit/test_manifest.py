@@ -12,10 +12,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from paritas.engine.bundle import MANIFEST, Bundle
+from paritas.engine.bundle.directory import MANIFEST, Bundle
+from paritas.engine.bundle.manifest import FORMAT, Contract, Module
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import VectorIndex
-from paritas.engine.manifest import FORMAT, Contract, Module
 from paritas.export.certificate.certify import verify
 from paritas.registry import Role
 

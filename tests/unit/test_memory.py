@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from paritas.engine import memory
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.memory import Needs, fit, parse_size, resident_bytes
 from paritas.errors import InputError

@@ -16,10 +16,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine import prepared, runtime
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.digests import digest
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.mapped import Mapped
-from paritas.engine.whole import digest
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paritas.engine import prepared, settings
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.settings import (
     Settings,

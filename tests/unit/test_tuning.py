@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from paritas.engine import tuning
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.encoder import Encoder
 from paritas.engine.settings import Settings, find_tuned, keep_tuned

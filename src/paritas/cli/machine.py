@@ -16,7 +16,7 @@ from paritas.cli.options import (
     print_json,
     table,
 )
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something

@@ -20,8 +20,8 @@ from paritas.cli.options import (
     show_error,
     table,
 )
-from paritas.engine.bundle import MANIFEST, Bundle
-from paritas.engine.manifest import Quantization
+from paritas.engine.bundle.directory import MANIFEST, Bundle
+from paritas.engine.bundle.manifest import Quantization
 from paritas.errors import BundleError, InputError, ParitasError
 from paritas.registry import POOLINGS, PRECISIONS, Model, Precision, Role, RoleEntry
 

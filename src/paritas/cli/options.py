@@ -16,9 +16,9 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from paritas.arguments import not_utf8
-from paritas.engine.bundle import Bundle
-from paritas.engine.lookup import find
-from paritas.engine.manifest import Certificate
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.lookup import find
+from paritas.engine.bundle.manifest import Certificate
 from paritas.errors import BundleError, InputError, NotExportedError, ParitasError, RegistryError
 from paritas.registry import PRECISIONS, Precision, Registry, Role, load_registry
 

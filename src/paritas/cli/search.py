@@ -213,7 +213,7 @@ def _encoder(
     settings: Settings, opened: VectorIndex, model: str | None, precision: Precision | None
 ) -> Encoder:
     """Load the encoder an index was made with, or the one asked for if it fits."""
-    from paritas.engine.bundle import Bundle
+    from paritas.engine.bundle.directory import Bundle
     from paritas.engine.encoder import Encoder
 
     bundle = Bundle(settings.find(model) if model is not None else _origin(settings, opened))

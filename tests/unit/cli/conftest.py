@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from tests.unit.cli.runs import Result, Run, command, write_jsonl
 
 DOCUMENTS = [

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from paritas.cli import cli
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from tests.unit.cli.runs import Run, answer, command, refused, said
 from tests.unit.files import change_byte, contents

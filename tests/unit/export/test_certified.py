@@ -11,8 +11,8 @@ import onnx
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from paritas.engine.bundle import Bundle
-from paritas.engine.manifest import Variant
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import Variant
 from paritas.errors import ExportError, ParityError
 from paritas.export import export_model, exporter
 from paritas.export.graph.weights_file import WeightsFile

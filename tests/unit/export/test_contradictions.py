@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, RegistryError, SourceError
 from paritas.export import export_model

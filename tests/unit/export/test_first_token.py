@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model, exporter
 from paritas.export.graph.weights_file import WeightsFile

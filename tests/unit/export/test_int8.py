@@ -14,7 +14,7 @@ from onnx import helper
 from safetensors.numpy import load_file, save_file
 
 from paritas.engine import precision as precision_module
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import BundleError, ExportError, InputError, ParityError
 from paritas.export import export_model

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import ExportError, InputError
 from paritas.export import export_model
 from paritas.export.certificate import retrieval as judgements

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import ExportError, ParityError
 from paritas.export import export_model
 from paritas.export.exporter import _replace

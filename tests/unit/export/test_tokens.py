@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from paritas.engine.bundle import MANIFEST, Bundle
-from paritas.engine.manifest import FileEntry
-from paritas.engine.whole import digest
+from paritas.engine.bundle.digests import digest
+from paritas.engine.bundle.directory import MANIFEST, Bundle
+from paritas.engine.bundle.manifest import FileEntry
 from paritas.errors import ParityError
 from paritas.export import export_model
 from paritas.export import exporter as exporter_module

@@ -16,7 +16,7 @@ import pytest
 import transformers
 from onnx import TensorProto
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.errors import ParityError
 from paritas.export import export_model

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from paritas import files
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import INDEX, VectorIndex, check_target, generations
 from paritas.errors import VectorIndexError
@@ -344,7 +344,7 @@ def test_files_are_digested_again_only_when_they_change(
     bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`Checked` trusts what has been at rest for two seconds; here it does at once."""
-    monkeypatch.setattr("paritas.engine.checked._TICK_NS", -(10**12))
+    monkeypatch.setattr("paritas.engine.bundle.digest_cache._TICK_NS", -(10**12))
     filled(bert, 3).save(tmp_path / "index")
     read: list[object] = []
     digest = hashlib.file_digest

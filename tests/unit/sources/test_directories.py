@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
 from paritas.errors import SourceError
 from paritas.export.checkpoint.sources import open_checkpoint, open_same_checkpoint
 from paritas.export.networks.encoder import open_network

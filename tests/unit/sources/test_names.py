@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from paritas import store
-from paritas.engine.bundle import Bundle
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.lookup import find
 from paritas.engine.encoder import Encoder
-from paritas.engine.lookup import find
 from paritas.errors import BundleError, NotExportedError, RegistryError, SourceError
 from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_same_checkpoint, resolve

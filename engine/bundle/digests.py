@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from paritas import files
-from paritas.engine import checked
-from paritas.engine.checked import Checked, Look, look
-from paritas.engine.manifest import FileEntry
+from paritas.engine.bundle import digest_cache as checked
+from paritas.engine.bundle.digest_cache import Checked, Look, look
+from paritas.engine.bundle.manifest import FileEntry
 from paritas.errors import BundleError
 
 # How often files that change while they are read are read anew.

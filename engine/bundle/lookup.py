@@ -7,9 +7,9 @@ from pathlib import Path
 
 from paritas import store
 from paritas.arguments import pathname
-from paritas.engine.bundle import MANIFEST, Bundle
-from paritas.engine.checked import Checked
-from paritas.engine.whole import digest
+from paritas.engine.bundle.digest_cache import Checked
+from paritas.engine.bundle.digests import digest
+from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.errors import BundleError, NotExportedError, RegistryError, StoreError, did_you_mean
 from paritas.registry import load_registry
 

@@ -15,9 +15,9 @@ import msgspec
 
 from paritas import files
 from paritas.arguments import not_utf8
-from paritas.engine.checked import look
-from paritas.engine.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
-from paritas.engine.whole import Whole, Words
+from paritas.engine.bundle.digest_cache import look
+from paritas.engine.bundle.digests import Whole, Words
+from paritas.engine.bundle.manifest import FORMAT, MODULES, SINCE_4, TOKENIZER, Manifest, Variant
 from paritas.errors import BundleError
 from paritas.registry import Precision, check_pooling
 
