@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.head import Head, cut
-from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session
 from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.stats import EncodeStats, Tally
-from paritas.engine.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
+from paritas.engine.tokenize.deduplicate import Repeats
+from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
 from paritas.errors import RunError
 
 # Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few

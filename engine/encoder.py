@@ -23,16 +23,16 @@ from paritas.engine.bundle.lookup import find
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
 from paritas.engine.head import Head
-from paritas.engine.inputs import listed
 from paritas.engine.memory import fit, measure, resident_bytes
 from paritas.engine.precision import choose_precision
 from paritas.engine.prepared import open_prepared
-from paritas.engine.repeats import Repeats
 from paritas.engine.runtime import Session, is_cpu
 from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
-from paritas.engine.tokenizer import Text, Tokenizer, checked_texts
+from paritas.engine.tokenize.deduplicate import Repeats
+from paritas.engine.tokenize.inputs import listed
+from paritas.engine.tokenize.tokenizer import Text, Tokenizer, checked_texts
 from paritas.errors import BundleError, ShapeError
 from paritas.registry import Precision
 

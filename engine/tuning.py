@@ -24,7 +24,7 @@ from paritas.engine.cpus import cpu_name
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import VERSION
 from paritas.engine.settings import Measured, Tuned, choose_settings, tuned_path
-from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import InputError
 from paritas.registry import Precision
 

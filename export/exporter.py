@@ -31,7 +31,7 @@ from paritas.engine.bundle.manifest import (
     Variant,
 )
 from paritas.engine.cpus import instructions
-from paritas.engine.tokenizer import Tokenizer
+from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError, StoreError
 from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse
 from paritas.export.certificate.probes import Probe, probes, spellings, tokenized

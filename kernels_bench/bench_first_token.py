@@ -24,7 +24,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from paritas import Encoder, export_model
-from paritas.engine.tokenizer import Text
+from paritas.engine.tokenize.tokenizer import Text
 from paritas.kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas.registry import Precision, Registry, load_registry
 

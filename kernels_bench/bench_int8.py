@@ -33,7 +33,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
 from paritas.engine.runtime import Session
-from paritas.engine.tokenizer import Tokenizer
+from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.int8.calibration import built_in_texts
 from paritas.kernels_bench import _harness, _plot, _report

@@ -140,7 +140,7 @@ def row(precision: str, peaks: Sequence[tuple[float, str]], rates: Sequence[floa
 
 def token_lengths(encoder: Encoder, texts: Sequence[str]) -> list[int]:
     """Return the tokens of each text, cut as the model does."""
-    from paritas.engine.tokenizer import Tokenizer
+    from paritas.engine.tokenize.tokenizer import Tokenizer
 
     tokenizer = Tokenizer.of(encoder.bundle.directory, encoder.contract)
     return [int(length) for length in tokenizer.encode(list(texts), "passage").lengths]

@@ -21,7 +21,7 @@ from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
 from paritas.engine.prepared import has_prepared
 from paritas.engine.runtime import is_cpu
-from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
 from paritas.export.certificate.probes import Probe
 from paritas.registry import Bound, Precision

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from msgspec.structs import replace
 
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.tokenizer import Text, check_texts
+from paritas.engine.tokenize.tokenizer import Text, check_texts
 from paritas.errors import ExportError
 from paritas.export.second_reading.reading import SecondReading
 from paritas.registry import Role

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.tokenizer import Tokenizer
+from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.certificate.certify import compare_tokens, load_reference
 from paritas.export.certificate.probes import Probe, tokenized

@@ -20,7 +20,7 @@ from paritas.engine.bundle.manifest import Contract
 from paritas.engine.cpus import available_cpus
 from paritas.engine.head import Head
 from paritas.engine.runtime import Session
-from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
+from paritas.engine.tokenize.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import ExportError, InputError
 from paritas.export.graph.edits import copy_model
 from paritas.registry import Role

@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.tokenizer import Text
+from paritas.engine.tokenize.tokenizer import Text
 from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.exporter import Frontend

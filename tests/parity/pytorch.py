@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.tokenizer import Text, check_texts
+from paritas.engine.tokenize.tokenizer import Text, check_texts
 
 
 def pytorch_vectors(

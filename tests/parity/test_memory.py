@@ -99,7 +99,7 @@ print(json.dumps({name: peak(encoder, make) for name, make in tasks.items()}))
 _PAIRS = """
 import json, sys
 from pathlib import Path
-from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.registry import Role
 
 def memory(what):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.tokenizer import Tokenizer
+from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.errors import BundleError, ParityError, ProviderError
 from paritas.export.certificate.certify import (
     certify,

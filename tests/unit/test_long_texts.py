@@ -11,11 +11,11 @@ from typing import Any, Literal
 import pytest
 from tokenizers import Encoding, Tokenizer
 
-from paritas.engine import long_texts, silent
-from paritas.engine import tokenizer as tokenizer_module
-from paritas.engine.breaks import CHINESE, PUNCTUATION, Breaks
-from paritas.engine.long_texts import LongTexts
-from paritas.engine.tokenizer import Text, check_texts
+from paritas.engine.tokenize import long_texts, silent
+from paritas.engine.tokenize import tokenizer as tokenizer_module
+from paritas.engine.tokenize.breaks import CHINESE, PUNCTUATION, Breaks
+from paritas.engine.tokenize.long_texts import LongTexts
+from paritas.engine.tokenize.tokenizer import Text, check_texts
 from paritas.errors import InputError
 from paritas.registry import Role
 from tests.parity.tiny_networks import NETWORKS

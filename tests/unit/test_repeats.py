@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from paritas.engine import repeats
-from paritas.engine.repeats import Repeats
+from paritas.engine.tokenize import deduplicate as repeats
+from paritas.engine.tokenize.deduplicate import Repeats
 
 
 def test_each_text_is_numbered_at_its_first_place() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paritas.engine.tokenizer import Text, Tokenizer, Tokens, check_texts
+from paritas.engine.tokenize.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import BundleError, InputError
 from paritas.registry import Role
 

@@ -12,7 +12,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.cpus import available_cpus
 from paritas.engine.encoder import Encoder
 from paritas.engine.settings import Settings, find_tuned, keep_tuned
-from paritas.engine.tokenizer import Tokenizer, check_texts
+from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.engine.tuning import Candidate, Seconds, race, search, tune, winner
 from paritas.errors import BundleError, InputError
 

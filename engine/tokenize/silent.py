@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import tokenizers
 
-from paritas.engine.breaks import LETTERS, Parts
+from paritas.engine.tokenize.breaks import LETTERS, Parts
 
 VANISHING = (
     "\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"

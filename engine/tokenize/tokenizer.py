@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from paritas import files
 from paritas.arguments import plain
 from paritas.engine.bundle.manifest import TOKENIZER, Contract
-from paritas.engine.long_texts import LONG, LongTexts
+from paritas.engine.tokenize.long_texts import LONG, LongTexts
 from paritas.errors import BundleError, InputError, did_you_mean
 from paritas.registry import Role
 

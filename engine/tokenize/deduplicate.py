@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.tokenizer import Text
+from paritas.engine.tokenize.tokenizer import Text
 
 # Rows filled at a time: all at once, a million of 384 components would be held twice, 1.5 GB more.
 _ROWS = 4096

@@ -1,0 +1,1 @@
+"""From texts to tokens: what callers give, texts that repeat, long ones, and the tokenizer."""
