@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.head import Head, cut
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import Session
 from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Repeats

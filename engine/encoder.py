@@ -23,10 +23,10 @@ from paritas.engine.bundle.lookup import find
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
 from paritas.engine.head import Head
-from paritas.engine.memory import fit, measure, resident_bytes
-from paritas.engine.precision import choose_precision
-from paritas.engine.prepared import open_prepared
-from paritas.engine.runtime import Session, is_cpu
+from paritas.engine.runtime.memory import fit, measure, resident_bytes
+from paritas.engine.runtime.optimized import open_prepared
+from paritas.engine.runtime.precision import choose_precision
+from paritas.engine.runtime.session import Session, is_cpu
 from paritas.engine.scheduler import Job, Scheduler
 from paritas.engine.settings import Settings, choose_settings, find_tuned
 from paritas.engine.stats import EncodeStats, Tally
@@ -119,7 +119,7 @@ class Encoder:
                 it holds already counts, the texts and vectors of a call do not. Workers and token budget
                 are chosen to keep it. The first load ever of a bundle on a machine may take more.
             cache: on a CPU, keep this machine's form of the graph and what was checked under the store's
-                folder `cache`, and use it, and what was tuned; see `paritas.engine.prepared`,
+                folder `cache`, and use it, and what was tuned; see `paritas.engine.runtime.optimized`,
                 `paritas.engine.bundle.digest_cache` and `paritas.engine.settings`.
             truncate_dim: return the first so many channels of each vector, scaled to unit length again where
                 the model normalises; for models trained for it (Matryoshka). All of them where None.

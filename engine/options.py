@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from paritas.arguments import choice, flag, share, text, whole
-from paritas.engine.memory import parse_size
+from paritas.engine.runtime.memory import parse_size
 from paritas.errors import InputError
 from paritas.registry import PRECISIONS
 

@@ -30,7 +30,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from paritas.engine.batching import Batch
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import Session
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")

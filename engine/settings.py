@@ -4,7 +4,7 @@
 
     <store>/tuned/<key>.json
 
-The key is that of the graph's prepared form, see `paritas.engine.prepared`: under another bundle, CPU or
+The key is that of the graph's prepared form, see `paritas.engine.runtime.optimized`: under another bundle, CPU or
 onnxruntime the file is not found. It says how many CPUs there were; with more or fewer it does not hold.
 """
 
@@ -19,8 +19,8 @@ from msgspec import Meta, Struct
 
 from paritas import files, store
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.cpus import available_cpus
-from paritas.engine.prepared import graph_key
+from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.optimized import graph_key
 from paritas.registry import Precision
 
 _Count = Annotated[int, Meta(ge=1)]

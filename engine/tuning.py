@@ -20,9 +20,9 @@ import numpy as np
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import TOKENIZER
-from paritas.engine.cpus import cpu_name
 from paritas.engine.encoder import Encoder
-from paritas.engine.runtime import VERSION
+from paritas.engine.runtime.cpus import cpu_name
+from paritas.engine.runtime.session import VERSION
 from paritas.engine.settings import Measured, Tuned, choose_settings, tuned_path
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import InputError

@@ -30,7 +30,7 @@ from paritas.engine.bundle.manifest import (
     Source,
     Variant,
 )
-from paritas.engine.cpus import instructions
+from paritas.engine.runtime.cpus import instructions
 from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError, StoreError
 from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import paritas.engine.runtime  # noqa: F401 - sets what onnxruntime reads while it is imported
-from paritas.engine.cpus import available_cpus
+import paritas.engine.runtime.session  # noqa: F401 - sets what onnxruntime reads while it is imported
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.export.graph.edits import CONTRIB
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import click
 
-from paritas.engine.cpus import available_cpus, cpu_name
+from paritas.engine.runtime.cpus import available_cpus, cpu_name
 from paritas.export.certificate.certify import versions
 from paritas.kernels_bench._harness import significant
 

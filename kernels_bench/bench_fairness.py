@@ -20,7 +20,7 @@ import numpy as np
 
 from paritas import Encoder
 from paritas.engine.batching import Batch
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import Session
 from paritas.kernels_bench import _harness, _plot, _report, _texts
 
 _TEXTS = 256

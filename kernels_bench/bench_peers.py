@@ -28,7 +28,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.engine.cpus import available_cpus
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.int8.calibration import built_in_texts
 from paritas.kernels_bench import _harness, _plot, _report, _texts, peers

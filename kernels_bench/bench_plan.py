@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 
 from paritas import Encoder
 from paritas.engine.batching import Batch, plan
-from paritas.engine.cpus import available_cpus
 from paritas.engine.pooling import pool
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.tokenize.tokenizer import Tokenizer, Tokens
 from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision

@@ -20,7 +20,7 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.engine.cpus import available_cpus
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas.registry import Precision
 

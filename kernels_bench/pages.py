@@ -23,7 +23,7 @@ from typing import Any
 
 import click
 
-from paritas.engine.cpus import cpu_name
+from paritas.engine.runtime.cpus import cpu_name
 from paritas.kernels_bench import _report
 
 ROOT = Path(__file__).resolve().parents[1]

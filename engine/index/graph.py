@@ -12,9 +12,9 @@ import usearch.index
 from numpy.typing import NDArray
 from usearch.index import MetricKind, ScalarKind
 
-from paritas.engine.cpus import available_cpus
 from paritas.engine.index.arguments import encodable
 from paritas.engine.index.info import IndexInfo
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.errors import VectorIndexError
 
 _METRICS = {"ip": MetricKind.IP, "cos": MetricKind.Cos, "l2sq": MetricKind.L2sq}

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from paritas import __version__, files
 from paritas.engine.bundle.directory import PROBES, REFERENCE, Bundle
 from paritas.engine.bundle.manifest import TOKENIZER, Certificate, Contract, Figures
-from paritas.engine.cpus import cpu_name, instructions
 from paritas.engine.encoder import Encoder
-from paritas.engine.prepared import has_prepared
-from paritas.engine.runtime import is_cpu
+from paritas.engine.runtime.cpus import cpu_name, instructions
+from paritas.engine.runtime.optimized import has_prepared
+from paritas.engine.runtime.session import is_cpu
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
 from paritas.export.certificate.probes import Probe

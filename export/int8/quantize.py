@@ -354,7 +354,7 @@ class _Writer:
         largest = np.abs(exact).max(axis=1, keepdims=True)
         scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
         self._constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))
-        # To whole cache lines, for what follows them in a prepared graph; see engine/runtime.py.
+        # To whole cache lines, for what follows them in a prepared graph; see engine/runtime/session.py.
         self._constant(f"{table}.scales", np.pad(scales, ((0, -len(scales) % 16), (0, 0))))
         found = self._add("Gather", [f"{table}.int8", rows], f"{output}.int8")
         self.nodes.append(cast_node(found, f"{output}.steps", TensorProto.FLOAT))

@@ -145,7 +145,7 @@ class _Writer:
         graph, add = self.graph, self.graph.add
         longest = self.network.max_length
         table = relative_position_bias(self.parameters["relative_attention_bias"], longest)
-        # To whole cache lines, for what follows it in a prepared graph; see engine/runtime.py.
+        # To whole cache lines, for what follows it in a prepared graph; see engine/runtime/session.py.
         table = np.pad(table, ((0, 0), (0, -table.shape[1] % 16)))
         by_distance = graph.constant("relative_bias.by_distance", table)
 

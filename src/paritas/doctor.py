@@ -19,7 +19,7 @@ from msgspec import Struct
 from paritas import __version__, files, store, workplace
 from paritas.engine.bundle.digest_cache import Checked
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.cpus import (
+from paritas.engine.runtime.cpus import (
     available_cpus,
     cpu_affinity,
     cpu_name,
@@ -28,8 +28,8 @@ from paritas.engine.cpus import (
     instructions,
     own_cgroups,
 )
-from paritas.engine.installation import installed_runtimes
-from paritas.engine.precision import automatic_precision
+from paritas.engine.runtime.installation import installed_runtimes
+from paritas.engine.runtime.precision import automatic_precision
 from paritas.errors import BundleError, MissingExtraError, StoreError
 from paritas.registry import Precision
 
@@ -241,7 +241,7 @@ def _runtime() -> Runtime:
     versions = {name: _version(name) or "unknown" for name in installed_runtimes()}
     providers, error = [], None
     try:
-        from paritas.engine.runtime import available_providers
+        from paritas.engine.runtime.session import available_providers
 
         providers = available_providers()
     except MissingExtraError as fault:
@@ -347,7 +347,7 @@ def _graph(bundle: Bundle, precision: Precision) -> Graph:
     size_bytes = sum(bundle.manifest.files[name].size_bytes for name in names)
     certificate = variant.certificate
     try:
-        from paritas.engine.prepared import has_prepared
+        from paritas.engine.runtime.optimized import has_prepared
         from paritas.engine.settings import choose_settings, find_tuned, read_tuned
     except _NOT_LOADED:  # said once, of onnxruntime
         return Graph(size_bytes, certificate.instructions, certificate.date)

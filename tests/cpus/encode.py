@@ -13,8 +13,8 @@ sys.path[:0] = sys.argv[1].split(":")
 
 import numpy as np  # noqa: E402 - from the folders named above
 
-from paritas.engine.cpus import instructions  # noqa: E402
 from paritas.engine.encoder import Encoder  # noqa: E402
+from paritas.engine.runtime.cpus import instructions  # noqa: E402
 
 bundle, texts, out = sys.argv[2], json.loads(Path(sys.argv[3]).read_text("utf-8")), Path(sys.argv[4])
 for precision in sys.argv[5:]:

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine import prepared
 from paritas.engine.bundle.directory import Bundle
+from paritas.engine.runtime import optimized as prepared
 from tests.faults.models import vectors
 from tests.faults.steps import Program, some
 

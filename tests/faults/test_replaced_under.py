@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from paritas import Encoder
 from paritas.engine import encoder as encoder_module
-from paritas.engine import prepared
 from paritas.engine.bundle import digest_cache as checked
 from paritas.engine.bundle.directory import Bundle
+from paritas.engine.runtime import optimized as prepared
 from paritas.errors import BundleError
 from paritas.exchange import exchange
 from paritas.export.certificate.certify import verify

@@ -20,8 +20,8 @@ import pytest
 
 from paritas import Encoder, files
 from paritas.doctor import examine
-from paritas.engine import prepared
 from paritas.engine.bundle.directory import Bundle
+from paritas.engine.runtime import optimized as prepared
 from paritas.errors import BundleError, RegistryError, StoreError
 from paritas.registry import load_registry
 from tests.faults.models import copied, vectors

@@ -278,7 +278,7 @@ def test_usearch_and_onnxruntime_get_along_whichever_is_imported_first(order: tu
 
 
 def test_onnxruntime_reports_nothing_to_its_maker_unless_the_user_asks_for_it() -> None:
-    code = "import os, paritas.engine.runtime; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    code = "import os, paritas.engine.runtime.session; print(os.environ['ORT_DISABLE_TELEMETRY'])"
     assert output([sys.executable, "-c", code], env={"ORT_DISABLE_TELEMETRY": "0"}) == "0\n"
     unset = f"import os; os.environ.pop('ORT_DISABLE_TELEMETRY', None); {code}"
     assert output([sys.executable, "-c", unset]) == "1\n"

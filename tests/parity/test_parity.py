@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from paritas.engine.encoder import Encoder
 from paritas.engine.pooling import pool
-from paritas.engine.runtime import PROVIDERS as PROVIDER_NAMES
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import PROVIDERS as PROVIDER_NAMES
+from paritas.engine.runtime.session import Session
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.export.certificate.certify import compare
 from paritas.export.fp16.simulate import rounded

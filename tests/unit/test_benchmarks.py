@@ -14,7 +14,7 @@ import pytest
 
 from paritas import Encoder
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import Session
 from paritas.kernels_bench import (
     _harness,
     _report,

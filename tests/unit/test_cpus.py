@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine import cpus
-from paritas.engine.cpus import available_cpus, cpu_name, dot_product, instructions
+from paritas.engine.runtime import cpus
+from paritas.engine.runtime.cpus import available_cpus, cpu_name, dot_product, instructions
 
 
 @pytest.fixture(autouse=True)
@@ -138,7 +138,7 @@ def test_a_system_without_affinities_counts_its_cpus(tmp_path: Path, monkeypatch
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinities")
 def test_a_process_bound_to_one_cpu_has_one() -> None:
     code = (
-        "import os; from paritas.engine.cpus import available_cpus; "
+        "import os; from paritas.engine.runtime.cpus import available_cpus; "
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(available_cpus())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -201,7 +201,7 @@ def test_a_byte_dot_product_is_found_where_there_is_one(available: list[str], fa
 def test_weights_are_shifted_where_bytes_have_no_dot_product(
     available: list[str], shifted: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paritas.engine import runtime
+    from paritas.engine.runtime import session as runtime
 
     monkeypatch.setattr(runtime, "instructions", lambda: available)
     options = runtime._options(1)

@@ -12,9 +12,9 @@ import pytest
 
 from paritas import doctor, workplace
 from paritas.doctor import BundleState, Findings, Problem, cgroup_memory_limit, examine
-from paritas.engine import cpus
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime import cpus
 from paritas.engine.settings import Settings, Tuned, keep_tuned
 from tests.unit.files import change_byte
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.installation import installed_runtimes
+from paritas.engine.runtime.installation import installed_runtimes
 
 
 def install(folder: Path, name: str, package: str = "onnxruntime") -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine import memory
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.memory import Needs, fit, parse_size, resident_bytes
+from paritas.engine.runtime import memory
+from paritas.engine.runtime.memory import Needs, fit, parse_size, resident_bytes
 from paritas.errors import InputError
 
 MIB = 2**20

@@ -15,11 +15,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.engine import prepared, runtime
 from paritas.engine.bundle.digests import digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.mapped import Mapped
+from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import session as runtime
+from paritas.engine.runtime.mapped import Mapped
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
 
@@ -184,7 +185,7 @@ def test_processes_that_start_at_once_do_no_harm(
 import sys
 import numpy as np
 from paritas import Encoder
-from paritas.engine import prepared
+from paritas.engine.runtime import optimized as prepared
 write = prepared.write_prepared
 prepared.write_prepared = lambda *a: (print("made"), write(*a))
 vectors = Encoder(sys.argv[1]).encode(["the river"], role="query")

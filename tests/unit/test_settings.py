@@ -11,9 +11,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from paritas.engine import prepared, settings
+from paritas.engine import settings
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime import optimized as prepared
 from paritas.engine.settings import (
     Settings,
     Tuned,

@@ -9,8 +9,8 @@ import pytest
 
 from paritas.engine import tuning
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.cpus import available_cpus
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.settings import Settings, find_tuned, keep_tuned
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.engine.tuning import Candidate, Seconds, race, search, tune, winner

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from paritas.engine.cpus import available_cpus
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.session import Session
 from paritas.errors import ExportError, RunError
 from paritas.export.graph.edits import copy_model, drop_unused, names_read, rename_inputs, set_nodes
 

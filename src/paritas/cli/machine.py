@@ -57,7 +57,7 @@ def tune(
     paritas tune all-mpnet-base-v2 --precision int8 --forget
     """
     from paritas.engine import tuning
-    from paritas.engine.precision import choose_precision
+    from paritas.engine.runtime.precision import choose_precision
     from paritas.engine.settings import forget_tuned, keep_tuned
 
     bundle = Bundle(settings.find(model))

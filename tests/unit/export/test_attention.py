@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from paritas import Encoder, export_model
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime import write_prepared
+from paritas.engine.runtime.session import write_prepared
 from paritas.export.graph.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.passes.unpadded import without_mask

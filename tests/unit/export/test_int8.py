@@ -13,9 +13,9 @@ import pytest
 from onnx import helper
 from safetensors.numpy import load_file, save_file
 
-from paritas.engine import precision as precision_module
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime import precision as precision_module
 from paritas.errors import BundleError, ExportError, InputError, ParityError
 from paritas.export import export_model
 from paritas.export.certificate import certify as certify_module

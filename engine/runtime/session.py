@@ -19,9 +19,9 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.cpus import dot_product, instructions
-from paritas.engine.installation import check_installation
-from paritas.engine.mapped import Mapped
+from paritas.engine.runtime.cpus import dot_product, instructions
+from paritas.engine.runtime.installation import check_installation
+from paritas.engine.runtime.mapped import Mapped
 from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
 check_installation()

@@ -35,8 +35,8 @@ from paritas import files, store
 from paritas.engine.bundle.digests import Whole, Words, digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import FileEntry
-from paritas.engine.cpus import cpu_name
-from paritas.engine.runtime import VERSION, Session, write_prepared
+from paritas.engine.runtime.cpus import cpu_name
+from paritas.engine.runtime.session import VERSION, Session, write_prepared
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")

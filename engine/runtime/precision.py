@@ -6,7 +6,7 @@ import logging
 from typing import Literal
 
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.cpus import dot_product, instructions
+from paritas.engine.runtime.cpus import dot_product, instructions
 from paritas.errors import InputError
 from paritas.registry import Precision
 

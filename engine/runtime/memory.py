@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.runtime import Session
+from paritas.engine.runtime.session import Session
 from paritas.errors import InputError
 
 _STATUS = Path("/proc/self/status")

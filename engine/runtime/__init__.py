@@ -1,0 +1,1 @@
+"""Sessions of onnxruntime: the graph as this machine runs it, its CPU and its memory."""
