@@ -21,15 +21,15 @@ from paritas.engine import options
 from paritas.engine.bundle.directory import FAMILIES, Bundle
 from paritas.engine.bundle.lookup import find
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.call import TOKENS_BYTES, Call, Encoded, Stages
 from paritas.engine.head import Head
 from paritas.engine.runtime.memory import fit, measure, resident_bytes
 from paritas.engine.runtime.optimized import open_prepared
 from paritas.engine.runtime.precision import choose_precision
 from paritas.engine.runtime.session import Session, is_cpu
-from paritas.engine.scheduler import Job, Scheduler
+from paritas.engine.schedule.call import TOKENS_BYTES, Call, Encoded, Stages
+from paritas.engine.schedule.scheduler import Job, Scheduler
+from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.settings import Settings, choose_settings, find_tuned
-from paritas.engine.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Repeats
 from paritas.engine.tokenize.inputs import listed
 from paritas.engine.tokenize.tokenizer import Text, Tokenizer, checked_texts

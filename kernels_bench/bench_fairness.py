@@ -19,8 +19,8 @@ import click
 import numpy as np
 
 from paritas import Encoder
-from paritas.engine.batching import Batch
 from paritas.engine.runtime.session import Session
+from paritas.engine.schedule.batching import Batch
 from paritas.kernels_bench import _harness, _plot, _report, _texts
 
 _TEXTS = 256

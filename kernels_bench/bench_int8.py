@@ -28,11 +28,11 @@ from numpy.typing import NDArray
 
 from paritas import Encoder, export_model
 from paritas.documents import read_documents
-from paritas.engine.batching import plan
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.session import Session
+from paritas.engine.schedule.batching import plan
 from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.int8.calibration import built_in_texts

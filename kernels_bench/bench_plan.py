@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import Encoder
-from paritas.engine.batching import Batch, plan
 from paritas.engine.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.tokenize.tokenizer import Tokenizer, Tokens
 from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision

@@ -19,7 +19,7 @@ from paritas.errors import ParitasError
 if TYPE_CHECKING:
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import Hit, VectorIndex
-    from paritas.engine.stats import EncodeStats
+    from paritas.engine.schedule.stats import EncodeStats
     from paritas.export import export_model
     from paritas.registry import load_registry
 
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "EncodeStats": "paritas.engine.stats",
+    "EncodeStats": "paritas.engine.schedule.stats",
     "Encoder": "paritas.engine.encoder",
     "Hit": "paritas.engine.index",
     "VectorIndex": "paritas.engine.index",

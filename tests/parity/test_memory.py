@@ -17,7 +17,7 @@ from tests.parity.conftest import Zoo
 _SCRIPT = """
 import json, random, re, sys, threading, time
 from paritas import Encoder
-from paritas.engine import scheduler
+from paritas.engine.schedule import scheduler
 from paritas.errors import InputError
 
 def memory(what):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.batching import Batch, plan
+from paritas.engine.schedule.batching import Batch, plan
 
 BUDGETS = pytest.mark.parametrize("budget", [1, 64, 512, 16_384])
 PADDINGS = pytest.mark.parametrize("max_padding", [0.0, 0.1, 0.5, 0.99])

@@ -21,12 +21,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine import call
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.call import Stages
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import session as runtime
 from paritas.engine.runtime.session import Session
+from paritas.engine.schedule import call
+from paritas.engine.schedule.call import Stages
 from paritas.errors import BundleError, InputError, ProviderError, RunError, ShapeError
 from tests.unit.files import change_byte
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paritas.engine import scheduler as scheduler_module
-from paritas.engine.batching import Batch
-from paritas.engine.scheduler import Job, Scheduler
+from paritas.engine.schedule import scheduler as scheduler_module
+from paritas.engine.schedule.batching import Batch
+from paritas.engine.schedule.scheduler import Job, Scheduler
 from paritas.errors import BundleError
 
 
@@ -345,8 +345,8 @@ def test_a_job_is_not_waited_for_after_a_fork() -> None:
 FORKS = """
 import os, threading
 import numpy as np
-from paritas.engine.batching import Batch
-from paritas.engine.scheduler import Scheduler
+from paritas.engine.schedule.batching import Batch
+from paritas.engine.schedule.scheduler import Scheduler
 from paritas.errors import BundleError
 
 go = threading.Event()
@@ -447,8 +447,8 @@ def test_a_job_under_way_keeps_its_scheduler() -> None:
 LEAVES = """
 import threading
 import numpy as np
-from paritas.engine.batching import Batch
-from paritas.engine.scheduler import Scheduler
+from paritas.engine.schedule.batching import Batch
+from paritas.engine.schedule.scheduler import Scheduler
 
 begun = threading.Event()
 
@@ -478,8 +478,8 @@ def late():
 
 atexit.register(late)  # before the scheduler's own, and so after it
 import numpy as np
-from paritas.engine.batching import Batch
-from paritas.engine.scheduler import Scheduler
+from paritas.engine.schedule.batching import Batch
+from paritas.engine.schedule.scheduler import Scheduler
 
 scheduler = Scheduler(None, None, threads=1, workers=1)
 """

@@ -12,7 +12,7 @@ from paritas.cli.options import find_role, is_terminal
 from paritas.documents import Document
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex
-from paritas.engine.stats import EncodeStats
+from paritas.engine.schedule.stats import EncodeStats
 from paritas.errors import InputError
 
 # Documents encoded and added at a time. Sorting by length within so many leaves next to no small batches.

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.batching import Batch, plan
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.head import Head, cut
 from paritas.engine.runtime.session import Session
-from paritas.engine.scheduler import Job, Scheduler
-from paritas.engine.stats import EncodeStats, Tally
+from paritas.engine.schedule.batching import Batch, plan
+from paritas.engine.schedule.scheduler import Job, Scheduler
+from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Repeats
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
 from paritas.errors import RunError

@@ -29,8 +29,8 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
-from paritas.engine.batching import Batch
 from paritas.engine.runtime.session import Session
+from paritas.engine.schedule.batching import Batch
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")

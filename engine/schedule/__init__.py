@@ -1,0 +1,1 @@
+"""Batches and who runs them when."""
