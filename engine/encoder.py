@@ -21,7 +21,7 @@ from paritas.engine import options
 from paritas.engine.bundle.directory import FAMILIES, Bundle
 from paritas.engine.bundle.lookup import find
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.head import Head
+from paritas.engine.pool.head import Head
 from paritas.engine.runtime.memory import fit, measure, resident_bytes
 from paritas.engine.runtime.optimized import open_prepared
 from paritas.engine.runtime.precision import choose_precision

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from paritas import Encoder, export_model
 from paritas.documents import read_documents
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.pooling import pool
+from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import plan

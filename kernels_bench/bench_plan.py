@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import Encoder
-from paritas.engine.pooling import pool
+from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.tokenize.tokenizer import Tokenizer, Tokens

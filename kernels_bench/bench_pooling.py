@@ -23,7 +23,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.pooling import mean_pool, normalize
+from paritas.engine.pool.pooling import mean_pool, normalize
 from paritas.kernels_bench import _harness, _plot, _report
 
 TOKENS = 512

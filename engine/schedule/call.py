@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.head import Head, cut
+from paritas.engine.pool.head import Head, cut
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.schedule.scheduler import Job, Scheduler

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 from paritas.arguments import not_utf8
 from paritas.documents import read_documents
 from paritas.engine.bundle.manifest import Contract
-from paritas.engine.head import Head
+from paritas.engine.pool.head import Head
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import plan

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.engine.encoder import Encoder
-from paritas.engine.pooling import pool
+from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.session import PROVIDERS as PROVIDER_NAMES
 from paritas.engine.runtime.session import Session
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts

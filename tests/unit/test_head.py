@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from paritas.engine.bundle.manifest import MODULES, Contract, Module
-from paritas.engine.head import Head, cut
+from paritas.engine.pool.head import Head, cut
 from paritas.errors import BundleError
 from paritas.registry import Role
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.pooling import cls_pool, mean_pool, normalize, pool
+from paritas.engine.pool.pooling import cls_pool, mean_pool, normalize, pool
 from paritas.errors import ShapeError
 from paritas.registry import POOLINGS
 

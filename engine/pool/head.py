@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.bundle.manifest import MODULES, Contract, Module
-from paritas.engine.pooling import normalize, pool
+from paritas.engine.pool.pooling import normalize, pool
 from paritas.errors import BundleError
 
 Vectors = NDArray[np.float32]

@@ -1,0 +1,1 @@
+"""From token vectors to a text's vector."""
