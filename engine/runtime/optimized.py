@@ -12,8 +12,8 @@ The key is a digest of all that the files depend on: graph, weights, CPU, onnxru
 that came from another machine, or an upgrade has another key, so nothing in here can be out of date. What
 nobody has loaded for a month is removed when the next graph is prepared.
 
-The files are checked as a bundle's are, see `paritas.engine.bundle.digests`. What differs from its digest is made
-again.
+The files are checked as a bundle's are, see `paritas.engine.bundle.digests`. What differs from its digest is
+made again.
 """
 
 from __future__ import annotations

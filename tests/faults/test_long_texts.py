@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from tests.unit.odd_tokenizers import KINDS, UNKNOWN
-from tests.unit.test_long_texts import expect_odd_texts, expect_parts_of_odd_texts, soon
+from tests.unit.engine.tokenize.odd_tokenizers import KINDS, UNKNOWN
+from tests.unit.engine.tokenize.test_long_texts import expect_odd_texts, expect_parts_of_odd_texts, soon
 
 __all__ = ["soon"]
 

@@ -24,9 +24,9 @@ from paritas.registry import (
     Registry,
     Role,
 )
+from tests.unit.export.checkpoint.checkpoints import install
 from tests.unit.export.entries import BOTH, entry
 from tests.unit.files import contents, sha256
-from tests.unit.sources.checkpoints import install
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
 
 

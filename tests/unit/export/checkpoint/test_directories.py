@@ -13,8 +13,8 @@ from paritas.export.networks.encoder import open_network
 from paritas.registry import (
     Registry,
 )
+from tests.unit.export.checkpoint.checkpoints import FILES, NAME, model_of, opened, refusal, shard
 from tests.unit.files import contents, digests_of, sha256
-from tests.unit.sources.checkpoints import FILES, NAME, model_of, opened, refusal, shard
 from tests.unit.tiny import BERT, write_tiny_bert
 
 

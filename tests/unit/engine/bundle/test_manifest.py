@@ -20,7 +20,7 @@ from paritas.export.certificate.certify import verify
 from paritas.registry import Role
 
 # A bundle and an index over it, written by the last release of format 3.
-BEFORE = Path(__file__).with_name("format3")
+BEFORE = Path(__file__).parents[2] / "format3"
 FINGERPRINT = "2777143eddd8571d5e2ac2ac2cdda3523164f62a72505dc159ba5ed331bbfcdb"
 
 CONTRACT = Contract("bert", 16, "mean", True, {"query": Role(12)})

@@ -12,7 +12,7 @@ from paritas.engine.encoder import Encoder
 from paritas.engine.index import VectorIndex
 from tests.unit.vectors import filled, unit_vectors
 
-FORMAT_1 = Path(__file__).parents[1] / "format3" / "index"
+FORMAT_1 = Path(__file__).parents[2] / "format3" / "index"
 
 
 @pytest.fixture(autouse=True)

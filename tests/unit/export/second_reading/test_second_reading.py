@@ -17,7 +17,7 @@ from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.second_reading import reading as second_reading
 from paritas.export.second_reading.reading import SecondReading, open_second_reading, open_wordpiece
 from paritas.registry import load_registry
-from tests.unit.export import tokenizer_files as made
+from tests.unit.export.checkpoint import tokenizer_files as made
 
 Text = str | tuple[str, str]
 

@@ -23,8 +23,8 @@ from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_same_checkpoint, resolve
 from paritas.registry import Registry, load_registry
 from tests.parity.fact_edits import control
+from tests.unit.export.checkpoint.hub_server import Hub
 from tests.unit.files import contents
-from tests.unit.sources.hub_server import Hub
 from tests.unit.tiny import tiny_weights
 
 REPO = "someone/tiny"

@@ -12,8 +12,8 @@ from paritas.errors import SourceError
 from paritas.export.checkpoint.lock import record_pins
 from paritas.export.checkpoint.sources import open_checkpoint, pin
 from paritas.registry import Model, PackageSource
+from tests.unit.export.checkpoint.checkpoints import NAME, install, model_of, opened, refusal
 from tests.unit.files import digests_of
-from tests.unit.sources.checkpoints import NAME, install, model_of, opened, refusal
 from tests.unit.tiny import write_tiny_bert
 
 

@@ -20,9 +20,9 @@ from paritas.registry import (
     Model,
     PackageSource,
 )
+from tests.unit.export.checkpoint.checkpoints import FILES, NAME, model_of, refusal, shard
+from tests.unit.export.checkpoint.hub_server import Hub
 from tests.unit.files import contents, digests_of, sha256
-from tests.unit.sources.checkpoints import FILES, NAME, model_of, refusal, shard
-from tests.unit.sources.hub_server import Hub
 from tests.unit.tiny import write_tiny_bert
 
 REPO = "someone/tiny"

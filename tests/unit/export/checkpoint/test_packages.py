@@ -17,8 +17,8 @@ from paritas.registry import (
     PackageSource,
     load_registry,
 )
+from tests.unit.export.checkpoint.checkpoints import NAME, install, model_of, opened, refusal
 from tests.unit.files import contents, digests_of, sha256
-from tests.unit.sources.checkpoints import NAME, install, model_of, opened, refusal
 from tests.unit.tiny import write_tiny_bert
 
 

@@ -20,7 +20,7 @@ from paritas.errors import MissingExtraError, SourceError
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.checkpoint.weights import open_weights, weight_files
 from paritas.export.networks.encoder import open_network
-from tests.unit.sources.checkpoints import NAME, model_of, opened, refusal, shard
+from tests.unit.export.checkpoint.checkpoints import NAME, model_of, opened, refusal, shard
 
 
 def test_sharded_weights_read_as_whole_ones(tiny: Path) -> None:

@@ -19,7 +19,7 @@ from paritas.engine.tokenize.tokenizer import Text, check_texts
 from paritas.errors import InputError
 from paritas.registry import Role
 from tests.parity.tiny_networks import NETWORKS
-from tests.unit.odd_tokenizers import KINDS, UNKNOWN, bert, odd_text
+from tests.unit.engine.tokenize.odd_tokenizers import KINDS, UNKNOWN, bert, odd_text
 
 SIDES: tuple[Literal["right", "left"], ...] = ("right", "left")
 
