@@ -4,7 +4,7 @@
 
     <store>/tuned/<key>.json
 
-The key is that of the graph's prepared form, see `paritas.engine.runtime.optimized`: under another bundle, CPU
+The key is that of the optimized graph, see `paritas.engine.runtime.optimized`: under another bundle, CPU
 or onnxruntime the file is not found. It says how many CPUs there were; with more or fewer it does not hold.
 """
 

@@ -1,8 +1,8 @@
 """Texts far longer than a role's max_length: no more of them is tokenised than can reach their first tokens.
 
-A text is read from the side that is kept, as far as a place where it may be cut (`breaks.py`). If what was read
+A text is read from the side that is kept, as far as a place where it may be cut (breaks.py). If what was read
 is cut to max_length, so is the whole, to the same tokens; else twice as much is read. What gives no tokens is
-left out meanwhile (`silent.py`), so that megabytes of it are not held.
+left out meanwhile (silent.py), so that megabytes of it are not held.
 
 A pair is cut by the lengths of both sides: the shorter one is kept as far as it fits. Once both have more
 tokens than max_length, only which of them has more matters: it gets the odd token. That is counted piece
