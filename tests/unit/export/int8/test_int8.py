@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -201,15 +203,42 @@ def test_auto_takes_what_there_is(
         assert "but the bundle has no FP32" in chosen.contract.reason
 
 
-def test_a_cpu_without_what_the_certificate_was_made_with_says_so(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("certified", "here", "said"),
+    [
+        (
+            "avx512_vnni",
+            "asimd",
+            "with avx512_vnni, this CPU has no byte dot product; its integers are the same, but slower",
+        ),
+        (
+            "avx2",
+            "avx512_vnni",
+            "with no byte dot product, this CPU has avx512_vnni; its integers are the same, computed by other",
+        ),
+    ],
+)
+def test_a_cpu_unlike_the_one_of_the_certificate_says_so(
+    certified: str,
+    here: str,
+    said: str,
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Encoder(bundle, precision="int8").close()
+    copied = shutil.copytree(bundle.directory, tmp_path / "bundle")
+    manifest = json.loads((copied / "manifest.json").read_text())
+    manifest["precisions"]["int8"]["certificate"]["instructions"] = [certified]
+    del manifest["manifest_sha256"]
+    (copied / "manifest.json").write_text(json.dumps(manifest))
+    on(monkeypatch, certified)
+    Encoder(copied, precision="int8").close()
     assert not caplog.records
-    on(monkeypatch, "asimd")
-    Encoder(bundle, precision="int8").close()
-    assert "this CPU has no byte dot product; its integers are the same, but slower" in caplog.text
-    assert f"paritas verify {bundle.directory}" in caplog.text
+    on(monkeypatch, here)
+    Encoder(copied, precision="int8").close()
+    assert said in caplog.text
+    assert f"paritas verify {copied}" in caplog.text
 
 
 def test_the_contract_keeps_what_was_asked_for(int8: Encoder) -> None:
