@@ -13,7 +13,7 @@ from paritas.engine.bundle.manifest import Contract
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.facts import Facts
 from paritas.export.checkpoint.files import CONFIG, Fact
-from paritas.export.networks.encoder import read_network
+from paritas.export.networks.config import read_network
 from paritas.registry import POOLINGS, Model, Role, RoleEntry, check_pooling
 
 Frontend = Literal["native", "optimum"]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from paritas.export.checkpoint.sources import open_checkpoint
-from paritas.export.networks.encoder import read_network
+from paritas.export.networks.config import read_network
 from paritas.registry import load_registry
 
 SIMLM = "simlm-base-msmarco-finetuned"

@@ -1,10 +1,10 @@
 """What a bundle is compared with: the checkpoint's own vectors, computed another way.
 
-`reference_numpy` is a second implementation of BERT and MPNet, in float64 and NumPy alone, each text by
-itself: it shares no graph, kernel or precision with what it judges, and lets every export be certified
-without torch. `reference_torch` takes the token vectors of transformers' AutoModel instead. Both pool them by
-formulas of their own, and take their token ids from the second reading of the checkpoint, not from the
-engine. The parity tests hold the two against each other.
+`reference_numpy` takes the token vectors of the networks' second implementation, in float64 and NumPy alone.
+It shares no graph, kernel or precision with what it judges, and lets every export be certified without torch.
+`reference_torch` takes the token vectors of transformers' AutoModel instead. Both pool them by formulas of
+their own. Both take their token ids from the second reading of the checkpoint, not from the engine. The
+parity tests hold the two against each other.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,9 @@ from paritas.errors import ExportError, MissingExtraError, SourceError
 from paritas.export.certificate.certify import compare_tokens, load_reference
 from paritas.export.certificate.probes import Probe, tokenized
 from paritas.export.checkpoint.facts import Facts, read_facts
-from paritas.export.networks.encoder import Network, Parameters, open_network, relative_position_bias
+from paritas.export.networks.record import Network
+from paritas.export.networks.reference import gelu, hidden_states
+from paritas.export.networks.weights import open_network
 from paritas.export.second_reading.reading import open_second_reading
 
 Array = NDArray[np.float64]
@@ -45,15 +46,7 @@ def reference_numpy(facts: Facts, contract: Contract, probes: Sequence[Probe]) -
     """
     network, parameters = open_network(facts.directory)
     _check_rows(network, probes, facts.directory)
-    ends = np.cumsum([len(probe.input_ids) for probe in probes])
-    spans = [slice(end - len(probe.input_ids), end) for end, probe in zip(ends, probes, strict=True)]
-    hidden = _embed(network, parameters, probes)
-    bias = None
-    if network.buckets:
-        bias = relative_position_bias(parameters["relative_attention_bias"], network.max_length)
-    for index in range(network.layers):
-        hidden = _Layer(network, parameters, f"layer.{index}", bias)(hidden, spans)
-    states = [hidden[span] for span in spans]
+    states = hidden_states(network, parameters, [(probe.input_ids, probe.token_type_ids) for probe in probes])
     return _vectors(states, contract, facts.weights, probes)
 
 
@@ -84,7 +77,7 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "": lambda x: x,
     "tanh": lambda x: np.asarray(np.tanh(x)),
     "relu": lambda x: x * (x > 0),
-    "gelu": lambda x: _gelu(x),  # noqa: PLW0108 - defined below
+    "gelu": gelu,
     "sigmoid": lambda x: np.asarray(0.5 * (1 + np.tanh(0.5 * x))),
 }
 
@@ -121,106 +114,6 @@ def _pooled(states: Array, skip: int, contract: Contract) -> Array:
 
 def _unit(vectors: Array) -> Array:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
-
-
-# The network in float64.
-
-
-def _embed(network: Network, parameters: Parameters, probes: Sequence[Probe]) -> Array:
-    """Return the embedding layer's output for all texts, end to end: (tokens, dim)."""
-    words, positions = parameters["word_embeddings"], parameters["position_embeddings"]
-    types = parameters["token_type_embeddings"] if network.token_types else None
-    hidden = []
-    for probe in probes:
-        input_ids = np.array(probe.input_ids, np.int64)
-        rows = np.arange(len(input_ids))
-        if network.kind == "mpnet":
-            is_token = input_ids != network.pad_token_id
-            rows = np.cumsum(is_token) * is_token + network.pad_token_id
-        total = words[input_ids].astype(np.float64) + positions[rows]
-        if types is not None:
-            total += types[np.array(probe.token_type_ids, np.int64)]
-        hidden.append(_norm(total, parameters, "embeddings_norm", network.norm_eps))
-    return np.concatenate(hidden)
-
-
-def _table(parameters: Parameters, name: str) -> Array:
-    return parameters[name].astype(np.float64)
-
-
-def _norm(x: Array, parameters: Parameters, name: str, eps: float) -> Array:
-    centred = x - x.mean(axis=-1, keepdims=True)
-    scaled = centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + eps)
-    return np.asarray(scaled * parameters[f"{name}.weight"] + parameters[f"{name}.bias"])
-
-
-class _Layer:
-    """One encoder layer in float64. Texts lie end to end, (tokens, dim): only attention tells them apart."""
-
-    def __init__(
-        self, network: Network, parameters: Parameters, name: str, bias: NDArray[np.float32] | None
-    ) -> None:
-        self.network, self.parameters, self.name, self.bias = network, parameters, name, bias
-        linears = ("query", "key", "value", "attention_output", "intermediate", "output")
-        self.weights = {key: _table(parameters, f"{name}.{key}.weight") for key in linears}
-        self.biases = {key: _table(parameters, f"{name}.{key}.bias") for key in linears}
-
-    def __call__(self, x: Array, spans: Sequence[slice]) -> Array:
-        eps = self.network.norm_eps
-        query, key, value = (self._linear(name, x) for name in ("query", "key", "value"))
-        context = [self._attention(query[span], key[span], value[span]) for span in spans]
-        attended = self._linear("attention_output", np.concatenate(context))
-        x = _norm(x + attended, self.parameters, f"{self.name}.attention_norm", eps)
-        wide = self._linear("intermediate", x)
-        for span in spans:  # a text at a time stays in the cache: a third of the time
-            wide[span] = _gelu(wide[span])
-        widened = self._linear("output", wide)
-        return _norm(x + widened, self.parameters, f"{self.name}.output_norm", eps)
-
-    def _linear(self, key: str, x: Array) -> Array:
-        return np.asarray(x @ self.weights[key].T + self.biases[key])
-
-    def _attention(self, query: Array, key: Array, value: Array) -> Array:
-        """One text's attention: (tokens, dim) each, and so is the result."""
-        count, heads, width = len(query), self.network.heads, self.network.head_dim
-
-        def split(x: Array) -> Array:
-            return x.reshape(count, heads, width).transpose(1, 0, 2)
-
-        scores = split(query) @ split(key).transpose(0, 2, 1) / math.sqrt(width)
-        if self.bias is not None:
-            offset = np.arange(count)[None, :] - np.arange(count)[:, None] + self.network.max_length - 1
-            scores = scores + self.bias[:, offset]
-        shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        shares /= shares.sum(axis=-1, keepdims=True)
-        return np.asarray((shares @ split(value)).transpose(1, 0, 2).reshape(count, -1))
-
-
-def _gelu(x: Array) -> Array:
-    return np.asarray(0.5 * x * (1.0 + _erf(x * math.sqrt(0.5))))
-
-
-def _erf(x: Array) -> Array:
-    """The error function to 1e-15, which NumPy lacks: a Taylor series around the nearest of many points."""
-    values, slopes, step = _erf_table()
-    near = np.minimum(np.abs(x), _ERF_END)
-    index = np.rint(near / step).astype(np.intp)
-    point = index * step
-    t = near - point
-    # erf'' = -2 x erf', and so on.
-    series = t * (1 - t * (point - t * (2 * point * point - 1) / 3))
-    return np.asarray(np.copysign(values[index] + slopes[index] * series, x))
-
-
-_ERF_END = 6.0  # erf(6) is 1 to the last bit of float64
-
-
-@cache
-def _erf_table() -> tuple[Array, Array, float]:
-    step = 1.0 / 2048
-    grid = np.arange(0, _ERF_END + step, step)
-    values = np.array([math.erf(x) for x in grid])
-    return values, 2 / math.sqrt(math.pi) * np.exp(-(grid**2)), step
 
 
 def reference_torch(facts: Facts, contract: Contract, probes: Sequence[Probe]) -> NDArray[np.float32]:

@@ -1,9 +1,8 @@
 """The native front-end: a checkpoint's weights written straight into an FP32 ONNX graph.
 
 Against a traced export the graph has no Shape/Gather clutter, one matrix a linear layer stored the way
-the GEMM reads it, the attention scale folded into the query weights, MPNet's bucket arithmetic replaced by a
-table over distances, its tokens laid out so that attention's products read the heads as they lie, and for CLS
-pooling a last layer that computes one token.
+the GEMM reads it, and the attention scale folded into the query weights. For CLS pooling the last layer
+computes one token.
 """
 
 from __future__ import annotations
@@ -18,7 +17,8 @@ from onnx import TensorProto
 from paritas import __version__
 from paritas.export.graph.builder import Graph, hidden_output, ids_input
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.networks.encoder import Network, Parameters, open_network, relative_position_bias
+from paritas.export.networks.record import Network
+from paritas.export.networks.weights import Parameters, open_network
 
 OUTPUT = "last_hidden_state"
 
@@ -29,13 +29,13 @@ _TOKENS_FIRST = [1, 2, 0, 3], [1, 2, 3, 0], [2, 0, 1, 3]
 
 
 def export_native(directory: Path, weights: WeightsFile, *, first_only: bool = False) -> onnx.ModelProto:
-    """Write the FP32 graph of a BERT or MPNet checkpoint, its matrices into the weights file.
+    """Write the FP32 graph of a checkpoint of a known network, its matrices into the weights file.
 
     Tensor by tensor: a BERT-base is never in memory whole.
 
-    Inputs `input_ids`, `attention_mask` and, for BERT, `token_type_ids`: int64, (batch_size,
-    sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length, dim), or with
-    `first_only` (batch_size, 1, dim): the first token's, all that CLS pooling reads.
+    Inputs `input_ids`, `attention_mask` and, where the network tells token types apart, `token_type_ids`:
+    int64, (batch_size, sequence_length). Output `last_hidden_state`: float32, (batch_size, sequence_length,
+    dim). With `first_only` it is (batch_size, 1, dim): the first token's, all that CLS pooling reads.
 
     Raises:
         SourceError: the checkpoint cannot be read, or its weights do not fit its configuration.
@@ -48,7 +48,7 @@ def export_native(directory: Path, weights: WeightsFile, *, first_only: bool = F
     return writer.graph.model(
         inputs=[ids_input(name) for name in names],
         outputs=[hidden_output(OUTPUT, 1 if first_only else "sequence_length", network.dim)],
-        name=network.kind,
+        name=network.model_type,
         producer_version=__version__,
     )
 
@@ -56,20 +56,15 @@ def export_native(directory: Path, weights: WeightsFile, *, first_only: bool = F
 class _Writer:
     """Writes one network's graph, top to bottom.
 
-    Shapes in comments: B texts, S tokens a text, D the width, H heads of E = D / H.
-
-    Between embeddings and output BERT's tokens lie text by text, (B, S, D), as onnxruntime's fused attention
-    wants them (attention.py), and MPNet's, which has no such attention, the other way round, (S, B, D).
-    onnxruntime then takes the transposes of queries, keys and values into the products that read them:
-    all-mpnet-base-v2 in INT8 is 1.03 to 1.06 times as fast for one text of 8 to 60 tokens and 1.02 to 1.03
-    for batches of 500, in FP32 1.00 to 1.02, where the vectors are the same bits.
+    Shapes in comments: B texts, S tokens a text, D the width, H heads of E = D / H. Between embeddings and
+    output tokens lie as (B, S, D), or where `Architecture.tokens_first` says so as (S, B, D).
     """
 
     def __init__(self, network: Network, parameters: Parameters, weights: WeightsFile) -> None:
         self.graph = Graph(weights)
         self.network = network
         self.parameters = parameters
-        self.tokens_first = network.kind == "mpnet"
+        self.tokens_first = network.architecture.tokens_first
 
     def write(self, *, first_only: bool) -> None:
         hidden = self.embeddings()
@@ -82,7 +77,7 @@ class _Writer:
             # Keys and values of all tokens, the rest of the layer for one: a BERT-base is 1.07 to 1.09 times
             # as fast, in INT8 and in FP32, for batches of 430 to 510 tokens; for one text of 12 no faster.
             queries = self.first(hidden, 0 if self.tokens_first else 1, "first.hidden")
-            if self.network.buckets:  # BERT's bias is the same for every query
+            if self.network.position_bias is not None:  # the mask's is the same for every query
                 bias = self.first(bias, -2, "first.attention_bias")
         if self.tokens_first:
             hidden = self.layer(f"layer.{last}", queries, hidden, bias, f"layer.{last}.hidden")
@@ -102,33 +97,21 @@ class _Writer:
             ids = add("Transpose", ids, output="embeddings.ids", perm=[1, 0])
         total = add("Gather", self.weight("word_embeddings"), ids, output="embeddings.words")
         if self.network.token_types:
-            table = self.weight("token_type_embeddings")
-            types = add("Gather", table, "token_type_ids", output="embeddings.types")
-            total = add("Add", total, types, output="embeddings.words_types")
-        total = add("Add", total, self.positions(ids), output="embeddings.sum")
+            total = add("Add", total, self.token_types(), output="embeddings.words_types")
+        table = self.weight("position_embeddings")
+        positions = self.network.positions.write(self.graph, table, ids, 0 if self.tokens_first else 1)
+        total = add("Add", total, positions, output="embeddings.sum")
         return self.norm("embeddings_norm", total, "embeddings.hidden")
 
-    def positions(self, ids: str) -> str:
-        """Rows of the position table: (S, D) for BERT, (S, B, D) for MPNet."""
-        graph, add = self.graph, self.graph.add
-        table = self.weight("position_embeddings")
-        if self.network.kind == "bert":
-            length = add("Shape", ids, output="positions.length", start=1, end=2)
-            return add("Slice", table, graph.ints(0), length, graph.ints(0), output="positions")
-        # As transformers counts them: from pad_token_id + 1, over tokens that are not the padding id. A
-        # literal `<pad>` inside a text is such an id: it takes row pad_token_id and is not counted.
-        pad = graph.constant("pad_token_id", np.array(self.network.pad_token_id, dtype=np.int64))
-        is_pad = add("Equal", ids, pad, output="positions.is_pad")
-        is_token = add("Not", is_pad, output="positions.is_token")
-        ones = add("Cast", is_token, output="positions.ones", to=TensorProto.INT64)
-        axis = graph.constant("positions.axis", np.array(0, dtype=np.int64))
-        counts = add("CumSum", ones, axis, output="positions.counts")
-        rows = add("Mul", counts, ones, output="positions.counted")
-        return add("Gather", table, add("Add", rows, pad, output="positions.rows"), output="positions")
+    def token_types(self) -> str:
+        table, types = self.weight("token_type_embeddings"), "token_type_ids"
+        if self.tokens_first:
+            types = self.graph.add("Transpose", types, output="embeddings.type_ids", perm=[1, 0])
+        return self.graph.add("Gather", table, types, output="embeddings.types")
 
     def attention_bias(self) -> str:
-        """What is added to every layer's scores: (B, 1, 1, S) for BERT, (B, H, S, S) for MPNet."""
-        graph, add = self.graph, self.graph.add
+        """What is added to every layer's scores: (B, 1, 1, S), or with a bias by position (B, H, S, S)."""
+        graph, add, network = self.graph, self.graph.add, self.network
         mask = add("Cast", "attention_mask", output="mask.float", to=TensorProto.FLOAT)
         # 0 for tokens, float32's minimum for padding: exp() makes that an exact 0, and a text without
         # any token stays finite, which -inf would not.
@@ -136,33 +119,10 @@ class _Writer:
         lowest = graph.constant("mask.lowest", np.array(np.finfo(np.float32).min, dtype=np.float32))
         padding = add("Mul", add("Sub", one, mask, output="mask.padding"), lowest, output="mask.bias")
         mask_bias = add("Unsqueeze", padding, graph.ints(1, 2), output="attention_bias.mask")
-        if not self.network.buckets:
+        if network.position_bias is None:
             return mask_bias
-        return add("Add", self.relative_bias(), mask_bias, output="attention_bias")
-
-    def relative_bias(self) -> str:
-        """MPNet's bias of every (query, key) pair by distance: (H, S, S)."""
-        graph, add = self.graph, self.graph.add
-        longest = self.network.max_length
-        table = relative_position_bias(self.parameters["relative_attention_bias"], longest)
-        # To whole cache lines, for what follows it in a prepared graph; see engine/runtime/session.py.
-        table = np.pad(table, ((0, 0), (0, -table.shape[1] % 16)))
-        by_distance = graph.constant("relative_bias.by_distance", table)
-
-        def scalar(value: int) -> str:
-            return graph.constant(f"int.{value}", np.array(value, dtype=np.int64))
-
-        length = add("Shape", "input_ids", output="relative_bias.length", start=1, end=2)
-        length = add("Squeeze", length, output="relative_bias.scalar_length")
-        key = add("Range", scalar(0), length, scalar(1), output="relative_bias.key")
-        query = add("Unsqueeze", key, graph.ints(1), output="relative_bias.query")
-        distance = add("Sub", key, query, output="relative_bias.distance")
-        column = add("Add", distance, scalar(longest - 1), output="relative_bias.column")
-        # Gather copies rows of H values: by columns, a value at a time, it took 3.4 ms at 165 tokens. The
-        # table itself is turned once, when onnxruntime loads it.
-        turned = add("Transpose", by_distance, output="relative_bias.rows", perm=[1, 0])
-        rows = add("Gather", turned, column, output="relative_bias.gathered", axis=0)
-        return add("Transpose", rows, output="relative_bias", perm=[2, 0, 1])
+        by_position = network.position_bias.write(graph, self.parameters["position_bias"], network.max_length)
+        return add("Add", by_position, mask_bias, output="attention_bias")
 
     def layer(self, name: str, queries: str, hidden: str, bias: str, output: str) -> str:
         """One layer's output for the tokens of `queries`, which attend to those of `hidden`."""

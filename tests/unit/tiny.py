@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from paritas.export.networks.encoder import read_network
+from paritas.export.networks.config import read_network
 
 BERT: dict[str, Any] = {
     "architectures": ["BertModel"],

@@ -24,8 +24,9 @@ from paritas.export.certificate.certify import (
     verify,
 )
 from paritas.export.certificate.probes import Probe, probes, tokenized
-from paritas.export.certificate.reference import _erf, reference_numpy, reference_torch
+from paritas.export.certificate.reference import reference_numpy, reference_torch
 from paritas.export.checkpoint.facts import read_facts
+from paritas.export.networks.reference import _erf
 from paritas.export.second_reading.reading import open_second_reading
 from paritas.registry import Bound, Role
 from tests.unit.files import change_byte

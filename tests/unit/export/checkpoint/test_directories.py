@@ -9,7 +9,7 @@ import pytest
 from paritas.engine.bundle.directory import Bundle
 from paritas.errors import SourceError
 from paritas.export.checkpoint.sources import open_checkpoint, open_same_checkpoint
-from paritas.export.networks.encoder import open_network
+from paritas.export.networks.weights import open_network
 from paritas.registry import (
     Registry,
 )

@@ -11,7 +11,7 @@ import pytest
 
 from paritas.errors import SourceError
 from paritas.export.checkpoint.sources import open_checkpoint
-from paritas.export.networks.encoder import open_network
+from paritas.export.networks.weights import open_network
 from paritas.registry import (
     HubSource,
     PackageSource,
@@ -74,7 +74,7 @@ def test_package_all_minilm_is_the_registrys() -> None:
         assert checkpoint.revision == metadata.version(package.distributions[0])
         assert checkpoint.digests["model.safetensors"] == model.digests["model.safetensors"]
         network, _ = open_network(checkpoint.directory)
-    assert (network.kind, network.layers, network.dim) == ("bert", 6, model.dim)
+    assert (network.model_type, network.layers, network.dim) == ("bert", 6, model.dim)
 
 
 def test_package_that_is_not_installed_says_what_to_type() -> None:

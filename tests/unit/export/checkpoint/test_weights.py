@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from paritas.errors import MissingExtraError, SourceError
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.checkpoint.weights import open_weights, weight_files
-from paritas.export.networks.encoder import open_network
+from paritas.export.networks.weights import open_network
 from tests.unit.export.checkpoint.checkpoints import NAME, model_of, opened, refusal, shard
 
 

@@ -14,7 +14,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from paritas.errors import ExportError, SourceError
-from paritas.export.networks.encoder import Network, open_network, read_network, relative_position_bias
+from paritas.export.networks.config import read_network
+from paritas.export.networks.mpnet import MPNET as MPNET_MADE_OF
+from paritas.export.networks.mpnet import BucketedBias
+from paritas.export.networks.positions import AfterPadding
+from paritas.export.networks.record import Network
+from paritas.export.networks.weights import open_network
 from tests.unit.tiny import BERT, MPNET
 
 Weights = dict[str, NDArray[Any]]
@@ -51,29 +56,30 @@ def same(found: Weights, expected: Weights) -> bool:
 
 def test_bert_is_read_from_its_configuration() -> None:
     network = read_network(BERT, "config.json")
-    assert (network.kind, network.layers, network.heads, network.dim) == ("bert", 2, 2, 16)
+    assert (network.model_type, network.layers, network.heads, network.dim) == ("bert", 2, 2, 16)
     assert (network.head_dim, network.intermediate, network.vocab_size) == (8, 32, 128)
-    assert (network.positions, network.max_length) == (40, 40)
-    assert (network.token_types, network.buckets, network.norm_eps) == (2, 0, 1e-12)
+    assert (network.position_rows, network.max_length) == (40, 40)
+    assert (network.token_types, network.position_bias, network.norm_eps) == (2, None, 1e-12)
 
 
 def test_mpnets_positions_start_after_the_padding_id() -> None:
     network = read_network(MPNET, "config.json")
-    assert (network.kind, network.positions, network.max_length, network.pad_token_id) == ("mpnet", 42, 40, 1)
-    assert (network.token_types, network.buckets, network.norm_eps) == (0, 32, 1e-5)
+    assert (network.model_type, network.position_rows, network.max_length) == ("mpnet", 42, 40)
+    assert (network.positions, network.norm_eps) == (AfterPadding(1), 1e-5)
+    assert (network.token_types, network.position_bias) == (0, MPNET_MADE_OF.position_bias)
 
 
 def test_an_mpnet_counts_from_1_whatever_padding_its_configuration_names() -> None:
     # As transformers does: its MPNetEmbeddings ignores pad_token_id.
     network = read_network({**MPNET, "pad_token_id": 0}, "config.json")
-    assert (network.pad_token_id, network.max_length) == (1, 40)
+    assert (network.positions, network.max_length) == (AfterPadding(1), 40)
 
 
 def test_what_transformers_leaves_out_of_a_configuration_has_its_defaults() -> None:
     bare = {key: value for key, value in MPNET.items() if key not in ("layer_norm_eps", "pad_token_id")}
     del bare["relative_attention_num_buckets"]
     network = read_network(bare, "config.json")
-    assert (network.norm_eps, network.buckets) == (1e-12, 32)
+    assert network.norm_eps == 1e-12
 
 
 @pytest.mark.parametrize("kind", ["roberta", "modernbert", None, 7, "BERT"])
@@ -370,7 +376,7 @@ def test_the_position_bias_is_that_of_transformers(table: NDArray[np.float32], l
     with torch.no_grad():
         encoder.relative_attention_bias.weight.copy_(torch.from_numpy(table))
         theirs = encoder.compute_position_bias(torch.zeros(1, length, 16))[0].numpy()
-    by_distance = relative_position_bias(table, length)
+    by_distance = BucketedBias().by_distance(table, length)
     assert by_distance.shape == (4, 2 * length - 1)
     assert by_distance.dtype == np.float32
     key, query = np.arange(length)[None, :], np.arange(length)[:, None]
@@ -383,12 +389,12 @@ def test_every_distance_has_the_bucket_of_transformers() -> None:
 
     length = 3000
     numbered = np.arange(32, dtype=np.float32)[:, None]
-    ours = relative_position_bias(numbered, length)[0].astype(np.int64)
+    ours = BucketedBias().by_distance(numbered, length)[0].astype(np.int64)
     theirs = MPNetEncoder.relative_position_bucket(torch.arange(-(length - 1), length))
     np.testing.assert_array_equal(ours, theirs.numpy())
     assert set(ours) == set(range(32)) - {16}  # distance 0 counts as "before", so 16 is never used
 
 
 def test_a_longer_table_agrees_with_a_shorter_one(table: NDArray[np.float32]) -> None:
-    longer, shorter = relative_position_bias(table, 512), relative_position_bias(table, 40)
+    longer, shorter = BucketedBias().by_distance(table, 512), BucketedBias().by_distance(table, 40)
     np.testing.assert_array_equal(longer[:, 511 - 39 : 511 + 40], shorter)
