@@ -72,7 +72,7 @@ lint: $(VENV)/.dev
 types: $(VENV)/.dev
 	rm -rf build
 	$(BIN)/pip install -q --no-deps --target build/types .
-	MYPYPATH=build/types $(BIN)/mypy -p paritas
+	MYPYPATH=build/types $(BIN)/mypy -p paritas -p kernels_bench
 
 # Asked for, so missing data is an error and not a skipped test.
 eval: export PARITAS_EVAL_REQUIRED = 1
@@ -82,7 +82,7 @@ eval: $(VENV)/.dev
 # Everything that the README and kernels_bench/results show; each part can be run alone.
 bench: bench-int8 bench-peers bench-kernels
 
-BENCH := $(BIN)/python -m paritas.kernels_bench
+BENCH := $(BIN)/python -m kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
 KERNELS := pooling linear fusions first_token export
 ENCODERS := plan roofline shapes start memory fairness

@@ -13,12 +13,12 @@ from typing import Any
 
 import click
 
+from kernels_bench._harness import significant
 from paritas.engine.runtime.cpus import available_cpus, cpu_name
 from paritas.export.certificate.certify import versions
-from paritas.kernels_bench._harness import significant
 
 # Where click's context keeps the version of the code that a benchmark began with.
-_BEGUN = "paritas.kernels_bench.begun"
+_BEGUN = "kernels_bench.begun"
 RESULTS = Path(__file__).resolve().parent / "results"
 _CODE = ("src", "engine", "export", "kernels_bench", ":!kernels_bench/results", "pyproject.toml")
 

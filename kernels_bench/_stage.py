@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from paritas.kernels_bench import peer_recipes, peers
-from paritas.kernels_bench._harness import Contender, ContenderError
+from kernels_bench import peer_recipes, peers
+from kernels_bench._harness import Contender, ContenderError
 
 _SCRIPT = str(Path(peers.__file__).resolve())
 _RECIPES = str(Path(peer_recipes.__file__).resolve())

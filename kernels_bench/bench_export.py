@@ -1,6 +1,6 @@
 """How long does the native export of a BERT-base take, and how much memory?
 
-    python -m paritas.kernels_bench.bench_export [--json] [--save]
+    python -m kernels_bench.bench_export [--json] [--save]
 
 A full-size SimLM checkpoint (seeded random weights: neither time nor memory depend on their values) goes
 through the whole of `paritas export`: digests, graph, float64 reference, certificate, bundle. Each round is
@@ -22,7 +22,7 @@ from typing import Any
 
 import click
 
-from paritas.kernels_bench import _bundles, _plot, _report
+from kernels_bench import _bundles, _plot, _report
 
 PRECISIONS = ("fp32", "fp32,fp16", "fp32,int8")
 
@@ -30,7 +30,7 @@ ONE_EXPORT = """
 import json, sys
 from paritas import export_model
 export_model(sys.argv[1], source=sys.argv[2], precisions=sys.argv[4].split(","), out=sys.argv[3])
-from paritas.kernels_bench._harness import peak_rss_mb
+from kernels_bench._harness import peak_rss_mb
 print(json.dumps({"peak_rss_mb": peak_rss_mb()}))
 """
 

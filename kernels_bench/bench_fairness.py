@@ -1,6 +1,6 @@
 """How long do single queries wait beside a bulk call?
 
-    python -m paritas.kernels_bench.bench_fairness [--model all-MiniLM-L6-v2] [--queries 1000] [--save]
+    python -m kernels_bench.bench_fairness [--model all-MiniLM-L6-v2] [--queries 1000] [--save]
 
 The bulk call's texts are cut to the model's greatest length, so that every batch is as long as batches get;
 meanwhile one question is encoded after the other. A query waits for the batches that run and for one batch of
@@ -18,10 +18,10 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _harness, _plot, _report, _texts
 from paritas import Encoder
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch
-from paritas.kernels_bench import _harness, _plot, _report, _texts
 
 _TEXTS = 256
 # Of so many paragraphs: more tokens than any model takes.

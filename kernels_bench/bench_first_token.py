@@ -1,6 +1,6 @@
 """With CLS pooling, what does a last layer gain that computes the first token only?
 
-    python -m paritas.kernels_bench.bench_first_token [--json] [--save]
+    python -m kernels_bench.bench_first_token [--json] [--save]
 
 A full-size SimLM with seeded random weights (speed does not depend on them) is exported twice: as it is, and
 as if every token were pooled, which computes the last layer whole; the second is then read as a CLS model, so
@@ -23,9 +23,9 @@ import click
 import numpy as np
 from msgspec.structs import replace
 
+from kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas import Encoder, export_model
 from paritas.engine.tokenize.tokenizer import Text
-from paritas.kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas.registry import Precision, Registry, load_registry
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")

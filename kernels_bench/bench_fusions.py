@@ -1,6 +1,6 @@
 """Which of onnxruntime's fused operators are faster on the CPU than the operators they replace?
 
-    python -m paritas.kernels_bench.bench_fusions [--json] [--save]
+    python -m kernels_bench.bench_fusions [--json] [--save]
 
 Three parts of a BERT-base layer, FP32, each form a graph of its own, on all CPUs, the forms in turns, their
 outputs compared:
@@ -26,8 +26,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.kernels_bench import _harness, _plot, _report
-from paritas.kernels_bench._graphs import TinyGraph, contrib, node
+from kernels_bench import _harness, _plot, _report
+from kernels_bench._graphs import TinyGraph, contrib, node
 
 DIM, HEADS, INTERMEDIATE = 768, 12, 3072
 SIZES = (16, 64, 128, 256, 512)

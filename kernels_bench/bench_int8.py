@@ -1,6 +1,6 @@
 """How near to FP32 is INT8, and how fast: paritas beside what others make of the same model and texts.
 
-    python -m paritas.kernels_bench.bench_int8 --peers .venv/peers [--model all-MiniLM-L6-v2]
+    python -m kernels_bench.bench_int8 --peers .venv/peers [--model all-MiniLM-L6-v2]
         [--json] [--save]
 
 Paragraphs of SQuAD and abstracts of SciFact, which no calibration saw, go through each engine; cosines are to
@@ -26,6 +26,9 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels_bench import _harness, _plot, _report
+from kernels_bench._stage import Stage
+from kernels_bench._texts import evaluation_data, spaced
 from paritas import Encoder, export_model
 from paritas.documents import read_documents
 from paritas.engine.bundle.directory import Bundle
@@ -36,12 +39,9 @@ from paritas.engine.schedule.batching import plan
 from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.int8.calibration import built_in_texts
-from paritas.kernels_bench import _harness, _plot, _report
-from paritas.kernels_bench._stage import Stage
-from paritas.kernels_bench._texts import evaluation_data, spaced
 from paritas.registry import load_registry
 
-MODULE = "paritas.kernels_bench.bench_int8"
+MODULE = "kernels_bench.bench_int8"
 OURS = ("paritas fp32", "paritas int8", "onnxruntime dynamic int8")
 PEERS = ("sentence-transformers onnx int8", "optimum onnx int8, per column", "openvino static int8")
 

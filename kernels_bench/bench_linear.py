@@ -1,6 +1,6 @@
 """What does one linear layer cost in FP32, dynamic INT8, static INT8 and static INT8 with overflow columns?
 
-    python -m paritas.kernels_bench.bench_linear [--json] [--save]
+    python -m kernels_bench.bench_linear [--json] [--save]
 
 The layers of a BERT-base or MPNet-base, each a graph of its own in onnxruntime over 1 to 512 tokens, on all
 CPUs, the forms in turns:
@@ -31,10 +31,10 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels_bench import _harness, _plot, _report
+from kernels_bench._graphs import TinyGraph, contrib, node
 from paritas.export.int8.input_quantization import Channels, Grid, choose_grid
 from paritas.export.int8.weight_rounding import column_scales
-from paritas.kernels_bench import _harness, _plot, _report
-from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 
 SIZES = ((768, 768), (768, 3072), (3072, 768))
 TOKENS = (1, 8, 32, 128, 512)

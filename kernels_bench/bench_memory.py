@@ -1,6 +1,6 @@
 """How much memory does an encoder hold: in bulk, in a burst of callers, after it, and over 10,000 calls?
 
-    python -m paritas.kernels_bench.bench_memory [--model all-MiniLM-L6-v2] [--json] [--save]
+    python -m kernels_bench.bench_memory [--model all-MiniLM-L6-v2] [--json] [--save]
 
 A process for each precision reads its own resident memory every 50 ms while it goes through five phases:
 loading and a first text, bulk (SQuAD paragraphs in one call), a burst (16 threads that each encode the
@@ -27,11 +27,11 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _harness, _plot, _report, _texts
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
-MODULE = "paritas.kernels_bench.bench_memory"
+MODULE = "kernels_bench.bench_memory"
 PRECISIONS: tuple[Precision, ...] = ("fp32", "int8")
 PHASES = ("load", "bulk", "burst", "rest", "calls")
 BURST_THREADS = 16

@@ -1,6 +1,6 @@
 """How does paritas compare with what people use instead: speed, latency, start, memory and vectors?
 
-    python -m paritas.kernels_bench.bench_peers --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
+    python -m kernels_bench.bench_peers --peers .venv/peers [--model all-MiniLM-L6-v2] [--save]
 
 sentence-transformers (PyTorch, onnxruntime, OpenVINO), optimum, fastembed and light-embed encode the same
 SQuAD paragraphs and questions as paritas, from the same checkpoint. The vectors of a quarter of the
@@ -27,13 +27,13 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _harness, _plot, _report, _texts, peers
+from kernels_bench._harness import ContenderError
+from kernels_bench._stage import Stage
 from paritas import Encoder
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.export.checkpoint.sources import open_checkpoint
 from paritas.export.int8.calibration import built_in_texts
-from paritas.kernels_bench import _harness, _plot, _report, _texts, peers
-from paritas.kernels_bench._harness import ContenderError
-from paritas.kernels_bench._stage import Stage
 from paritas.registry import load_registry
 
 REFERENCE = "sentence-transformers torch fp32"

@@ -1,6 +1,6 @@
 """What do batches of equal length within a token budget save over classic padding?
 
-    python -m paritas.kernels_bench.bench_plan [--model all-MiniLM-L6-v2] [--json] [--save]
+    python -m kernels_bench.bench_plan [--model all-MiniLM-L6-v2] [--json] [--save]
 
 SQuAD paragraphs, tokenised beforehand, run through the bundle's own graph in three groupings, in turns, each
 with a batch for every CPU side by side as the engine has them in bulk: the engine's plan, batches of 32 of
@@ -23,12 +23,12 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels_bench import _harness, _plot, _report, _texts
 from paritas import Encoder
 from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.tokenize.tokenizer import Tokenizer, Tokens
-from paritas.kernels_bench import _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 BUDGET, BATCH = 512, 32

@@ -1,6 +1,6 @@
 """What do pooling and normalisation cost beside the NumPy that one would write first?
 
-    python -m paritas.kernels_bench.bench_pooling [--json] [--save]
+    python -m kernels_bench.bench_pooling [--json] [--save]
 
 `mean_pool` and `normalize` of the engine and their usual forms, over batches of 512 tokens, in turns within
 one process, outputs compared first:
@@ -23,8 +23,8 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels_bench import _harness, _plot, _report
 from paritas.engine.pool.pooling import mean_pool, normalize
-from paritas.kernels_bench import _harness, _plot, _report
 
 TOKENS = 512
 LENGTHS = (16, 32, 64, 128, 256, 512)

@@ -1,6 +1,6 @@
 """What share of the CPU's measured GEMM rate does an encoder reach in bulk?
 
-    python -m paritas.kernels_bench.bench_roofline [--model all-MiniLM-L6-v2] [--json] [--save]
+    python -m kernels_bench.bench_roofline [--model all-MiniLM-L6-v2] [--json] [--save]
 
 A round's peak is the fastest of its runs of onnxruntime's GEMM alone, in FP32 and in INT8 (MatMulInteger,
 and MatMulIntegerToFloat as encoders run it), at the encoder's own sizes and several numbers of tokens, on all
@@ -22,9 +22,9 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _harness, _plot, _report, _texts
+from kernels_bench._graphs import TinyGraph, contrib, node
 from paritas import Encoder
-from paritas.kernels_bench import _harness, _plot, _report, _texts
-from paritas.kernels_bench._graphs import TinyGraph, contrib, node
 from paritas.registry import Precision
 
 # Layers, dim, intermediate size.

@@ -1,6 +1,6 @@
 """How do tokens/s depend on the token budget, the length of the texts and the number of threads?
 
-    python -m paritas.kernels_bench.bench_shapes [--model all-MiniLM-L6-v2] [--json] [--save]
+    python -m kernels_bench.bench_shapes [--model all-MiniLM-L6-v2] [--json] [--save]
 
 Three sweeps in FP32 and INT8, each with the others at their defaults: token budgets over SQuAD paragraphs,
 texts of one length (common words: speed does not depend on them), and threads over the paragraphs. The
@@ -19,9 +19,9 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas import Encoder
 from paritas.engine.runtime.cpus import available_cpus
-from paritas.kernels_bench import _bundles, _harness, _plot, _report, _texts
 from paritas.registry import Precision
 
 BUDGETS = (64, 128, 256, 512, 1024, 2048)

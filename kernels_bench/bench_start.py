@@ -1,6 +1,6 @@
 """How long does a fresh process take to its first vector?
 
-    python -m paritas.kernels_bench.bench_start [--model all-MiniLM-L6-v2] [--rounds 15] [--json] [--save]
+    python -m kernels_bench.bench_start [--model all-MiniLM-L6-v2] [--rounds 15] [--json] [--save]
 
 Each round spawns a fresh `python` for each precision, in turns, and takes the wall clock from before the
 spawn to the line with which the process says that it has its first vector: interpreter, imports, digests,
@@ -26,9 +26,9 @@ from typing import Any
 import click
 import numpy as np
 
+from kernels_bench import _harness, _plot, _report, _texts
+from kernels_bench._stage import Stage
 from paritas import Encoder, store
-from paritas.kernels_bench import _harness, _plot, _report, _texts
-from paritas.kernels_bench._stage import Stage
 
 BARE = "python, nothing imported"
 ENGINES = ("paritas fp32", "paritas int8")

@@ -1,6 +1,6 @@
 """Fill the pages' tables from the saved results, so that they show no figure that a benchmark did not.
 
-    python -m paritas.kernels_bench.pages [--cpu intel-xeon]
+    python -m kernels_bench.pages [--cpu intel-xeon]
 
 A page has a place for a result between two comments, and prose of its own around it:
 
@@ -23,8 +23,8 @@ from typing import Any
 
 import click
 
+from kernels_bench import _report
 from paritas.engine.runtime.cpus import cpu_name
-from paritas.kernels_bench import _report
 
 ROOT = Path(__file__).resolve().parents[1]
 AIMED = (

@@ -11,10 +11,10 @@ import click
 import numpy as np
 import pytest
 
-from paritas.kernels_bench import peer_recipes, peers
-from paritas.kernels_bench._harness import Contender, ContenderError
-from paritas.kernels_bench._stage import Stage
-from paritas.kernels_bench.bench_peers import (
+from kernels_bench import peer_recipes, peers
+from kernels_bench._harness import Contender, ContenderError
+from kernels_bench._stage import Stage
+from kernels_bench.bench_peers import (
     REFERENCE,
     Entry,
     cosines,

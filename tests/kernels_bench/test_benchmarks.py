@@ -12,10 +12,7 @@ import click
 import numpy as np
 import pytest
 
-from paritas import Encoder
-from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime.session import Session
-from paritas.kernels_bench import (
+from kernels_bench import (
     _harness,
     _report,
     bench_first_token,
@@ -26,6 +23,9 @@ from paritas.kernels_bench import (
     bench_roofline,
     bench_shapes,
 )
+from paritas import Encoder
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,7 +62,7 @@ def test_a_short_call_is_repeated_and_a_long_one_is_not(monkeypatch: pytest.Monk
         now += seconds
         calls[name] += 1
 
-    monkeypatch.setattr("paritas.kernels_bench._harness.time.perf_counter", lambda: now)
+    monkeypatch.setattr("kernels_bench._harness.time.perf_counter", lambda: now)
     forms = {"short": partial(call, "short", 0.0005), "long": partial(call, "long", 0.5)}
     seen = _harness.time_calls(forms, 3)
     assert seen == {"short": pytest.approx([0.0005] * 3), "long": pytest.approx([0.5] * 3)}
@@ -97,7 +97,7 @@ def test_where_less_is_better_the_floor_is_the_most_that_will_do(value: float, t
 def test_benchmarks_need_no_plotting_to_run_and_say_so_before_they_measure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    names = [f"paritas.kernels_bench.{path.stem}" for path in (ROOT / "kernels_bench").glob("[!_]*.py")]
+    names = [f"kernels_bench.{path.stem}" for path in (ROOT / "kernels_bench").glob("[!_]*.py")]
     code = (
         "import importlib, sys\n"
         f"for name in {names}: importlib.import_module(name)\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.kernels_bench import _report, pages
+from kernels_bench import _report, pages
 
 
 def test_a_table_has_units_in_its_head_and_no_column_of_nothing() -> None:

@@ -1,4 +1,4 @@
-"""Networks that are not exported natively go through the optimum front-end, to the same bundle."""
+"""Networks besides BERT and MPNet, small and seeded: by the optimum front-end, and natively where known."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from paritas.engine.encoder import Encoder
 from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
 from paritas.export.certificate.certify import compare
+from paritas.export.contract import Frontend
 from paritas.export.int8 import quantize
+from paritas.export.networks.known import ARCHITECTURES
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 from tests.parity.pytorch import pytorch_vectors
 from tests.parity.texts import pairs, texts
@@ -91,8 +93,11 @@ def test_a_network_optimum_knows_becomes_a_bundle(
 def test_the_native_front_end_says_what_it_knows(
     checkpoint: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    with pytest.raises(ExportError, match=r"'distilbert'; the native front-end knows bert, mpnet; try --fro"):
-        export_model("tiny-distilbert", source=str(checkpoint), out=tmp_path / "bundle", registry=registry)
+    with pytest.raises(
+        ExportError,
+        match=r"'distilbert'; the native front-end knows bert, mpnet, roberta, .*; try --frontend optimum",
+    ):
+        export_model("tiny-distilbert", source=checkpoint, out=tmp_path / "bundle", registry=registry)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -144,11 +149,11 @@ def test_a_bert_by_optimum_is_held_against_numpy_and_its_weights_checked(
 def test_too_few_positions_for_pytorch_are_an_export_error(
     checkpoint: Path, registry: Registry, tmp_path: Path
 ) -> None:
-    """The configuration's word for its positions is not always the table's: RoBERTa starts at 2."""
-    from transformers import RobertaConfig, RobertaModel
+    """The configuration's word for its positions is not always the table's: data2vec starts at 2."""
+    from transformers import Data2VecTextConfig, Data2VecTextModel
 
     broken = shutil.copytree(checkpoint, tmp_path / "checkpoint")
-    config = RobertaConfig(
+    config = Data2VecTextConfig(
         vocab_size=128,
         max_position_embeddings=40,
         hidden_size=16,
@@ -156,9 +161,9 @@ def test_too_few_positions_for_pytorch_are_an_export_error(
         num_attention_heads=2,
         intermediate_size=32,
     )
-    RobertaModel(config, add_pooling_layer=False).save_pretrained(broken)
+    Data2VecTextModel(config, add_pooling_layer=False).save_pretrained(broken)
     path = tmp_path / "registry.yaml"
-    text = REGISTRY.replace("network: distilbert", "network: roberta").replace("32}", "40}")
+    text = REGISTRY.replace("network: distilbert", "network: data2vec-text").replace("32}", "40}")
     path.write_text(text, encoding="utf-8")
     with pytest.raises(ExportError, match=r"PyTorch cannot run 40 tokens of role query: "):
         export(broken, load_registry(path), tmp_path / "bundle")
@@ -172,6 +177,7 @@ class Made:
     """A network's checkpoint and its bundle in all precisions."""
 
     network: str
+    frontend: Frontend
     checkpoint: Path
     bundle: Bundle
 
@@ -210,22 +216,38 @@ def registry_of(directory: Path, network: str, max_length: int = MAX_LENGTH) -> 
     return load_registry(path)
 
 
-def export_tiny(made: Path, network: str, *precisions: Precision, max_length: int = MAX_LENGTH) -> Bundle:
+def export_tiny(
+    made: Path,
+    network: str,
+    *precisions: Precision,
+    frontend: Frontend = "optimum",
+    max_length: int = MAX_LENGTH,
+) -> Bundle:
     return export_model(
         "tiny",
         source=str(made / "checkpoint"),
         precisions=precisions,
-        frontend="optimum",
+        frontend=frontend,
         out=made / "bundle",
         registry=registry_of(made, network, max_length),
     )
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+NATIVE = [network for network in NETWORKS if network in ARCHITECTURES]
+MADE: list[tuple[str, Frontend]] = [
+    *((network, "native") for network in NATIVE),
+    # One of those known natively is enough as the cross-check.
+    *((network, "optimum") for network in NETWORKS if network not in NATIVE[1:]),
+]
+
+
+@pytest.fixture(scope="module", params=MADE, ids="-".join)
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
-    directory = tmp_path_factory.mktemp(request.param)
-    checkpoint = write_network(request.param, directory / "checkpoint")
-    return Made(request.param, checkpoint, export_tiny(directory, request.param, *PRECISIONS))
+    network, frontend = request.param
+    directory = tmp_path_factory.mktemp(network)
+    checkpoint = write_network(network, directory / "checkpoint")
+    bundle = export_tiny(directory, network, *PRECISIONS, frontend=frontend)
+    return Made(network, frontend, checkpoint, bundle)
 
 
 @pytest.mark.parametrize("role", TEXTS)
@@ -246,6 +268,11 @@ def test_batches_of_one_length_lose_the_mask_where_it_adds_nothing(made: Made) -
     for precision in PRECISIONS:
         variant = made.bundle.variant(precision)
         assert (variant.equal_length_graph == variant.cpu_graph) == (made.network in MASKED), precision
+
+
+def test_what_is_known_here_is_held_against_numpy(made: Made) -> None:
+    expected = "NumPy float64" if made.network in ARCHITECTURES else "PyTorch float32"
+    assert {made.bundle.variant(precision).certificate.reference for precision in PRECISIONS} == {expected}
 
 
 def test_every_linear_layer_is_found(made: Made) -> None:

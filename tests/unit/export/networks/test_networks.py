@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from paritas.errors import ExportError, SourceError
+from paritas.export import export_model
 from paritas.export.networks.config import read_network
 from paritas.export.networks.mpnet import MPNET as MPNET_MADE_OF
 from paritas.export.networks.mpnet import BucketedBias
-from paritas.export.networks.positions import AfterPadding
+from paritas.export.networks.positions import AfterPadding, FromZero
 from paritas.export.networks.record import Network
 from paritas.export.networks.weights import open_network
-from tests.unit.tiny import BERT, MPNET
+from tests.unit.tiny import BERT, MPNET, write_tiny_bert
 
 Weights = dict[str, NDArray[Any]]
 Edit = Callable[[Weights], None]
@@ -75,6 +76,55 @@ def test_an_mpnet_counts_from_1_whatever_padding_its_configuration_names() -> No
     assert (network.positions, network.max_length) == (AfterPadding(1), 40)
 
 
+ROBERTA = {**BERT, "model_type": "roberta", "type_vocab_size": 1, "max_position_embeddings": 42}
+
+
+@pytest.mark.parametrize(("stated", "pad_token_id"), [({"pad_token_id": 3}, 3), ({}, 1)])
+def test_robertas_positions_start_after_the_padding_id_it_names(
+    stated: dict[str, int], pad_token_id: int
+) -> None:
+    silent = {key: value for key, value in ROBERTA.items() if key != "pad_token_id"}
+    network = read_network({**silent, **stated}, "config.json")
+    assert network.positions == AfterPadding(pad_token_id)
+    assert network.max_length == 42 - pad_token_id - 1
+
+
+@pytest.mark.parametrize("value", [-1, "1", None, 1.0])
+def test_a_padding_id_of_roberta_that_is_none(value: object) -> None:
+    with pytest.raises(SourceError, match=r"pad_token_id is .*; expected a token's id"):
+        read_network({**ROBERTA, "pad_token_id": value}, "config.json")
+
+
+@pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "camembert"])
+def test_roberta_is_bert_with_other_positions(model_type: str) -> None:
+    network = read_network({**ROBERTA, "model_type": model_type}, "config.json")
+    bert = read_network({**BERT, "type_vocab_size": 1, "max_position_embeddings": 42}, "config.json")
+    assert list(network.parameters()) == list(bert.parameters())
+
+
+def test_padding_inside_a_text_is_not_counted() -> None:
+    ids = np.array([5, 1, 6, 1, 1, 7])
+    assert AfterPadding(1).rows(ids).tolist() == [2, 1, 3, 1, 1, 4]
+    assert FromZero().rows(ids).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_roberta_is_exported_without_torch(tmp_path: Path) -> None:
+    """Its graph is held against the reference in NumPy, which counts positions by itself."""
+    checkpoint = write_tiny_bert(
+        tmp_path / "checkpoint",
+        model_type="roberta",
+        architectures=["RobertaModel"],
+        type_vocab_size=1,
+        max_position_embeddings=42,
+    )
+    bundle = export_model(checkpoint, pooling="mean", out=tmp_path / "bundle")
+    certificate = bundle.variant("fp32").certificate
+    assert certificate.reference == "NumPy float64"
+    assert certificate.figures.max_abs_diff <= 1e-5
+    assert bundle.manifest.contract.network == "roberta"
+    assert bundle.manifest.contract.roles["query"].max_length == 41
+
+
 def test_what_transformers_leaves_out_of_a_configuration_has_its_defaults() -> None:
     bare = {key: value for key, value in MPNET.items() if key not in ("layer_norm_eps", "pad_token_id")}
     del bare["relative_attention_num_buckets"]
@@ -82,10 +132,10 @@ def test_what_transformers_leaves_out_of_a_configuration_has_its_defaults() -> N
     assert network.norm_eps == 1e-12
 
 
-@pytest.mark.parametrize("kind", ["roberta", "modernbert", None, 7, "BERT"])
+@pytest.mark.parametrize("kind", ["distilbert", "modernbert", None, 7, "BERT"])
 def test_another_network_is_left_to_the_other_frontend(kind: object) -> None:
     with pytest.raises(
-        ExportError, match=r"^x/config\.json: model_type is .*bert, mpnet; try --frontend opt"
+        ExportError, match=r"^x/config\.json: model_type is .*bert, mpnet, .*; try --frontend opt"
     ):
         read_network({**BERT, "model_type": kind}, "x/config.json")
 
