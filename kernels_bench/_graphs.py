@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import paritas.engine.runtime.session  # noqa: F401 - sets what onnxruntime reads while it is imported
-from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.cpus import available_cpus, dot_product, instructions
 from paritas.export.graph.edits import CONTRIB
 
 
@@ -54,6 +54,9 @@ class TinyGraph:
         options.log_severity_level = 3
         # As the engine has it: what ran before must not go on waiting actively while the next one is timed.
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        # Likewise: byte products are exact where the CPU's own saturate.
+        if dot_product(instructions()) is None:
+            options.add_session_config_entry("session.x64quantprecision", "1")
         if not optimized:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         self._session = onnxruntime.InferenceSession(model.SerializeToString(), options)

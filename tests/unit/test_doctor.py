@@ -49,7 +49,7 @@ def with_int8(bundle: Path, instructions: list[str]) -> None:
 
 def having(monkeypatch: pytest.MonkeyPatch, instructions: list[str]) -> None:
     """Let this CPU have these instructions."""
-    for module in ("doctor", "engine.precision"):
+    for module in ("doctor", "engine.runtime.precision"):
         monkeypatch.setattr(f"paritas.{module}.instructions", lambda: instructions)
 
 
