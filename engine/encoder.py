@@ -94,7 +94,7 @@ class Encoder:
         provider: str = "cpu",
         threads: int | None = None,
         workers: int | None = None,
-        token_budget: int | None = None,
+        max_batch_tokens: int | None = None,
         max_padding: float | None = None,
         memory_limit: int | str | None = None,
         cache: bool = True,
@@ -112,7 +112,7 @@ class Encoder:
             threads: threads at most, in all; the CPUs this process may use where None.
             workers: batches at most that run side by side, each with threads // workers threads inside; as
                 many as threads on a CPU, 1 elsewhere where None. A batch by itself has all threads inside.
-            token_budget: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None. Where this and
+            max_batch_tokens: most tokens of a batch; 512 on a CPU, 16,384 elsewhere where None. Where this and
                 the two above are all None, what `paritas tune` found on this machine; see `settings`.
             max_padding: most padding of a batch, as a share; 0 on a CPU, 0.1 elsewhere where None.
             memory_limit: on a CPU, most memory of the process while it encodes, in bytes or as "512MiB": what
@@ -132,7 +132,7 @@ class Encoder:
         """
         options.check(precision=precision, provider=provider, max_padding=max_padding, cache=cache)
         threads, workers = options.threads(threads), options.workers(workers)
-        token_budget = options.token_budget(token_budget)
+        max_batch_tokens = options.max_batch_tokens(max_batch_tokens)
         on_cpu = is_cpu(provider)
         limit = options.limit(memory_limit, on_cpu=on_cpu)
         self._arguments: dict[str, Any] = {
@@ -140,7 +140,7 @@ class Encoder:
             "provider": provider,
             "threads": threads,
             "workers": workers,
-            "token_budget": token_budget,
+            "max_batch_tokens": max_batch_tokens,
             "max_padding": max_padding,
             "memory_limit": memory_limit,
             "cache": cache,
@@ -161,7 +161,7 @@ class Encoder:
         """The width of the vectors."""
         load = _Loading(self.bundle, head, graph, variant.files, provider, cache and on_cpu)
         tuned = find_tuned(self.bundle, self.precision) if cache and on_cpu else None
-        settings = choose_settings(threads, workers, token_budget, on_cpu=on_cpu, tuned=tuned)
+        settings = choose_settings(threads, workers, max_batch_tokens, on_cpu=on_cpu, tuned=tuned)
         if limit is None:
             session = load(settings.threads)
         else:
@@ -172,7 +172,7 @@ class Encoder:
             self._tokenizer,
             head,
             self.dim,
-            settings.token_budget,
+            settings.max_batch_tokens,
             self.max_padding,
         )
         self._scheduler: Scheduler | None = Scheduler(
@@ -198,10 +198,10 @@ class Encoder:
             vocabulary=self._tokenizer.vocabulary,
             tokens_bytes=TOKENS_BYTES,
         )
-        workers, token_budget = fit(
-            needs, limit, workers=settings.workers, token_budget=settings.token_budget
+        workers, max_batch_tokens = fit(
+            needs, limit, workers=settings.workers, max_batch_tokens=settings.max_batch_tokens
         )
-        return session, replace(settings, workers=workers, token_budget=token_budget)
+        return session, replace(settings, workers=workers, max_batch_tokens=max_batch_tokens)
 
     @property
     def fingerprint(self) -> str:
@@ -215,7 +215,7 @@ class Encoder:
 
     @property
     def settings(self) -> Settings:
-        """The threads, workers and token budget it runs with, and who chose them."""
+        """The threads, workers and max_batch_tokens it runs with, and who chose them."""
         return self._settings
 
     @property

@@ -35,9 +35,9 @@ def workers(value: Any) -> int | None:
     return whole("workers", value, "None for as many as threads", most=_THREADS)
 
 
-def token_budget(value: Any) -> int | None:
+def max_batch_tokens(value: Any) -> int | None:
     """Return an encoder's token budget; errors as `paritas.arguments.whole`."""
-    return whole("token_budget", value, "None for the default", most=_TOKENS)
+    return whole("max_batch_tokens", value, "None for the default", most=_TOKENS)
 
 
 def dim(truncate_dim: Any, full: int) -> int:

@@ -57,12 +57,14 @@ class Stages:
     tokenizer: Tokenizer
     head: Head
     dim: int
-    token_budget: int
+    max_batch_tokens: int
     max_padding: float
 
     def plan(self, window: Window) -> Iterator[Batch]:
         """Yield a window's batches, longest texts first."""
-        return plan(window.tokens.lengths, token_budget=self.token_budget, max_padding=self.max_padding)
+        return plan(
+            window.tokens.lengths, max_batch_tokens=self.max_batch_tokens, max_padding=self.max_padding
+        )
 
     def vectors(self, window: Window, session: Session, batch: Batch) -> tuple[NDArray[np.float32], float]:
         """Run a batch, pool and normalise; return float32, (batch, dim), and the seconds in onnxruntime.

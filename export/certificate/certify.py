@@ -30,7 +30,7 @@ from paritas.registry import Bound, Precision
 # are padded to its length, and by those of up to so many characters, a dozen tokens or so. To pad all of them
 # would double the time.
 _PADDED_CHARACTERS = 60
-_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 1024}
+_PADDED: dict[str, Any] = {"max_padding": 0.99, "max_batch_tokens": 1024}
 # Upper ends of the lengths, in tokens, by which the figures are told apart.
 _LENGTHS = (0, 16, 64, 128, 256, 512, 8192)
 # Texts an error names.

@@ -30,7 +30,7 @@ import resource, sys
 import numpy as np
 from paritas import Encoder
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-vectors = Encoder(sys.argv[2], threads=2, workers=2, token_budget=16).encode(sys.argv[4:], role="query")
+vectors = Encoder(sys.argv[2], threads=2, workers=2, max_batch_tokens=16).encode(sys.argv[4:], role="query")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 np.save(sys.argv[3], vectors)
 """

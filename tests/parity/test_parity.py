@@ -99,7 +99,7 @@ def test_a_vector_is_the_same_bits_alone_and_in_any_batch(zoo: Zoo, name: str, f
             assert np.array_equal(np.concatenate(parts), together), size
         repeated = encoder.encode([chosen[5]] * 40, role=role)
         assert (repeated == together[5]).all()
-    for options in ({"token_budget": 64}, {"token_budget": 8192}, {"threads": 1}):
+    for options in ({"max_batch_tokens": 64}, {"max_batch_tokens": 8192}, {"threads": 1}):
         with Encoder(bundle, **options) as other:
             assert np.array_equal(other.encode(chosen, role=role), together), options
 
@@ -125,7 +125,7 @@ def test_padding_moves_a_vector_by_rounding_only(zoo: Zoo, name: str) -> None:
     """
     chosen = texts(zoo.models[name].roles["query"].max_length)
     bundle = zoo.bundle(name, "native").directory
-    with Encoder(bundle) as exact, Encoder(bundle, max_padding=0.9, token_budget=4096) as padded:
+    with Encoder(bundle) as exact, Encoder(bundle, max_padding=0.9, max_batch_tokens=4096) as padded:
         expected = exact.encode(chosen, role="query")
         found = padded.encode(chosen, role="query")
         assert padded.last_stats is not None

@@ -266,7 +266,7 @@ def test_a_signal_handler_may_encode_inside_a_call(
 ) -> None:
     """The batch that it interrupts holds all threads, and ends after it."""
     texts = [f"river {number} {'north ' * (number % 7)}" for number in range(40)]
-    with Encoder(bundles["tiny-mpnet"], threads=2, token_budget=24) as encoder:
+    with Encoder(bundles["tiny-mpnet"], threads=2, max_batch_tokens=24) as encoder:
         right = encoder.encode(texts, role="query")
         inner: list[Any] = []
         run = Stages.vectors
@@ -300,7 +300,7 @@ def test_an_encoder_that_nobody_closes_goes_with_its_threads(bundles: dict[str, 
 
 
 def test_padding_is_counted_and_harmless(bundles: dict[str, Bundle], mpnet: Encoder) -> None:
-    with Encoder(bundles["tiny-mpnet"].directory, max_padding=0.9, token_budget=4096) as padded:
+    with Encoder(bundles["tiny-mpnet"].directory, max_padding=0.9, max_batch_tokens=4096) as padded:
         found = padded.encode(TEXTS, role="query")
         assert padded.last_stats is not None
         assert padded.last_stats.padding > 0
@@ -338,10 +338,10 @@ def test_a_pickled_encoder_encodes_in_another_process(bert: Encoder) -> None:
 
 
 def test_pickling_keeps_the_options(bundles: dict[str, Bundle]) -> None:
-    options = {"precision": "fp16", "token_budget": 77, "threads": 3, "workers": 2, "cache": False}
+    options = {"precision": "fp16", "max_batch_tokens": 77, "threads": 3, "workers": 2, "cache": False}
     with Encoder(bundles["tiny-bert"].directory, **options) as encoder:
         again = pickle.loads(pickle.dumps(encoder))
-    assert (again.precision, again.settings.token_budget) == ("fp16", 77)
+    assert (again.precision, again.settings.max_batch_tokens) == ("fp16", 77)
     assert again.__reduce__() == encoder.__reduce__()
 
 
@@ -409,7 +409,7 @@ def test_fp16_is_fp32_to_three_digits(bundles: dict[str, Bundle], bert: Encoder)
         ({"precision": "int4"}, "unknown precision 'int4'; expected one of fp32, fp16, int8, auto"),
         ({"threads": 0}, "threads is 0"),
         ({"workers": 0}, "workers is 0"),
-        ({"token_budget": 0}, "token_budget is 0"),
+        ({"max_batch_tokens": 0}, "max_batch_tokens is 0"),
         ({"max_padding": 1.0}, "max_padding is 1.0"),
     ],
 )
