@@ -7,7 +7,7 @@ saving writes a new generation beside it and then replaces that one small file.
 
     index.py         VectorIndex
     contents.py      who may read and change what when
-    graph.py         the vectors; each distinct one once
+    hnsw.py          the vectors; each distinct one once
     documents.py     their ids, titles and texts
     info.py          index.json
     generations.py   the files: whole, checked, replaced

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.index.documents import Documents, Row
-from paritas.engine.index.graph import Found, Graph, digests
+from paritas.engine.index.hnsw import HnswGraph, Neighbours, digests
 from paritas.engine.index.turns import Turns
 from paritas.errors import VectorIndexError
 
@@ -58,7 +58,7 @@ class _TornError(Exception):
 class Contents:
     """Vectors and their documents. All methods may be called by many threads at once."""
 
-    def __init__(self, graph: Graph, documents: Documents) -> None:
+    def __init__(self, graph: HnswGraph, documents: Documents) -> None:
         """Take what belongs together."""
         self._graph, self._documents = graph, documents
         self._closed = False
@@ -273,6 +273,6 @@ class Contents:
         self._torn = False
 
 
-def _documents_of(found: Found, documents: dict[int, list[Row]]) -> Nearest:
+def _documents_of(found: Neighbours, documents: dict[int, list[Row]]) -> Nearest:
     """Return the documents of some vectors, nearest first and, where equally near, in order of their keys."""
     return sorted((distance, row) for key, distance in zip(*found, strict=True) for row in documents[key])

@@ -19,7 +19,7 @@ from paritas.engine.index import arguments
 from paritas.engine.index.contents import Batch, Contents
 from paritas.engine.index.documents import Documents
 from paritas.engine.index.generations import Generation, naming, publish, read_info
-from paritas.engine.index.graph import Graph, digests
+from paritas.engine.index.hnsw import HnswGraph, digests
 from paritas.engine.index.info import FORMAT, METRICS, SCALAR_TYPES, Hit, IndexInfo, Metric, ScalarType
 from paritas.errors import InputError, VectorIndexError
 
@@ -74,7 +74,7 @@ class VectorIndex:
             expansion_add=whole_number("expansion_add", expansion_add, 1, _MOST_CANDIDATES),
             expansion_search=whole_number("expansion_search", expansion_search, 1, _MOST_CANDIDATES),
         )
-        self._contents = Contents(Graph(self.info), Documents())
+        self._contents = Contents(HnswGraph(self.info), Documents())
         self._mapped: Path | None = None
         """The directory it is searched in, read-only; None where it is in memory."""
 
@@ -110,7 +110,7 @@ class VectorIndex:
                 documents.check(info)
             files.check_texts()
             with naming(files.vectors):
-                graph = Graph.read(info, files.content, view=mmap)
+                graph = HnswGraph.read(info, files.content, view=mmap)
             index = cls.__new__(cls)
             index.info = info
             index._contents = Contents(graph, documents)

@@ -35,7 +35,7 @@ import onnxruntime  # noqa: E402 - both lines above must come first
 VERSION: str = onnxruntime.__version__
 
 _CACHE_LINE = 64
-# Where onnxruntime notes packed weights in an optimised graph: "operator+hash|offset;length;checksum|...".
+# Where onnxruntime notes packed weights in an optimized graph: "operator+hash|offset;length;checksum|...".
 _PACKED_AT = re.compile(rb"\|(\d+);\d+;")
 
 PROVIDERS = {
@@ -118,7 +118,7 @@ class Session:
         *,
         provider: str,
         threads: int,
-        prepared: bool = False,
+        optimized: bool = False,
         weights: Mapping[Path, str] | None = None,
     ) -> None:
         """Load a graph.
@@ -127,7 +127,7 @@ class Session:
             graph: the .onnx file; its weights file lies beside it.
             provider: see `provider_name`.
             threads: threads inside one run.
-            prepared: the graph was written by `write_prepared`, and is taken as it is.
+            optimized: the graph was written by `write_optimized`, and is taken as it is.
             weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
 
         Raises:
@@ -140,7 +140,7 @@ class Session:
             with contextlib.redirect_stdout(sys.stderr):
                 onnxruntime.preload_dlls()
         options = _options(threads)
-        if prepared:
+        if optimized:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = _load(graph, options, name)
@@ -222,8 +222,8 @@ class Session:
         return outputs
 
 
-def write_prepared(graph: Path, target: Path) -> None:
-    """Write a CPU's form of a graph: optimised for it, with the weights packed as its kernels read them.
+def write_optimized(graph: Path, target: Path) -> None:
+    """Write a CPU's form of a graph: optimized for it, with the weights packed as its kernels read them.
 
     onnxruntime maps the file it writes beside `target`, named like it with `.data`, so that sessions and
     processes share one copy in memory, packed as it is.
@@ -235,17 +235,17 @@ def write_prepared(graph: Path, target: Path) -> None:
     Raises:
         BundleError: onnxruntime cannot load the graph, or cannot write.
     """
-    _write_optimized(graph, target, packed=True)
+    _write(graph, target, packed=True)
     # Up to onnxruntime 1.31 packed weights lie wherever the tensors before them end, and kernels that read
     # whole cache lines crash on any other address (FP32 on AVX-512); 1.32 starts them on a line. Native
     # graphs are written so that all tensors that come into the file end on one; where others do not, each
     # session packs its own.
     if any(int(place) % _CACHE_LINE for place in _PACKED_AT.findall(target.read_bytes())):
         target.unlink()
-        _write_optimized(graph, target, packed=False)
+        _write(graph, target, packed=False)
 
 
-def _write_optimized(graph: Path, target: Path, *, packed: bool) -> None:
+def _write(graph: Path, target: Path, *, packed: bool) -> None:
     options = _options(threads=1)
     options.optimized_model_filepath = str(target)
     data = target.with_name(f"{target.name}.data")

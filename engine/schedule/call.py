@@ -17,7 +17,7 @@ from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.schedule.scheduler import Job, Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
-from paritas.engine.tokenize.deduplicate import Repeats
+from paritas.engine.tokenize.deduplicate import Deduplicated
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
 from paritas.errors import RunError
 
@@ -87,7 +87,7 @@ class Call:
     """Texts of one role on their way, and the array their vectors go to."""
 
     def __init__(
-        self, stages: Stages, repeats: Repeats, role: str, vectors: NDArray[np.float32], tally: Tally
+        self, stages: Stages, repeats: Deduplicated, role: str, vectors: NDArray[np.float32], tally: Tally
     ) -> None:
         """Begin.
 
@@ -113,7 +113,7 @@ class Call:
         try:
             for window in self._windows():
                 batches = list(self._stages.plan(window))
-                if self._ran_alone(scheduler, window, batches):
+                if self._ran_exclusive(scheduler, window, batches):
                     continue
                 if before is not None:
                     watch(before)
@@ -128,15 +128,15 @@ class Call:
             raise
         return self._finish()
 
-    def _ran_alone(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
+    def _ran_exclusive(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
         """Run a call of one short batch in this thread; in a signal handler inside another, all batches."""
         run = partial(self._run, window)
         if scheduler.is_within():
             for batch in batches:
-                scheduler.run_alone(batch, run)
+                scheduler.run_exclusive(batch, run)
             return True
         one = len(batches) == 1 and len(window.texts) == len(self._repeats.distinct)
-        return one and scheduler.run_alone(batches[0], run)
+        return one and scheduler.run_exclusive(batches[0], run)
 
     def submit(self, scheduler: Scheduler) -> Job[Encoded]:
         """Tokenise all of it here and now, and return what runs the rest."""

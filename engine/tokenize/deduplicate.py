@@ -15,7 +15,7 @@ from paritas.engine.tokenize.tokenizer import Text
 _ROWS = 4096
 
 
-class Repeats:
+class Deduplicated:
     """The distinct texts among many, each at the first place it has."""
 
     def __init__(self, texts: Iterable[Text]) -> None:

@@ -49,7 +49,7 @@ slots = encoder._scheduler._slots
 wrong += not np.array_equal(encoder.encode(texts, role="query"), right)
 print(json.dumps({
     "calls": calls, "interrupts": interrupts, "wrong": wrong, "late": late, "running": slots._running,
-    "exclusive": slots._alone.locked(), "waiting": slots.queue.qsize(),
+    "exclusive": slots._exclusive_lock.locked(), "waiting": slots.queue.qsize(),
     "threads": sum(thread.name == "paritas" for thread in threading.enumerate()),
 }))
 """

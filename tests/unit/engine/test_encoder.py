@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.runtime import session as runtime
+from paritas.engine.runtime import session
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule import call
 from paritas.engine.schedule.call import Stages
@@ -434,14 +434,14 @@ def test_a_provider_that_fails_is_named_and_prints_nothing(
 
     monkeypatch.setattr(onnxruntime.InferenceSession, "_create_inference_session", failing)
     monkeypatch.setattr(
-        runtime, "available_providers", lambda: ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
+        session, "available_providers", lambda: ["OpenVINOExecutionProvider", "CPUExecutionProvider"]
     )
     with pytest.raises(ProviderError, match=r"provider 'openvino' .* cannot load .*: no driver"):
         Encoder(bundles["tiny-bert"].directory, provider="openvino")
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     for provider in ("cpu", "openvino"):
         with pytest.raises(BundleError, match=r"broken\.onnx: onnxruntime cannot load it"):
-            runtime.Session(tmp_path / "broken.onnx", provider=provider, threads=1)
+            session.Session(tmp_path / "broken.onnx", provider=provider, threads=1)
     assert capfd.readouterr().out == ""
 
 
@@ -543,10 +543,10 @@ class Failing:
 def failing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **options: int) -> Encoder:
     """An encoder whose sessions refuse the word "sky"."""
     encoder = Encoder(bundle, workers=1)
-    sky = encoder._tokenizer.tokens["sky"]
+    sky = encoder._stages.tokenizer.tokens["sky"]
     assert encoder._scheduler is not None
     slots = encoder._scheduler._slots
-    monkeypatch.setattr(slots, "alone", Failing(slots.alone, sky, **options))
+    monkeypatch.setattr(slots, "exclusive", Failing(slots.exclusive, sky, **options))
     return encoder
 
 
@@ -572,7 +572,7 @@ def test_texts_that_fail_only_together_are_named_together(
 
 def test_the_real_onnxruntime_error_becomes_ours(mpnet: Encoder) -> None:
     assert mpnet._scheduler is not None
-    session = mpnet._scheduler._slots.alone
+    session = mpnet._scheduler._slots.exclusive
     ids = np.full((1, 3), 10_000, np.int64)
     with pytest.raises(RunError, match=r"onnxruntime cannot run it: .*10000"):
         session.run(ids, np.ones_like(ids), np.zeros_like(ids))

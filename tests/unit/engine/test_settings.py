@@ -15,7 +15,7 @@ import pytest
 from paritas.engine import settings
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import optimized
 from paritas.engine.settings import (
     Measured,
     Settings,
@@ -110,7 +110,7 @@ def test_another_machine_or_version_has_nothing_tuned(
     bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     keep_tuned(bundles["tiny-bert"], TUNED)
-    monkeypatch.setattr(prepared, name, value)
+    monkeypatch.setattr(optimized, name, value)
     assert find_tuned(bundles["tiny-bert"], "fp32") is None
 
 

@@ -23,11 +23,11 @@ _SCALARS = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "bf16": ScalarKind.BF1
 _INTERRUPTED = "Operation has been terminated"
 _REBUILD_CHUNK = 4096
 
-Found = tuple[list[int], list[float]]
+Neighbours = tuple[list[int], list[float]]
 """Keys of the vectors nearest to one query, nearest first, and their distances."""
 
 
-class Graph:
+class HnswGraph:
     """An HNSW graph. Searches may run at once; whatever changes it needs it alone, see `Turns`."""
 
     def __init__(self, info: IndexInfo) -> None:
@@ -45,7 +45,7 @@ class Graph:
         )
 
     @classmethod
-    def read(cls, info: IndexInfo, content: Any, *, view: bool) -> Graph:
+    def read(cls, info: IndexInfo, content: Any, *, view: bool) -> HnswGraph:
         """Take one that was saved.
 
         Args:
@@ -116,7 +116,7 @@ class Graph:
             raise VectorIndexError("a text has no vector; the index is damaged, index anew")
         return np.asarray(found, np.float32).reshape(len(keys), self._info.dim)
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Found]:
+    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Neighbours]:
         """Return the nearest vectors of each query: k of them, or all where there are fewer.
 
         Args:
@@ -140,7 +140,7 @@ class Graph:
             raise VectorIndexError("some vectors cannot be reached; the index is damaged, index anew")
         return found
 
-    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Found]:
+    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Neighbours]:
         # One walk is one thread's work, and asking for the CPUs takes longer than the walk: 140 of 300 µs.
         threads = 1 if len(vectors) == 1 and not exact else available_cpus()
         try:
@@ -154,9 +154,9 @@ class Graph:
         rows = zip(keys.tolist(), distances.tolist(), ends, strict=True)
         return [(found[:end], far[:end]) for found, far, end in rows]
 
-    def rebuilt(self) -> Graph:
+    def rebuilt(self) -> HnswGraph:
         """Return a new graph of the same vectors, without the removed ones."""
-        graph = Graph(self._info)
+        graph = HnswGraph(self._info)
         keys = np.sort(self.keys())
         for start in range(0, len(keys), _REBUILD_CHUNK):
             part = keys[start : start + _REBUILD_CHUNK]

@@ -33,10 +33,10 @@ BLANKS = " \\t\\n\\r\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 WORDS = LETTERS + "\U0001f300-\U0001f64f\U0001f680-\U0001f6c5\U0001f910-\U0001f93e"
 """What takes part in a word: every character of it leaves one at least, when it is normalised."""
 
-Quiet = Callable[[str], str]
+RemoveIgnored = Callable[[str], str]
 
 
-def silencer(tokenizer: tokenizers.Tokenizer) -> Quiet:
+def ignored_remover(tokenizer: tokenizers.Tokenizer) -> RemoveIgnored:
     """Return what leaves out of a text, or of any part of one, what gives this tokenizer no tokens.
 
     Only that of BERT's kind is known; others get the text as it is.
