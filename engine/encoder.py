@@ -53,9 +53,9 @@ class Encoder:
         memory_limit: on a CPU, most memory of the process while it encodes, in bytes or as "512MiB". What
             the process holds already counts; the texts and vectors of a call do not. `workers` and
             `max_batch_tokens` are lowered to keep it. The first load of a bundle on a machine may take more.
-        cache: on a CPU, keep three things in the store and use them: this machine's optimized graph, the
-            digests of files that were verified, and what was tuned. See `paritas.engine.runtime.optimized`,
-            `paritas.engine.bundle.digest_cache` and `paritas.engine.settings`.
+        cache: on a CPU, use three things that the store keeps. They are this machine's optimized graph (see
+            `paritas.engine.runtime.optimized`), digests of files (`paritas.engine.bundle.digest_cache`) and
+            what was tuned (`paritas.engine.settings`).
         truncate_dim: return the first so many channels of each vector; all of them where None. They are
             scaled to unit length again where the model normalises. For models trained for it (Matryoshka).
     """
@@ -79,8 +79,8 @@ class Encoder:
         Raises:
             RegistryError, BundleError: no such model or bundle, a changed file, a missing precision.
             ProviderError: the provider cannot run here.
-            InputError: an option out of its range, INT8 on anything but a CPU, or a memory limit below the
-                least that is needed, which the message gives.
+            InputError: an option out of its range, INT8 on anything but a CPU, or a memory limit that is
+                too small. The message says how much is needed.
         """
         self._options = EncoderOptions(
             precision=precision,
@@ -172,9 +172,9 @@ class Encoder:
     ) -> Job[Encoded]:
         """Tokenise texts in the calling thread, and return a job whose result is vectors and statistics.
 
-        For callers that must not wait, such as an event loop: `job.add_done_callback(...)` says when it has
-        ended, `job.result()` returns an `Encoded` or raises as `encode` does, and `job.cancel()` takes it
-        back. The tokens of all texts are held at once.
+        For callers that must not wait, such as an event loop. `job.add_done_callback(...)` says when it has
+        ended. `job.result()` returns an `Encoded` or raises as `encode` does. `job.cancel()` takes it back.
+        The tokens of all texts are held at once.
 
         Args:
             texts: as `encode` takes them.

@@ -1,8 +1,8 @@
 """How many workers, and how large batches, are fastest on this machine: each is tried.
 
-Two races: how many batches run side by side, then how large they are. In each the candidates encode the same
-texts in turn, round by round, and are compared within a round: a shared machine's speed drifts by tens of
-percent, and two neighbours in time meet the same.
+There are two races: how many batches run side by side, then how large they are. In each, the candidates
+encode the same texts in turn, round by round. They are compared within a round: a shared machine's speed
+drifts by tens of percent, but hardly between two neighbours in time.
 """
 
 from __future__ import annotations
@@ -168,10 +168,10 @@ def search(
 
 
 def race(candidates: Sequence[Candidate], seconds_of: Seconds, *, seconds: float) -> Rounds:
-    """Let candidates encode in turn until another round would take longer than the time left.
+    """Let candidates encode in turn, until another round would take longer than the time left.
 
-    Each begins once, then each once with the order reversed: what a candidate leaves behind, a warm CPU or
-    one that was slowed down, meets each of the others alike.
+    Each begins once, then each once with the order reversed. A candidate may leave the CPU warm or slowed
+    down, and this way each of the others meets that equally often.
     """
     rounds: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     turn, spent = 0, 0.0

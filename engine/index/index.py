@@ -1,4 +1,4 @@
-"""The index as its callers see it: whole documents, found by any number of threads while others change it."""
+"""The index as its callers see it: many threads may search it while others change it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _MOST_NEIGHBOURS, _MOST_CANDIDATES = 4096, 2**20
 class VectorIndex:
     """Vectors of one encoder, searchable. All of its methods may be called by many threads at once.
 
-    Searches run side by side. Changes and saves take turns in the order of their calls; searches that come
-    while documents are added wait for one part of them at most, and may find the parts that are in already.
+    Searches run side by side. Changes and saves take turns in the order of their calls. Documents are added
+    in parts: a search that comes meanwhile waits for one part at most, and may find the parts before it.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class VectorIndex:
             expansion_search: candidates while searching; the paper's ef.
 
         Raises:
-            InputError: an unknown dtype or metric, a number of the wrong type or out of its range, or a
-                checkpoint whose similarity is none of the metrics.
+            InputError: an unknown dtype or metric; a number of the wrong type or out of its range. Or the
+                checkpoint's similarity is none of the metrics.
         """
         metric = metric if metric is not None else _metric_of(encoder)
         self.info = IndexInfo(
@@ -221,12 +221,12 @@ class VectorIndex:
         """
         vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
         k, exact = whole_number("k", k, 1), flag("exact", exact)
-        found = self._contents.search(vectors, k, exact=exact)
+        answers = self._contents.search(vectors, k, exact=exact)
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
         zero = 0.0 if self.info.metric == "l2sq" else 1.0
         return [
             [Hit(name, zero - distance, title, text) for distance, (_, name, title, text) in nearest]
-            for nearest in found
+            for nearest in answers
         ]
 
     def recall(self, vectors: NDArray[np.float32], k: int = 10) -> float:

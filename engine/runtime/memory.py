@@ -36,10 +36,10 @@ def parse_size(size: int | str) -> int:
     Raises:
         InputError: neither.
     """
-    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
-    if isinstance(size, bool) or found is None or found[2] not in _UNITS or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
+    if isinstance(size, bool) or match is None or match[2] not in _UNITS or float(match[1]) == 0:
         raise InputError(f'memory_limit is {size!r}; expected bytes or a size such as "512MiB"')
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def resident_bytes() -> int:
@@ -74,8 +74,8 @@ class Needs:
     def bytes(self, workers: int, max_batch_tokens: int) -> int:
         """Return the most that so many workers take with batches of so many tokens.
 
-        Attention grows with the square of a text's length and everything else with the tokens, so that no
-        batch takes more for each token than one long text.
+        Attention grows with the square of a text's length, everything else with the tokens. So no batch takes
+        more for each token than one long text.
         """
         batch = self.text * max(1.0, max_batch_tokens / self.longest) * _FRAGMENTS
         sessions, batches = (0, 1) if workers == 1 else (1, workers + 1)

@@ -225,8 +225,8 @@ class Session:
 def write_optimized(graph: Path, target: Path) -> None:
     """Write a CPU's form of a graph: optimized for it, with the weights packed as its kernels read them.
 
-    onnxruntime maps the file it writes beside `target`, named like it with `.data`, so that sessions and
-    processes share one copy in memory, packed as it is.
+    The weights lie beside `target`, in a file named like it with `.data`. onnxruntime maps that file, so
+    sessions and processes share one copy in memory, packed as it is.
 
     Args:
         graph: the .onnx file; its weights file lies beside it.
@@ -315,11 +315,11 @@ def _share_arena() -> bool:
     """Register one arena for all sessions of this process; say whether that could be done.
 
     It takes from the system what a run asks for. The arenas that sessions have by default double with each
-    region they take, and what they keep grows with the callers: after two bursts of 16 callers,
-    all-MiniLM-L6-v2 in INT8 held 231 MB with them, and 96 with this one, for the same CPU time.
+    region they take, and what they keep grows with the callers. After two bursts of 16 callers,
+    all-MiniLM-L6-v2 in INT8 held 231 MB with them, and 96 MB with this one. The CPU time was the same.
 
-    Where there is one already, by somebody else or from before a fork, older releases refuse and newer ones
-    replace it for the sessions to come; those that hold it keep it.
+    There may be one already, registered by other code or before a fork. Older releases of onnxruntime then
+    refuse. Newer ones replace it for the sessions to come; those that hold it keep it.
     """
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT

@@ -1,7 +1,7 @@
 """Which texts run together: groups of equal length, within a budget of tokens.
 
-A batch whose texts have one length needs no padding, so no token is computed for nothing and no text's
-vector can depend on its neighbours. On a CPU small batches cost nothing: 256 to 512 tokens are already as
+A batch whose texts have one length needs no padding. So no padding token is computed, and no text's vector
+can depend on its neighbours. On a CPU small batches cost nothing: 256 to 512 tokens are already as
 fast as any larger number. Accelerators want larger batches; `max_padding` lets near lengths share one.
 """
 

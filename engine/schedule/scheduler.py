@@ -12,9 +12,9 @@ all threads inside it. However many callers ask at once, no more threads run tha
 A queue holds each job once. Whoever takes a job from its head runs one batch of it and puts it back at the
 end. So a query waits for the batches that run, and for one batch of each job that came before it.
 
-Callers put jobs into the queue and wait. All that is counted is counted by the scheduler's own threads, in
-which no signal handler runs: an exception raised in a caller, at any moment, can lose nothing of it. A short
-query that meets nobody runs in its caller's thread, which holds a lock in a `with` and counts nothing.
+Callers put jobs into the queue and wait. Only the scheduler's own threads count what runs, and no signal
+handler runs in them. So an exception raised in a caller, at any moment, leaves every count right. A short
+query that nothing runs beside runs in its caller's thread, which holds a lock in a `with` and counts nothing.
 """
 
 from __future__ import annotations
@@ -90,8 +90,8 @@ class Job(Generic[T]):
         """Wait for the end and return what `then` returned.
 
         Raises:
-            RuntimeError: a callback waits for a job of its own scheduler, or a signal handler for one of the
-                encoder in whose `encode` it is: they would wait for themselves.
+            RuntimeError: a callback waits for a job of its own scheduler, or a signal handler inside
+                `encode` for a job of that encoder. They would wait for themselves.
             BundleError: this process was forked since the job began, and has none of its threads.
             concurrent.futures.CancelledError: it was cancelled.
             Exception: whatever the first batch that failed raised.

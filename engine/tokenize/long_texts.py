@@ -1,8 +1,8 @@
 """Texts far longer than a role's max_length: no more of them is tokenised than can reach their first tokens.
 
-A text is read from the side that is kept, as far as a place where it may be cut (breaks.py). If what was read
-is cut to max_length, so is the whole, to the same tokens; else twice as much is read. What gives no tokens is
-left out meanwhile (ignored.py), so that megabytes of it are not held.
+A text is read from the side that is kept, as far as a place where it may be cut (breaks.py). If that part is
+cut to max_length, the whole text is cut to the same tokens. Otherwise twice as much is read. Characters that
+give no tokens are removed meanwhile (ignored.py), so megabytes of them are not held.
 
 A pair is cut by the lengths of both sides: the shorter one is kept as far as it fits. Once both have more
 tokens than max_length, only which of them has more matters: it gets the odd token. That is counted piece
