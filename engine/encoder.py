@@ -188,9 +188,8 @@ class Encoder:
 
     def _call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
         tally = Tally()
-        checked = checked_texts(listed(texts), self._stages.tokenizer.role(role))
-        deduplicated = Deduplicated(checked)
-        return Call(self._stages, deduplicated, role, self._output(out, len(deduplicated)), tally)
+        distinct = Deduplicated(checked_texts(listed(texts), self._stages.tokenizer.role(role)))
+        return Call(self._stages, distinct, role, self._output(out, len(distinct)), tally)
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
         shape = (count, self.dim)

@@ -260,14 +260,15 @@ def _sample(bundle: Bundle, *, batches: int) -> Sample:
     role = "passage" if "passage" in roles else next(iter(roles))
     contract = bundle.manifest.contract
     tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract))
-    alone, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
-    words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == alone + 1] or _WORDS
-    chosen = np.random.default_rng(0)
+    special_tokens, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
+    one_token = special_tokens + 1
+    words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == one_token] or _WORDS
+    random = np.random.default_rng(0)
     texts: list[str] = []
     for place in range(batches):
         length = min(_LENGTHS[place % len(_LENGTHS)], roles[role].max_length)
-        shape = max(_BATCH_TOKENS) // length, max(1, length - alone)
-        texts += [" ".join(row) for row in chosen.choice(words, shape)]
+        shape = max(_BATCH_TOKENS) // length, max(1, length - special_tokens)
+        texts += [" ".join(row) for row in random.choice(words, shape)]
     return Sample(role, texts, int(tokenizer.encode(check_texts(texts, roles[role]), role).lengths.sum()))
 
 

@@ -94,9 +94,9 @@ def _exported_from(checkpoint: Path) -> Path:
         except OSError:
             sha256 = None
         if sha256 != expected:
-            what = "missing" if sha256 is None else "changed"
+            fault = "missing" if sha256 is None else "changed"
             raise BundleError(
-                f"{checkpoint / file}: {what} since the bundle was made from it; type: paritas export "
+                f"{checkpoint / file}: {fault} since the bundle was made from it; type: paritas export "
                 f"{checkpoint}, or name the bundle: {bundle_path}"
             )
     if fresh:

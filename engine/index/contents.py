@@ -104,7 +104,7 @@ class Contents:
         return [[(distance, rows[row[0]]) for distance, row in of_query] for of_query in nearest]
 
     def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
-        """Return the k nearest documents, their keys alone, by comparing all and by walking the graph."""
+        """Return the k nearest documents, only their keys, by comparing all and by walking the graph."""
         exact: list[Nearest] = []
         walked: list[Nearest] = []
         for start in range(0, len(vectors), _QUERIES):

@@ -186,13 +186,13 @@ class VectorIndex:
         self._check_writeable()
         names = arguments.strings("id", ids)
         vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
-        shown = arguments.strings("title", titles) if titles is not None else [""] * len(names)
-        whole = arguments.strings("text", texts) if texts is not None else [""] * len(names)
-        counts = {"ids": len(names), "vectors": len(vectors), "titles": len(shown), "texts": len(whole)}
+        titles = arguments.strings("title", titles) if titles is not None else [""] * len(names)
+        texts = arguments.strings("text", texts) if texts is not None else [""] * len(names)
+        counts = {"ids": len(names), "vectors": len(vectors), "titles": len(titles), "texts": len(texts)}
         if len(set(counts.values())) > 1:
             raise InputError(f"expected as many of each, got {counts}")
-        equal = list(digests(vectors, self.info.dtype))
-        self._contents.add(Batch(names, shown, whole, equal, vectors))
+        vector_digests = list(digests(vectors, self.info.dtype))
+        self._contents.add(Batch(names, titles, texts, vector_digests, vectors))
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove documents.

@@ -87,20 +87,20 @@ class Call:
     """Texts of one role on their way, and the array their vectors go to."""
 
     def __init__(
-        self, stages: Stages, repeats: Deduplicated, role: str, vectors: NDArray[np.float32], tally: Tally
+        self, stages: Stages, texts: Deduplicated, role: str, vectors: NDArray[np.float32], tally: Tally
     ) -> None:
         """Begin.
 
         Args:
             stages: the encoder's.
-            repeats: the texts, as `checked_texts` yields them.
+            texts: as `checked_texts` yields them, each distinct one once.
             role: of all of them.
             vectors: float32, (texts, dim), to be filled.
             tally: what was done so far.
         """
         self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
-        self._repeats = repeats
-        tally.add(texts=len(repeats))
+        self._texts = texts
+        tally.add(texts=len(texts))
 
     def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
         """Run all of it, tokenising each window while the one before it runs.
@@ -135,24 +135,24 @@ class Call:
             for batch in batches:
                 scheduler.run_exclusive(batch, run)
             return True
-        one = len(batches) == 1 and len(window.texts) == len(self._repeats.distinct)
+        one = len(batches) == 1 and len(window.texts) == len(self._texts.distinct)
         return one and scheduler.run_exclusive(batches[0], run)
 
     def submit(self, scheduler: Scheduler) -> Job[Encoded]:
         """Tokenise all of it here and now, and return what runs the rest."""
-        texts = self._repeats.distinct
+        texts = self._texts.distinct
         window = self.window(slice(0, len(texts)))
         return scheduler.submit(self._stages.plan(window), partial(self._run, window), self._finish)
 
     def _windows(self) -> Iterator[Window]:
-        for start in range(0, len(self._repeats.distinct), WINDOW):
+        for start in range(0, len(self._texts.distinct), WINDOW):
             yield self.window(slice(start, start + WINDOW))
 
     def window(self, part: slice) -> Window:
         """Tokenise some of the distinct texts."""
         begun = time.perf_counter()
         tokenizer, contract = self._stages.tokenizer, self._stages.contract
-        texts, counts = self._repeats.distinct[part], self._repeats.counts[part]
+        texts, counts = self._texts.distinct[part], self._texts.counts[part]
         prompt_tokens = 0 if contract.pool_prompt else tokenizer.prompt_tokens(self._role)
         tokens = tokenizer.encode(texts, self._role)
         self.tally.add(
@@ -160,7 +160,7 @@ class Call:
             truncated=int(counts[tokens.truncated].sum()),
             tokenize_s=time.perf_counter() - begun,
         )
-        return Window(tokens, self._repeats.rows[part], counts, texts, prompt_tokens)
+        return Window(tokens, self._texts.rows[part], counts, texts, prompt_tokens)
 
     def _run(self, window: Window, session: Session, batch: Batch) -> None:
         begun = time.perf_counter()
@@ -175,7 +175,7 @@ class Call:
         )
 
     def _finish(self) -> Encoded:
-        self._repeats.fill(self._vectors)
+        self._texts.fill(self._vectors)
         return Encoded(self._vectors, self.tally.stats())
 
 

@@ -132,9 +132,9 @@ class Breaks:
 
     def _is_solid(self, text: str, place: int) -> bool:
         """Say that the characters around a blank are still there, and no blanks, when they are normalised."""
-        beside = (text[place - 1], text[place + 1])
-        inner = [self._inside(character) for character in beside]
-        return all(map(self._is_plain, beside)) and all(form and form.strip() == form for form in inner)
+        neighbours = (text[place - 1], text[place + 1])
+        inner = [self._inside(character) for character in neighbours]
+        return all(map(self._is_plain, neighbours)) and all(form and form.strip() == form for form in inner)
 
     def _is_plain(self, character: str) -> bool:
         return self._plain.fullmatch(character) is not None or _is_letter(character)

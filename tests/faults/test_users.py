@@ -98,7 +98,7 @@ def closed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
-def test_a_optimized_graph_has_the_modes_that_the_umask_allows(ours: Path, home: Path, umask: int) -> None:
+def test_an_optimized_graph_has_the_modes_that_the_umask_allows(ours: Path, home: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         vectors(ours)

@@ -105,7 +105,7 @@ def test_a_vector_is_the_same_bits_alone_and_in_any_batch(zoo: Zoo, name: str, f
 
 
 @pytest.mark.parametrize(("name", "precision"), [("all-MiniLM-L6-v2", "int8"), ("all-mpnet-base-v2", "fp32")])
-def test_a_optimized_graph_gives_the_same_bits(
+def test_an_optimized_graph_gives_the_same_bits(
     zoo: Zoo, cache: Path, name: str, precision: Precision
 ) -> None:
     """As it is made, and as it is loaded from what was made."""

@@ -38,7 +38,7 @@ def kept(home: Path) -> list[Path]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-mpnet"])
-def test_a_optimized_graph_gives_the_same_bits(
+def test_an_optimized_graph_gives_the_same_bits(
     bundles: dict[str, Bundle], home: Path, model: str, precision: str
 ) -> None:
     plain = encode(bundles[model], precision=precision, cache=False)
