@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, field
 
 from paritas import files, store
 from paritas.engine.bundle.directory import Bundle
@@ -33,8 +33,8 @@ class Settings(Struct, frozen=True):
     """Threads at most, in all."""
     workers: int
     """Batches at most that run side by side, each with threads // workers threads inside."""
-    token_budget: int
-    """Most tokens of a batch."""
+    max_batch_tokens: int = field(name="token_budget")
+    """Most tokens of a batch; "token_budget" is its name in JSON and on disk, here and below."""
     origin: Literal["given", "tuned", "default"]
     """Who chose: the caller at least one of them, `paritas tune` all, or nobody."""
 
@@ -43,7 +43,7 @@ class Measured(Struct, frozen=True, forbid_unknown_fields=True):
     """How fast one choice was in a race."""
 
     workers: int
-    token_budget: int
+    max_batch_tokens: int = field(name="token_budget")
     tokens_per_s: float
     """The median over rounds."""
     ratio: float
@@ -62,7 +62,7 @@ class Tuned(Struct, frozen=True, forbid_unknown_fields=True):
     onnxruntime: str
     date: str
     workers: _Count
-    token_budget: _Count
+    max_batch_tokens: _Count = field(name="token_budget")
     gain: float
     """How many times as fast as the default, over all races."""
     races: list[list[Measured]]
@@ -71,13 +71,13 @@ class Tuned(Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def settings(self) -> Settings:
         """What an encoder makes of it."""
-        return Settings(self.cpus, self.workers, self.token_budget, "tuned")
+        return Settings(self.cpus, self.workers, self.max_batch_tokens, "tuned")
 
 
 def choose_settings(
     threads: int | None,
     workers: int | None,
-    token_budget: int | None,
+    max_batch_tokens: int | None,
     *,
     on_cpu: bool,
     tuned: Tuned | None = None,
@@ -90,18 +90,18 @@ def choose_settings(
     Args:
         threads: as the caller gave it, 1 or more; None where it was not given.
         workers: likewise.
-        token_budget: likewise.
+        max_batch_tokens: likewise.
         on_cpu: it will run on a CPU.
         tuned: what was found for this graph and this number of CPUs.
     """
-    given = any(value is not None for value in (threads, workers, token_budget))
+    given = any(value is not None for value in (threads, workers, max_batch_tokens))
     if tuned is not None and not given:
         return tuned.settings
     threads = threads or available_cpus()
     return Settings(
         threads,
         workers=min(workers or (threads if on_cpu else 1), threads),
-        token_budget=token_budget or (512 if on_cpu else 16_384),
+        max_batch_tokens=max_batch_tokens or (512 if on_cpu else 16_384),
         origin="given" if given else "default",
     )
 

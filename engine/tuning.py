@@ -1,8 +1,8 @@
-"""Which workers and which token budget are fastest on this machine, by encoding with each.
+"""How many workers, and how large batches, are fastest on this machine: each is tried.
 
-Two races: how many batches run side by side, then how large they are. In each the candidates encode the same
-texts in turn, round by round, and are compared within a round: a shared machine's speed drifts by tens of
-percent, and two neighbours in time meet the same.
+There are two races: how many batches run side by side, then how large they are. In each, the candidates
+encode the same texts in turn, round by round. They are compared within a round: a shared machine's speed
+drifts by tens of percent, but hardly between two neighbours in time.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import InputError
 from paritas.registry import Precision
 
-_TOKEN_BUDGETS = (128, 256, 512, 1024)
+_BATCH_TOKENS = (128, 256, 512, 1024)
 # A challenger wins by this much in the median round, and is no slower in three rounds of four: of several as
 # fast as the default, one is always a percent ahead.
 _GAIN = 1.03
 _LEAST_ROUNDS = 3
 # One encoding lasts so long at least, or the clock of the machine's scheduler shows in it.
 _ENCODING_S = 0.5
-# Tokens a text, of which every token budget is a multiple or the other way round. Batches hold texts of one
-# length, so the sample has as many of each as the largest batch holds; of twenty lengths it would have few.
+# Tokens a text. Each divides every size of a batch, or is divided by it. Batches hold texts of one length, so
+# the sample has as many of each length as the largest batch holds. Of twenty lengths it would have few.
 _LENGTHS = (128, 64, 256, 32)
 
 # Words that nearly every vocabulary has whole, so that so many words are so many tokens.
@@ -52,7 +52,7 @@ class Candidate(NamedTuple):
     """A way to run batches."""
 
     workers: int
-    token_budget: int
+    max_batch_tokens: int
 
 
 class Sample(NamedTuple):
@@ -78,7 +78,7 @@ def tune(
     seconds: float = 45.0,
     report: Callable[[str], None] = lambda _line: None,
 ) -> Tuned:
-    """Measure which workers and token budget encode most tokens a second on this machine's CPUs.
+    """Measure which workers and size of batches encode most tokens a second on this machine's CPUs.
 
     Args:
         bundle: what encodes.
@@ -99,7 +99,7 @@ def tune(
     bundle.check(bundle.needed(variant, variant.graph_for(on_cpu=True)))
     _check_store(bundle, precision)
     default = choose_settings(None, None, None, on_cpu=True)
-    threads, first = default.threads, Candidate(default.workers, default.token_budget)
+    threads, first = default.threads, Candidate(default.workers, default.max_batch_tokens)
     load = partial(_load, bundle, precision, threads)
 
     report(f"loading {bundle.manifest.model} in {precision}")
@@ -121,7 +121,7 @@ def tune(
         onnxruntime=VERSION,
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         workers=best.workers,
-        token_budget=best.token_budget,
+        max_batch_tokens=best.max_batch_tokens,
         gain=gain,
         races=races,
     )
@@ -147,17 +147,19 @@ def search(
     workers = list(dict.fromkeys((default.workers, max(1, default.workers // 2), 1)))
     best, gain, races = default, 1.0, []
     if len(workers) > 1:
-        report(f"workers: {', '.join(map(str, workers))}, with {default.token_budget} tokens a batch")
-        field = [Candidate(number, default.token_budget) for number in workers]
-        share = len(field) / (len(field) + len(_TOKEN_BUDGETS))
+        report(f"workers: {', '.join(map(str, workers))}, with {default.max_batch_tokens} tokens a batch")
+        field = [Candidate(number, default.max_batch_tokens) for number in workers]
+        share = len(field) / (len(field) + len(_BATCH_TOKENS))
         with load(field) as seconds_of:
             rounds = race(field, seconds_of, seconds=seconds * share)
         best = winner(rounds)
         gain *= _gain(rounds, best)
         races.append(_figures(rounds, tokens))
         seconds -= sum(map(sum, rounds.values()))
-    report(f"tokens a batch: {', '.join(map(str, _TOKEN_BUDGETS))}, with {best.workers} workers")
-    field = list(dict.fromkeys([best, *(Candidate(best.workers, budget) for budget in _TOKEN_BUDGETS)]))
+    report(f"tokens a batch: {', '.join(map(str, _BATCH_TOKENS))}, with {best.workers} workers")
+    field = list(
+        dict.fromkeys([best, *(Candidate(best.workers, tokens_a_batch) for tokens_a_batch in _BATCH_TOKENS)])
+    )
     with load(field) as seconds_of:
         rounds = race(field, seconds_of, seconds=seconds)
     best = winner(rounds)
@@ -166,10 +168,10 @@ def search(
 
 
 def race(candidates: Sequence[Candidate], seconds_of: Seconds, *, seconds: float) -> Rounds:
-    """Let candidates encode in turn until another round would take longer than the time left.
+    """Let candidates encode in turn, until another round would take longer than the time left.
 
-    Each begins once, then each once with the order reversed: what a candidate leaves behind, a warm CPU or
-    one that was slowed down, meets each of the others alike.
+    Each begins once, then each once with the order reversed. A candidate may leave the CPU warm or slowed
+    down, and this way each of the others meets that equally often.
     """
     rounds: dict[Candidate, list[float]] = {candidate: [] for candidate in candidates}
     turn, spent = 0, 0.0
@@ -211,7 +213,7 @@ def _figures(rounds: Rounds, tokens: int) -> list[Measured]:
     return [
         Measured(
             candidate.workers,
-            candidate.token_budget,
+            candidate.max_batch_tokens,
             tokens_per_s=round(tokens / statistics.median(seconds), 1),
             ratio=round(_gain(rounds, candidate), 3),
             rounds=len(seconds),
@@ -233,7 +235,7 @@ def _load(
                     precision=precision,
                     threads=threads,
                     workers=candidate.workers,
-                    token_budget=candidate.token_budget,
+                    max_batch_tokens=candidate.max_batch_tokens,
                 )
             )
             for candidate in candidates
@@ -258,14 +260,15 @@ def _sample(bundle: Bundle, *, batches: int) -> Sample:
     role = "passage" if "passage" in roles else next(iter(roles))
     contract = bundle.manifest.contract
     tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract))
-    alone, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
-    words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == alone + 1] or _WORDS
-    chosen = np.random.default_rng(0)
+    special_tokens, *lengths = tokenizer.encode(check_texts(["", *_WORDS], roles[role]), role).lengths
+    one_token = special_tokens + 1
+    words = [word for word, length in zip(_WORDS, lengths, strict=True) if length == one_token] or _WORDS
+    random = np.random.default_rng(0)
     texts: list[str] = []
     for place in range(batches):
         length = min(_LENGTHS[place % len(_LENGTHS)], roles[role].max_length)
-        shape = max(_TOKEN_BUDGETS) // length, max(1, length - alone)
-        texts += [" ".join(row) for row in chosen.choice(words, shape)]
+        shape = max(_BATCH_TOKENS) // length, max(1, length - special_tokens)
+        texts += [" ".join(row) for row in random.choice(words, shape)]
     return Sample(role, texts, int(tokenizer.encode(check_texts(texts, roles[role]), role).lengths.sum()))
 
 

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from paritas.arguments import not_utf8, pathname, wrong
 from paritas.engine.bundle.digests import digest
-from paritas.engine.bundle.directory import MANIFEST, PROBES, REFERENCE, Bundle, file_names, manifest_bytes
+from paritas.engine.bundle.directory import MANIFEST, Bundle, file_names
 from paritas.engine.bundle.manifest import (
     FORMAT,
     MODULES,
+    PROBES,
+    REFERENCE,
     TOKENIZER,
     Certificate,
     Figures,
@@ -29,6 +31,7 @@ from paritas.engine.bundle.manifest import (
     Quantization,
     Source,
     Variant,
+    manifest_bytes,
 )
 from paritas.engine.runtime.cpus import instructions
 from paritas.engine.tokenize.tokenizer import Tokenizer

@@ -98,7 +98,7 @@ def compete(contender: str, work: Path) -> None:
     def encode(chosen: list[str]) -> NDArray[np.float32]:
         tokens = tokenizer.encode(chosen, "passage")
         vectors = np.empty((len(chosen), contract.dim), np.float32)
-        for batch in plan(tokens.lengths, token_budget=512):
+        for batch in plan(tokens.lengths, max_batch_tokens=512):
             input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
             hidden = session.run(input_ids, mask, type_ids)
             vectors[batch.rows] = pool(hidden, mask, pooling=contract.pooling, normalized=contract.normalize)

@@ -39,7 +39,7 @@ def groupings(lengths: NDArray[np.int64]) -> dict[str, list[Batch]]:
     """Return the batches of each grouping."""
     by_length = np.argsort(-lengths, kind="stable")
     return {
-        f"paritas: equal lengths, {BUDGET} tokens": list(plan(lengths, token_budget=BUDGET)),
+        f"paritas: equal lengths, {BUDGET} tokens": list(plan(lengths, max_batch_tokens=BUDGET)),
         f"sorted, batches of {BATCH}": padded(by_length, lengths),
         f"in the order given, batches of {BATCH}": padded(np.arange(len(lengths)), lengths),
     }

@@ -72,7 +72,7 @@ def main(model: str, count: int, tokens: int, rounds: int, as_json: bool, keep: 
         longer = with_length(bundle.directory, max(LENGTHS), Path(scratch, "bundle"))
         for precision in PRECISIONS:
             budgets = {
-                budget: (Encoder(longer, precision=precision, token_budget=budget), paragraphs)
+                budget: (Encoder(longer, precision=precision, max_batch_tokens=budget), paragraphs)
                 for budget in BUDGETS
             }
             rows += sweep("token budget", precision, budgets, rounds)

@@ -1,1 +1,4 @@
-"""The bundle: its manifest, its directory, whose files are held against digests, and where it is found."""
+"""The bundle: its manifest, its directory, the digests of its files, and where it is found.
+
+This package is private and may change.
+"""

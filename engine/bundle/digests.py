@@ -1,8 +1,8 @@
-"""Files held against their digests: what is read is what was found whole.
+"""Files held against their digests: what is loaded is what was verified.
 
-A name says nothing: between a digest and a load, another file may come to have it, and a directory may be
-exchanged for another. So each file's size, times, inode and device are taken with its digest, and looked at
-again before and after everything that reads it.
+A name says nothing. Between a digest and a load, another file may come to have it, and a directory may be
+exchanged for another. So each file's state (size, times, inode and device) is taken with its digest. It is
+compared before and after everything that reads the file.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from paritas import files
-from paritas.engine.bundle import digest_cache as checked
-from paritas.engine.bundle.digest_cache import Checked, Look, look
+from paritas.engine.bundle.digest_cache import DigestCache, FileState, file_state, settled
 from paritas.engine.bundle.manifest import FileEntry
 from paritas.errors import BundleError
 
@@ -25,52 +24,52 @@ _TRIES = 3
 _T = TypeVar("_T")
 
 
-class Words(NamedTuple):
-    """What messages say of a directory."""
+class Messages(NamedTuple):
+    """What error messages say of a directory."""
 
-    what: str
+    kind: str
     """As in "missing from the bundle"."""
-    again: str
+    if_missing: str
     """What to do about a missing file."""
     since: str
     """As in "changed since the export"."""
-    mend: str
+    if_changed: str
     """What to do about a changed file."""
 
 
-class _Found(NamedTuple):
-    """A file as it was when it was found whole."""
+class _Verified(NamedTuple):
+    """A file as it was when it was verified."""
 
-    look: Look
+    state: FileState
     settled: bool
     """A change since would show: the last one was longer ago than a tick of the file system's clock."""
 
 
-class Whole:
-    """The files of one directory and which of them were found whole. May be used by many threads at once."""
+class VerifiedFiles:
+    """The files of one directory, and which of them were verified. May be used by many threads at once."""
 
-    def __init__(self, directory: Path, entries: Mapping[str, FileEntry], words: Words) -> None:
+    def __init__(self, directory: Path, entries: Mapping[str, FileEntry], messages: Messages) -> None:
         """Take what the files should be; none is opened yet.
 
         Args:
             directory: where they lie.
             entries: digest and size by name.
-            words: for messages.
+            messages: what errors say.
         """
         self._directory = directory
         self._entries = entries
-        self._words = words
-        self._found: dict[str, _Found] = {}
+        self._messages = messages
+        self._verified: dict[str, _Verified] = {}
 
     @property
     def names(self) -> set[str]:
-        """The files found whole so far."""
-        return set(self._found)
+        """The files verified so far."""
+        return set(self._verified)
 
     def trust(self, names: Iterable[str]) -> None:
-        """Take files for whole as they are now: whoever wrote them this moment need not read them."""
+        """Take files for verified as they are now: whoever wrote them this moment need not read them."""
         for name in names:
-            self._found[name] = _Found(look(self._directory / name), settled=True)
+            self._verified[name] = _Verified(file_state(self._directory / name), settled=True)
 
     def verify(self, names: Iterable[str]) -> None:
         """Read files and check their digests.
@@ -79,102 +78,108 @@ class Whole:
             BundleError: one is missing, changed, or written to meanwhile; the message names it.
         """
         for name in names:
-            self._found[name] = self._digested(name)
+            self._verified[name] = self._digested(name)
 
-    def _digested(self, name: str) -> _Found:
-        expected, path, words = self._entries[name], self._directory / name, self._words
+    def _digested(self, name: str) -> _Verified:
+        expected, path, messages = self._entries[name], self._directory / name, self._messages
         try:
-            now_ns, before = time.time_ns(), look(path)
+            now_ns, before = time.time_ns(), file_state(path)
             actual = digest(path) if before.size_bytes == expected.size_bytes else None
-            after = look(path)
+            after = file_state(path)
         except OSError as error:
-            raise BundleError(f"{path}: missing from the {words.what}: {error}; {words.again}") from error
-        if actual == expected.sha256 and before == after:
-            return _Found(before, checked.settled(before, now_ns))
-        what = f"sha256 {actual}"
-        if actual is None:
-            what = f"{before.size_bytes} bytes, expected {expected.size_bytes}"
-        if name in self._found or before != after:
             raise BundleError(
-                f"{path}: changed since {words.since} ({what}), and after it was loaded: the {words.what} "
-                "was replaced or written to; load it again"
+                f"{path}: missing from the {messages.kind}: {error}; {messages.if_missing}"
+            ) from error
+        if actual == expected.sha256 and before == after:
+            return _Verified(before, settled(before, now_ns))
+        difference = f"sha256 {actual}"
+        if actual is None:
+            difference = f"{before.size_bytes} bytes, expected {expected.size_bytes}"
+        if name in self._verified or before != after:
+            raise BundleError(
+                f"{path}: changed since {messages.since} ({difference}), and after it was loaded: the "
+                f"{messages.kind} was replaced or written to; load it again"
             )
-        raise BundleError(f"{path}: changed since {words.since} ({what}); {words.mend}")
+        raise BundleError(f"{path}: changed since {messages.since} ({difference}); {messages.if_changed}")
 
-    def check(self, names: Iterable[str], *, remember: bool = True) -> None:
-        """Check files as `verify` does, but read none that is as it was when it was found whole.
+    def check(self, names: Iterable[str], *, use_cache: bool = True) -> None:
+        """Check files as `verify` does, but read none that is as it was when it was verified.
 
         Args:
             names: which.
-            remember: by any process that left a record of it; see `Checked`.
+            use_cache: nor any whose digest is in the `DigestCache`.
 
         Raises:
             BundleError: as `verify`.
         """
-        doubtful = [name for name in names if not self._is_as_found(name)]
+        doubtful = [name for name in names if not self._is_as_verified(name)]
         if not doubtful:
             return
-        if not remember:
+        if not use_cache:
             self.verify(doubtful)
             return
-        known = Checked(self._directory)
+        cache = DigestCache(self._directory)
         unknown = {}
         for name in doubtful:
             sha256 = self._entries[name].sha256
-            if known.digest(name) == sha256:
-                self._found[name] = _Found(known.looks[name], settled=True)
+            if cache.digest(name) == sha256:
+                self._verified[name] = _Verified(cache.states[name], settled=True)
             else:
                 unknown[name] = sha256
         self.verify(unknown)
-        known.keep(unknown)
+        cache.keep(unknown)
 
-    def read(self, names: Iterable[str], load: Callable[[], _T], *, remember: bool = True) -> _T:
-        """Return what `load` makes of files that were whole before it and are the same ones after it.
+    def read(self, names: Iterable[str], load: Callable[[], _T], *, use_cache: bool = True) -> _T:
+        """Return what `load` makes of files that are verified before it, and the same ones after it.
 
         Args:
             names: the files it reads.
             load: may be called again, where they changed meanwhile.
-            remember: as for `check`.
+            use_cache: as for `check`.
 
         Raises:
             BundleError: as `verify`, or they never stayed the same.
         """
         names = list(names)
         for _ in range(_TRIES):
-            # The directory's own look too: it may be exchanged for another, and back.
-            place = _look_at(self._directory)
-            self.check(names, remember=remember)
-            found = {name: self._found[name] for name in names}
+            # The directory's own state too: it may be exchanged for another, and back.
+            directory_state = _state_if_there(self._directory)
+            self.check(names, use_cache=use_cache)
+            verified = {name: self._verified[name] for name in names}
             try:
                 loaded = load()
             except BundleError:
-                if self._are_still(found, place):
+                if self._are_still(verified, directory_state):
                     raise
                 continue
-            if self._are_still(found, place):
+            if self._are_still(verified, directory_state):
                 return loaded
         raise BundleError(f"{self._directory}: written to while it was loaded, {_TRIES} times; load it again")
 
-    def _are_still(self, found: Mapping[str, _Found], place: Look | None) -> bool:
-        return _look_at(self._directory) == place and all(map(self._is_still, found, found.values()))
+    def _are_still(self, verified: Mapping[str, _Verified], directory_state: FileState | None) -> bool:
+        return _state_if_there(self._directory) == directory_state and all(
+            map(self._is_still, verified, verified.values())
+        )
 
-    def _is_still(self, name: str, seen: _Found) -> bool:
+    def _is_still(self, name: str, verified: _Verified) -> bool:
         path = self._directory / name
         try:
             # Within a tick of its last change, a file's times show nothing: the second digest does.
-            same = seen.settled or digest(path) == self._entries[name].sha256
+            same = verified.settled or digest(path) == self._entries[name].sha256
         except OSError:
             return False
-        return same and _look_at(path) == seen.look
+        return same and _state_if_there(path) == verified.state
 
-    def _is_as_found(self, name: str) -> bool:
-        seen = self._found.get(name)
-        return seen is not None and seen.settled and _look_at(self._directory / name) == seen.look
+    def _is_as_verified(self, name: str) -> bool:
+        verified = self._verified.get(name)
+        if verified is None or not verified.settled:
+            return False
+        return _state_if_there(self._directory / name) == verified.state
 
 
-def _look_at(path: Path) -> Look | None:
+def _state_if_there(path: Path) -> FileState | None:
     try:
-        return look(path)
+        return file_state(path)
     except OSError:
         return None
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from paritas import store
 from paritas.arguments import pathname
-from paritas.engine.bundle.digest_cache import Checked
+from paritas.engine.bundle.digest_cache import DigestCache
 from paritas.engine.bundle.digests import digest
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.errors import BundleError, NotExportedError, RegistryError, StoreError, did_you_mean
@@ -86,19 +86,19 @@ def _exported_from(checkpoint: Path) -> Path:
             f"{checkpoint / added}: added since the bundle was made without it; type: paritas export "
             f"{checkpoint}, or name the bundle: {bundle_path}"
         )
-    checked = Checked(checkpoint)
+    cache = DigestCache(checkpoint)
     fresh: dict[str, str] = {}
     for file, expected in source.digests.items():
         try:
-            found = checked.digest(file) or fresh.setdefault(file, digest(checkpoint / file))
+            sha256 = cache.digest(file) or fresh.setdefault(file, digest(checkpoint / file))
         except OSError:
-            found = None
-        if found != expected:
-            what = "missing" if found is None else "changed"
+            sha256 = None
+        if sha256 != expected:
+            fault = "missing" if sha256 is None else "changed"
             raise BundleError(
-                f"{checkpoint / file}: {what} since the bundle was made from it; type: paritas export "
+                f"{checkpoint / file}: {fault} since the bundle was made from it; type: paritas export "
                 f"{checkpoint}, or name the bundle: {bundle_path}"
             )
     if fresh:
-        checked.keep(fresh)
+        cache.keep(fresh)
     return bundle_path

@@ -1,25 +1,37 @@
 """What manifest.json holds: what the vectors are, where they come from, and the proof of each precision.
 
-The schema grows so that nothing is misread. A field that changes vectors, or which files are loaded, raises
-`FORMAT`; it has a default, under which the vectors and the fingerprint are those of before. Bundles of every
-older format are read, newer ones are refused. A field that only describes may come without a new format:
-readers that do not know it pass over it.
+How the schema grows:
+
+- A new field stands at the end of its struct and has a default, so bundles of every older format are read.
+- A field that only describes needs no new format. `Manifest`, `Source`, `Certificate` and `Quantization`
+  ignore fields that they do not know.
+- A field that changes vectors, or which files are loaded, raises `FORMAT`. Its default gives the vectors and
+  the fingerprint of before. `Contract`, `Module` and `Variant` refuse fields that they do not know, and a
+  newer format is refused as a whole.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from paritas.registry import Bound, Pooling, Precision, Role
+from paritas.errors import BundleError
+from paritas.registry import Bound, Pooling, Precision, Role, check_pooling
 
 FORMAT = 4
 """What `paritas export` writes."""
 TOKENIZER = "tokenizer.json"
+PROBES = "probes.json"
+REFERENCE = "reference.npy"
 MODULES = "modules.npz"
 """The weights of a contract's modules, float32: "0.weight" (out, in) and "0.bias" (out,) of its first."""
+# The manifest's own digest; bundles had none before 0.1.0, and who edits a manifest by hand removes it.
+_SEAL = "manifest_sha256"
 
 
 class Module(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -208,3 +220,83 @@ class Manifest(Struct, frozen=True):
     """How the checkpoint says its vectors are compared: cosine, dot, euclidean or manhattan."""
     origins: dict[str, str] = {}
     """The file and key, or the registry's entry, that each fact of the contract is from."""
+
+    def names(self) -> list[str]:
+        """Return the names of all files that a bundle with this manifest has, its own aside."""
+        names = [*self.files, TOKENIZER, PROBES, REFERENCE]
+        names += [MODULES] if self.contract.weighted else []
+        for variant in self.precisions.values():
+            names += variant.names()
+        return names
+
+
+def read_manifest(path: Path, content: bytes) -> Manifest:
+    """Return the manifest that a file holds, checked.
+
+    Args:
+        path: the file's, for messages.
+        content: the file's bytes.
+
+    Raises:
+        BundleError: it does not parse, is of a newer format, was changed, or names a file out of the bundle.
+    """
+    document = _parse(path, content)
+    _check_format(path, document)
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: {error}; export the model again") from error
+    if fault := check_pooling(manifest.contract.pooling):
+        raise BundleError(f"{path}: {fault}; export the model again")
+    _check_names(path, manifest)
+    if _SEAL in document and document[_SEAL] != _seal(document):
+        raise BundleError(f"{path}: changed since the export; restore the file or export the model again")
+    return manifest
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return what manifest.json holds: the manifest, and at its end a digest of all that is before it."""
+    document: dict[str, Any] = json.loads(msgspec.json.encode(manifest))
+    sealed = {**document, _SEAL: _seal(document)}
+    return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"
+
+
+def _seal(document: dict[str, Any]) -> str:
+    content = {key: value for key, value in document.items() if key != _SEAL}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _parse(path: Path, content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{path}: not JSON: {error}; export the model again") from error
+
+
+def _check_format(path: Path, document: Any) -> None:
+    """Tell a bundle of a newer paritas from a damaged one, and one of format 4 from one that lost a field."""
+    if not isinstance(document, dict):
+        return
+    number = document.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        tools = document.get("tools")
+        version = tools.get("paritas") if isinstance(tools, dict) else None
+        newer = f"'paritas>={version}'" if isinstance(version, str) else "--upgrade paritas"
+        raise BundleError(
+            f"{path}: bundle format {number}, this paritas reads up to {FORMAT}; type: pip install {newer}"
+        )
+    contract = document.get("contract")
+    if number == FORMAT and isinstance(contract, dict):
+        missing = [field for field in SINCE_4 if field not in contract]
+        if missing:
+            raise BundleError(f"{path}: contract: {missing[0]} is missing; export the model again")
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    names = manifest.names()
+    for name in names:
+        if name in ("", ".", "..") or name != Path(name).name or "\\" in name or "\0" in name:
+            raise BundleError(f"{path}: {name!r} leads out of the bundle; expected a plain file name")
+    undigested = sorted(set(names) - set(manifest.files))
+    if undigested:
+        raise BundleError(f"{path}: no digest of {', '.join(undigested)}; export the model again")

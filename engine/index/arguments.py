@@ -29,11 +29,11 @@ def strings(name: str, values: Any) -> list[str]:
     unordered = isinstance(values, str | bytes | bytearray | Mapping | Set) or not hasattr(values, "__len__")
     if unordered or getattr(values, "ndim", 1) != 1:
         raise InputError(f"{name}s are {shown(values)}; expected a list of strings, for one: [{name}]")
-    found = list(values)
-    for value in found:
+    listed = list(values)
+    for value in listed:
         if not isinstance(value, str):
             raise InputError(f"{name} {value!r} is {type(value).__name__}; expected a string")
-    return [plain(value) for value in found]
+    return [plain(value) for value in listed]
 
 
 def directory(path: Any) -> Path:
@@ -43,12 +43,12 @@ def directory(path: Any) -> Path:
         InputError: no path.
     """
     try:
-        found = Path(path)
+        directory_path = Path(path)
     except TypeError:
         raise InputError(f"the index's directory is {shown(path)}; expected a path") from None
-    if "\0" in str(found):
-        raise InputError(f"{str(found)!r} holds a NUL character; expected a path")
-    return found
+    if "\0" in str(directory_path):
+        raise InputError(f"{str(directory_path)!r} holds a NUL character; expected a path")
+    return directory_path
 
 
 def encodable(path: Path) -> str:
@@ -69,19 +69,19 @@ def matrix(vectors: Any, dim: int, dtype: str) -> NDArray[np.float32]:
         InputError: NaN or infinite values, or numbers too large to be stored or multiplied.
     """
     try:
-        found = np.asarray(vectors)
+        array = np.asarray(vectors)
     except ValueError as error:
         raise ShapeError(f"vectors are no array: {error}; expected float32 (queries, {dim})") from error
-    if found.ndim != 2 or found.shape[1] != dim or found.dtype != np.float32:
-        raise ShapeError(f"vectors are {found.dtype} {found.shape}; expected float32 (queries, {dim})")
-    if not np.isfinite(found).all():
-        row = int(np.argmin(np.isfinite(found).all(axis=1)))
+    if array.ndim != 2 or array.shape[1] != dim or array.dtype != np.float32:
+        raise ShapeError(f"vectors are {array.dtype} {array.shape}; expected float32 (queries, {dim})")
+    if not np.isfinite(array).all():
+        row = int(np.argmin(np.isfinite(array).all(axis=1)))
         raise InputError(f"vector {row} holds NaN or infinite values")
-    if dtype == "f16" and (np.abs(found) > _LARGEST_F16).any():
+    if dtype == "f16" and (np.abs(array) > _LARGEST_F16).any():
         raise InputError("vectors hold numbers beyond 65,504, too large for f16; use dtype f32 or bf16")
     with np.errstate(over="ignore"):
-        squares = np.einsum("ij,ij->i", found, found)
+        squares = np.einsum("ij,ij->i", array, array)
     if not np.isfinite(squares).all():
         row = int(np.argmin(np.isfinite(squares)))
         raise InputError(f"vector {row} is too long: its numbers' squares add up to more than float32 holds")
-    return np.ascontiguousarray(found)
+    return np.ascontiguousarray(array)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.engine.index.documents import Documents, Row
-from paritas.engine.index.graph import Found, Graph, digests
+from paritas.engine.index.hnsw import HnswGraph, Neighbours, digests
 from paritas.engine.index.turns import Turns
 from paritas.errors import VectorIndexError
 
@@ -58,7 +58,7 @@ class _TornError(Exception):
 class Contents:
     """Vectors and their documents. All methods may be called by many threads at once."""
 
-    def __init__(self, graph: Graph, documents: Documents) -> None:
+    def __init__(self, graph: HnswGraph, documents: Documents) -> None:
         """Take what belongs together."""
         self._graph, self._documents = graph, documents
         self._closed = False
@@ -87,24 +87,24 @@ class Contents:
 
     def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
         """Return the k nearest documents of each query."""
-        found: list[Nearest] = []
+        nearest: list[Nearest] = []
         for start in range(0, len(vectors), _QUERIES):
             part = vectors[start : start + _QUERIES]
-            found += self._use(partial(self._search, part, k, exact=exact))
+            nearest += self._use(partial(self._search, part, k, exact=exact))
         if not len(vectors):
             self._use(lambda: None)
-        return found
+        return nearest
 
     def _search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
         at_once = k <= _AT_ONCE or not self._documents.shares
-        found = self._nearest(vectors, k, exact=exact, texts=at_once)
+        nearest = self._nearest(vectors, k, exact=exact, texts=at_once)
         if at_once:
-            return found
-        rows = self._documents.rows({row[0] for nearest in found for _, row in nearest})
-        return [[(distance, rows[row[0]]) for distance, row in nearest] for nearest in found]
+            return nearest
+        rows = self._documents.rows({row[0] for of_query in nearest for _, row in of_query})
+        return [[(distance, rows[row[0]]) for distance, row in of_query] for of_query in nearest]
 
     def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
-        """Return the k nearest documents, their keys alone, by comparing all and by walking the graph."""
+        """Return the k nearest documents, only their keys, by comparing all and by walking the graph."""
         exact: list[Nearest] = []
         walked: list[Nearest] = []
         for start in range(0, len(vectors), _QUERIES):
@@ -119,12 +119,12 @@ class Contents:
 
     def _nearest(self, vectors: NDArray[np.float32], k: int, *, exact: bool, texts: bool) -> list[Nearest]:
         # The k nearest vectors have k documents or more.
-        found = self._graph.search(vectors, k, exact=exact)
-        wanted = {key for keys, _ in found for key in keys}
+        neighbours = self._graph.search(vectors, k, exact=exact)
+        wanted = {key for keys, _ in neighbours for key in keys}
         documents = self._documents.first(wanted, min(k, self._documents.count), texts=texts)
         if len(documents) < len(wanted):
             raise VectorIndexError("a vector has no text; the index is damaged, index anew")
-        return [_documents_of(nearest, documents)[:k] for nearest in found]
+        return [_documents_of(of_query, documents)[:k] for of_query in neighbours]
 
     def sample(self, count: int, seed: int) -> NDArray[np.float32]:
         """Return the vectors of some documents, float32, (count, dim), or of all where there are fewer."""
@@ -213,11 +213,11 @@ class Contents:
     def upgrade(self, dtype: str) -> None:
         """Give documents with equal vectors one of them, where format 1 gave each its own."""
         keys = [key for key, _ in self._documents.all_keys()]
-        found = list(digests(self._graph.get(np.array(keys, np.uint64)), dtype))
+        vector_digests = list(digests(self._graph.get(np.array(keys, np.uint64)), dtype))
         first: dict[bytes, int] = {}
-        for key, digest in zip(keys, found, strict=True):
+        for key, digest in zip(keys, vector_digests, strict=True):
             first.setdefault(digest, key)
-        shared = [(key, first[digest], digest) for key, digest in zip(keys, found, strict=True)]
+        shared = [(key, first[digest], digest) for key, digest in zip(keys, vector_digests, strict=True)]
         self._documents.upgrade(shared)
         self._graph.remove([key for key, vector, _ in shared if key != vector])
         self._rebuild_worn()
@@ -273,6 +273,8 @@ class Contents:
         self._torn = False
 
 
-def _documents_of(found: Found, documents: dict[int, list[Row]]) -> Nearest:
+def _documents_of(neighbours: Neighbours, documents: dict[int, list[Row]]) -> Nearest:
     """Return the documents of some vectors, nearest first and, where equally near, in order of their keys."""
-    return sorted((distance, row) for key, distance in zip(*found, strict=True) for row in documents[key])
+    return sorted(
+        (distance, row) for key, distance in zip(*neighbours, strict=True) for row in documents[key]
+    )

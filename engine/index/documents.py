@@ -164,11 +164,11 @@ class Documents:
         Raises:
             InputError: an id is not there.
         """
-        found = {name: key for key, name in self._select("key, id", "id", ids)}
-        missing = next((name for name in ids if name not in found), None)
+        keys = {name: key for key, name in self._select("key, id", "id", ids)}
+        missing = next((name for name in ids if name not in keys), None)
         if missing is not None:
             raise InputError(f"id {missing!r} is not in the index")
-        return [found[name] for name in ids]
+        return [keys[name] for name in ids]
 
     def all_keys(self) -> list[tuple[int, int]]:
         """Return the key of each document and that of its vector, in the order in which they were added."""
@@ -184,7 +184,7 @@ class Documents:
             texts: with id, title and text; otherwise rows hold the key alone.
         """
         columns = "documents.key, id, title, text" if texts else "documents.key"
-        found: dict[int, list[Row]] = {}
+        documents: dict[int, list[Row]] = {}
         for part in _parts(list(vectors)):
             if self.shares:
                 values = ",".join(["(?)"] * len(part))
@@ -192,8 +192,8 @@ class Documents:
             else:
                 query = _ONLY.format(columns=columns, marks=",".join("?" * len(part)))
             for key, *row in self._fetch(query, part):
-                found.setdefault(key, []).append(tuple(row))
-        return found
+                documents.setdefault(key, []).append(tuple(row))
+        return documents
 
     def rows(self, keys: Iterable[int]) -> dict[int, Row]:
         """Return documents by key."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from paritas import files
-from paritas.engine.bundle.digest_cache import Checked
+from paritas.engine.bundle.digest_cache import DigestCache
 from paritas.engine.index.info import GENERATION, INDEX, IndexInfo, is_ours, parse, written
 from paritas.errors import VectorIndexError
 
@@ -121,30 +121,30 @@ def _check_size(path: Path, file: BufferedReader, info: IndexInfo) -> None:
 
 
 def _check_digests(directory: Path, opened: dict[str, BufferedReader], info: IndexInfo) -> None:
-    checked: Checked | None = None
+    cache: DigestCache | None = None
     with contextlib.suppress(RuntimeError):  # no home directory: nothing is known of any file
-        checked = Checked(directory)
-    found: dict[str, str] = {}
+        cache = DigestCache(directory)
+    fresh: dict[str, str] = {}
     for name, file in opened.items():
         path, expected = directory / name, info.sha256.get(name)
-        if expected is not None and _known(checked, path, file) == expected:
+        if expected is not None and _known(cache, path, file) == expected:
             continue
         try:
-            found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+            fresh[name] = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise _unreadable(path, error) from error
-        if found[name] != expected:
+        if fresh[name] != expected:
             raise VectorIndexError(
-                f"{path}: changed since it was saved (sha256 {found[name]}); restore the file or index anew"
+                f"{path}: changed since it was saved (sha256 {fresh[name]}); restore the file or index anew"
             )
-    if checked is not None:
-        checked.keep(found)
+    if cache is not None:
+        cache.keep(fresh)
 
 
-def _known(checked: Checked | None, path: Path, file: BufferedReader) -> str | None:
+def _known(cache: DigestCache | None, path: Path, file: BufferedReader) -> str | None:
     """Return the digest that was taken of an open file before, if its name still leads to it."""
     with contextlib.suppress(OSError):
-        known = checked.digest(path.name) if checked is not None else None
+        known = cache.digest(path.name) if cache is not None else None
         if os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return known
     return None

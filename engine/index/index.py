@@ -1,4 +1,4 @@
-"""The index as its callers see it: whole documents, found by any number of threads while others change it."""
+"""The index as its callers see it: many threads may search it while others change it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from paritas.engine.index import arguments
 from paritas.engine.index.contents import Batch, Contents
 from paritas.engine.index.documents import Documents
 from paritas.engine.index.generations import Generation, naming, publish, read_info
-from paritas.engine.index.graph import Graph, digests
+from paritas.engine.index.hnsw import HnswGraph, digests
 from paritas.engine.index.info import FORMAT, METRICS, SCALAR_TYPES, Hit, IndexInfo, Metric, ScalarType
 from paritas.errors import InputError, VectorIndexError
 
@@ -30,8 +30,8 @@ _MOST_NEIGHBOURS, _MOST_CANDIDATES = 4096, 2**20
 class VectorIndex:
     """Vectors of one encoder, searchable. All of its methods may be called by many threads at once.
 
-    Searches run side by side. Changes and saves take turns in the order of their calls; searches that come
-    while documents are added wait for one part of them at most, and may find the parts that are in already.
+    Searches run side by side. Changes and saves take turns in the order of their calls. Documents are added
+    in parts: a search that comes meanwhile waits for one part at most, and may find the parts before it.
     """
 
     def __init__(
@@ -56,8 +56,8 @@ class VectorIndex:
             expansion_search: candidates while searching; the paper's ef.
 
         Raises:
-            InputError: an unknown dtype or metric, a number of the wrong type or out of its range, or a
-                checkpoint whose similarity is none of the metrics.
+            InputError: an unknown dtype or metric; a number of the wrong type or out of its range. Or the
+                checkpoint's similarity is none of the metrics.
         """
         metric = metric if metric is not None else _metric_of(encoder)
         self.info = IndexInfo(
@@ -74,7 +74,7 @@ class VectorIndex:
             expansion_add=whole_number("expansion_add", expansion_add, 1, _MOST_CANDIDATES),
             expansion_search=whole_number("expansion_search", expansion_search, 1, _MOST_CANDIDATES),
         )
-        self._contents = Contents(Graph(self.info), Documents())
+        self._contents = Contents(HnswGraph(self.info), Documents())
         self._mapped: Path | None = None
         """The directory it is searched in, read-only; None where it is in memory."""
 
@@ -110,7 +110,7 @@ class VectorIndex:
                 documents.check(info)
             files.check_texts()
             with naming(files.vectors):
-                graph = Graph.read(info, files.content, view=mmap)
+                graph = HnswGraph.read(info, files.content, view=mmap)
             index = cls.__new__(cls)
             index.info = info
             index._contents = Contents(graph, documents)
@@ -186,13 +186,13 @@ class VectorIndex:
         self._check_writeable()
         names = arguments.strings("id", ids)
         vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
-        shown = arguments.strings("title", titles) if titles is not None else [""] * len(names)
-        whole = arguments.strings("text", texts) if texts is not None else [""] * len(names)
-        counts = {"ids": len(names), "vectors": len(vectors), "titles": len(shown), "texts": len(whole)}
+        titles = arguments.strings("title", titles) if titles is not None else [""] * len(names)
+        texts = arguments.strings("text", texts) if texts is not None else [""] * len(names)
+        counts = {"ids": len(names), "vectors": len(vectors), "titles": len(titles), "texts": len(texts)}
         if len(set(counts.values())) > 1:
             raise InputError(f"expected as many of each, got {counts}")
-        equal = list(digests(vectors, self.info.dtype))
-        self._contents.add(Batch(names, shown, whole, equal, vectors))
+        vector_digests = list(digests(vectors, self.info.dtype))
+        self._contents.add(Batch(names, titles, texts, vector_digests, vectors))
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove documents.
@@ -221,12 +221,12 @@ class VectorIndex:
         """
         vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
         k, exact = whole_number("k", k, 1), flag("exact", exact)
-        found = self._contents.search(vectors, k, exact=exact)
+        answers = self._contents.search(vectors, k, exact=exact)
         # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
         zero = 0.0 if self.info.metric == "l2sq" else 1.0
         return [
             [Hit(name, zero - distance, title, text) for distance, (_, name, title, text) in nearest]
-            for nearest in found
+            for nearest in answers
         ]
 
     def recall(self, vectors: NDArray[np.float32], k: int = 10) -> float:

@@ -91,13 +91,13 @@ def parse(content: bytes) -> IndexInfo:
         VectorIndexError: a newer paritas wrote it.
     """
     try:
-        found = msgspec.json.decode(content, type=_Format).format
-        if found <= FORMAT:
+        number = msgspec.json.decode(content, type=_Format).format
+        if number <= FORMAT:
             info = msgspec.json.decode(content, type=IndexInfo)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(str(error)) from error
-    if found > FORMAT:
-        raise VectorIndexError(f"format {found}, this paritas reads up to {FORMAT}; upgrade it")
+    if number > FORMAT:
+        raise VectorIndexError(f"format {number}, this paritas reads up to {FORMAT}; upgrade it")
     if not re.fullmatch(GENERATION, info.generation):
         raise ValueError(f"{info.generation!r} is no generation")
     if info.checksum != ("" if info.format < 2 else checksum(info)):

@@ -1,8 +1,8 @@
 """Turns: many readers at once or one writer alone, first come first served.
 
 A turn is over when its thread lets go of its lock. `with` takes and releases a lock of `threading` in one
-step in C, so no exception, at whatever instruction it is raised, leaves a turn that never ends.
-`threading.Condition` is written in Python and can.
+step in C. So every turn ends, at whatever instruction an exception is raised. `threading.Condition` is
+written in Python: an exception inside it can leave a turn that never ends.
 """
 
 from __future__ import annotations

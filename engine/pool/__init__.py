@@ -1,1 +1,1 @@
-"""From token vectors to a text's vector."""
+"""From token vectors to a text's vector. This package is private and may change."""

@@ -59,17 +59,17 @@ class Head:
 
     def dim(self, width: int) -> int | None:
         """Return the width of the vectors where token vectors have `width`; None where that does not fit."""
-        found = width * len(self._contract.pooling.split("+"))
+        dim = width * len(self._contract.pooling.split("+"))
         for place, module in enumerate(self._contract.modules):
             if module.kind == "truncate":
-                found = min(found, module.dim)
+                dim = min(dim, module.dim)
             if not module.weighted:
                 continue
             weight = self._weights[f"{place}.weight"]
-            if weight.shape[-1] != found:
+            if weight.shape[-1] != dim:
                 return None
-            found = len(weight)
-        return found
+            dim = len(weight)
+        return dim
 
     def __call__(
         self, last_hidden_state: Vectors, attention_mask: NDArray[np.int64], *, prompt_tokens: int = 0

@@ -58,8 +58,8 @@ def last_token_pool(
     """
     _check_mask(last_hidden_state, attention_mask)
     last = attention_mask.shape[1] - 1 - (attention_mask[:, ::-1] > 0).argmax(axis=1)
-    found = last_hidden_state[np.arange(len(last)), last]
-    return np.asarray(found * (attention_mask.any(axis=1, keepdims=True)).astype(np.float32))
+    vectors = last_hidden_state[np.arange(len(last)), last]
+    return np.asarray(vectors * (attention_mask.any(axis=1, keepdims=True)).astype(np.float32))
 
 
 def mean_pool(

@@ -1,1 +1,4 @@
-"""Sessions of onnxruntime: the graph as this machine runs it, its CPU and its memory."""
+"""Sessions of onnxruntime: the graph as this machine runs it, its CPU and its memory.
+
+This package is private and may change.
+"""

@@ -26,8 +26,8 @@ _DOT_PRODUCTS = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
 def available_cpus(cgroup: Path = _CGROUP) -> int:
     """Return the CPUs of this process's affinity, or of its cgroup's quota where that is less; at least 1.
 
-    A container limited to 2 CPUs on a 64-core host still sees 64: a pool of 64 threads would spend its
-    quota in the first milliseconds of each period and then stand still.
+    A container limited to 2 CPUs on a 64-core host still sees 64. A pool of 64 threads would spend its
+    quota in the first milliseconds of each period, and then stand still.
 
     Args:
         cgroup: where the cgroup hierarchy is mounted (version 2, or version 1's cpu controller below it).
@@ -65,19 +65,19 @@ def own_cgroups(*mounts: str, cgroup: Path = _CGROUP) -> list[Path]:
         mounts: the controller, and under what other names version 1 may have it mounted.
         cgroup: where the hierarchy is mounted.
     """
-    found = [cgroup, *(cgroup / mount for mount in mounts)]
+    directories = [cgroup, *(cgroup / mount for mount in mounts)]
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return found
+        return directories
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers and mounts[0] not in controllers.split(","):
             continue
         root = cgroup / controllers if controllers else cgroup
         own = root / path.lstrip("/")
-        found += [own, *(parent for parent in own.parents if root in parent.parents)]
-    return found
+        directories += [own, *(parent for parent in own.parents if root in parent.parents)]
+    return directories
 
 
 def instructions() -> list[str]:
@@ -85,18 +85,18 @@ def instructions() -> list[str]:
     # Private by its name, but what numpy.show_runtime() prints, and the same since NumPy 1.16.
     from numpy._core._multiarray_umath import __cpu_features__ as features  # type: ignore[import-not-found]
 
-    found = [name for key, name in _NUMPY_NAMES.items() if features.get(key)]
+    names = [name for key, name in _NUMPY_NAMES.items() if features.get(key)]
     flags = {flag for line in _cpuinfo() if line.startswith(("flags", "Features")) for flag in line.split()}
-    if all(name in flags for name in found) and ("avx512f" in flags) == ("avx512f" in found):
-        found += [name for name in _OTHER_NAMES if name in flags]
-    return found
+    if all(name in flags for name in names) and ("avx512f" in flags) == ("avx512f" in names):
+        names += [name for name in _OTHER_NAMES if name in flags]
+    return names
 
 
 def dot_product(available: list[str]) -> str | None:
     """Return which of these instruction sets multiplies bytes fast and exactly; None where none does.
 
-    Without one, x86 adds products of unsigned and signed bytes in 16 bits, which saturate: onnxruntime is
-    told to shift the weights to unsigned bytes there, exact but slower.
+    Without one, x86 adds products of unsigned and signed bytes in 16 bits, which saturate. There onnxruntime
+    is told to shift the weights to unsigned bytes, which is exact but slower.
     """
     return next((name for name in _DOT_PRODUCTS if name in available), None)
 

@@ -30,16 +30,16 @@ def check_installation() -> None:
     Raises:
         MissingExtraError: says which were found and what to type.
     """
-    found = installed_runtimes()
-    if not found:
+    installed = installed_runtimes()
+    if not installed:
         raise MissingExtraError(
             "onnxruntime is not installed; type: pip install 'paritas[cpu]' "
             "(or 'paritas[gpu]' on a machine with an NVIDIA card)"
         )
-    if len(found) > 1:
+    if len(installed) > 1:
         raise MissingExtraError(
-            f"{' and '.join(found)} are both installed and overwrite each other's files; keep one; "
-            f"type: pip uninstall -y {' '.join(found)} && pip install 'paritas[cpu]' (or 'paritas[gpu]')"
+            f"{' and '.join(installed)} are both installed and overwrite each other's files; keep one; "
+            f"type: pip uninstall -y {' '.join(installed)} && pip install 'paritas[cpu]' (or 'paritas[gpu]')"
         )
 
 
@@ -50,14 +50,14 @@ def installed_runtimes() -> list[str]:
     """
     # By the records they leave beside that folder. importlib.metadata reads the same ones, but its import
     # takes 40 ms, a tenth of the time from a process's start to its first vector.
-    found = {
+    records = {
         record.name.partition("-")[0].replace("_", "-"): record
         for directory in map(Path, sys.path)
         for record in directory.glob("o*.dist-info")
         if record.name.startswith(_BEGINNINGS)
     }
-    usual = [name for name in _DISTRIBUTIONS if name in found]
-    unusual = sorted(name for name in found if name not in usual and _brings_onnxruntime(found[name]))
+    usual = [name for name in _DISTRIBUTIONS if name in records]
+    unusual = sorted(name for name in records if name not in usual and _brings_onnxruntime(records[name]))
     return [*usual, *unusual] or _others()
 
 
@@ -73,8 +73,8 @@ def _others() -> list[str]:
     from importlib.metadata import packages_distributions
     from importlib.util import find_spec
 
-    found = sorted(filter(None, set(packages_distributions().get("onnxruntime", ()))))
-    if found:
-        return found
+    names = sorted(filter(None, set(packages_distributions().get("onnxruntime", ()))))
+    if names:
+        return names
     spec = find_spec("onnxruntime")
     return ["onnxruntime"] if spec is not None and spec.origin is not None else []

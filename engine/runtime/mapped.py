@@ -1,4 +1,4 @@
-"""Weights that lie in memory as their files: who writes into such a file changes an encoder that runs.
+"""Weights mapped into memory from their files: whoever writes into such a file changes an encoder that runs.
 
 A file that is renamed or removed stays what it was for whoever holds it open, so a bundle may be replaced at
 any time. One that is written to in place does not. Each is held open, and looked at after every run, which
@@ -30,7 +30,7 @@ class Mapped:
         """Open files.
 
         Args:
-            digests: their sha256, of files found whole.
+            digests: sha256 of verified files.
 
         Raises:
             BundleError: one cannot be opened.
@@ -66,8 +66,8 @@ class Mapped:
 
 
 def _state(descriptor: int) -> tuple[int, int, int]:
-    found = os.fstat(descriptor)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    status = os.fstat(descriptor)
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _digest(descriptor: int) -> str:

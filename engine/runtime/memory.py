@@ -36,10 +36,10 @@ def parse_size(size: int | str) -> int:
     Raises:
         InputError: neither.
     """
-    found = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
-    if isinstance(size, bool) or found is None or found[2] not in _UNITS or float(found[1]) == 0:
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
+    if isinstance(size, bool) or match is None or match[2] not in _UNITS or float(match[1]) == 0:
         raise InputError(f'memory_limit is {size!r}; expected bytes or a size such as "512MiB"')
-    return int(float(found[1]) * _UNITS[found[2]])
+    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def resident_bytes() -> int:
@@ -71,34 +71,34 @@ class Needs:
     tokens: int
     """To tokenise a call's texts."""
 
-    def bytes(self, workers: int, token_budget: int) -> int:
+    def bytes(self, workers: int, max_batch_tokens: int) -> int:
         """Return the most that so many workers take with batches of so many tokens.
 
-        Attention grows with the square of a text's length and everything else with the tokens, so that no
-        batch takes more for each token than one long text.
+        Attention grows with the square of a text's length, everything else with the tokens. So no batch takes
+        more for each token than one long text.
         """
-        batch = self.text * max(1.0, token_budget / self.longest) * _FRAGMENTS
+        batch = self.text * max(1.0, max_batch_tokens / self.longest) * _FRAGMENTS
         sessions, batches = (0, 1) if workers == 1 else (1, workers + 1)
         return int(self.loaded + self.tokens + sessions * self.session + batches * batch)
 
 
-def fit(needs: Needs, limit: int, *, workers: int, token_budget: int) -> tuple[int, int]:
-    """Return the workers and the token budget, at most those given, that keep a limit.
+def fit(needs: Needs, limit: int, *, workers: int, max_batch_tokens: int) -> tuple[int, int]:
+    """Return workers and max_batch_tokens, at most those given, that keep a limit.
 
     Smaller batches are tried first: from 256 tokens on they are nearly as fast as larger ones.
 
     Raises:
         InputError: nothing keeps it; the message says how much is needed.
     """
-    for some in dict.fromkeys((workers, 1)):
-        budget = token_budget
+    for some_workers in dict.fromkeys((workers, 1)):
+        tokens = max_batch_tokens
         while True:
-            if needs.bytes(some, budget) <= limit:
-                return some, budget
-            if budget <= needs.longest:
+            if needs.bytes(some_workers, tokens) <= limit:
+                return some_workers, tokens
+            if tokens <= needs.longest:
                 break
-            budget = max(budget // 2, needs.longest)
-    least = needs.bytes(1, min(token_budget, needs.longest))
+            tokens = max(tokens // 2, needs.longest)
+    least = needs.bytes(1, min(max_batch_tokens, needs.longest))
     raise InputError(
         f"memory_limit is {_mib(limit)}, and this model takes {_mib(least)} here: {_mib(needs.loaded)} with "
         f"its weights loaded, {_mib(needs.text * _FRAGMENTS)} for a text of {needs.longest} tokens, "

@@ -1,6 +1,6 @@
-"""A graph as one machine runs it best, kept on disk: optimised, its weights packed for the CPU's kernels.
+"""The optimized graph: a graph as this machine runs it best, kept on disk, its weights packed for the CPU.
 
-onnxruntime optimises a graph and packs its weights each time it loads it, into memory of its own. Here that
+onnxruntime optimizes a graph and packs its weights each time it loads it, into memory of its own. Here that
 is done once, and the result is mapped from disk. all-mpnet-base-v2 in INT8 then loads in 0.15 s instead of
 0.6. Of its 110 MB of memory 80 are shared by every session and process that runs the same graph.
 
@@ -10,7 +10,7 @@ is done once, and the result is mapped from disk. all-mpnet-base-v2 in INT8 then
 
 The key is a digest of all that the files depend on: graph, weights, CPU, onnxruntime. Another bundle, a home
 that came from another machine, or an upgrade has another key, so nothing in here can be out of date. What
-nobody has loaded for a month is removed when the next graph is prepared.
+nobody has loaded for a month is removed when the next graph is optimized.
 
 The files are checked as a bundle's are, see `paritas.engine.bundle.digests`. What differs from its digest is
 made again.
@@ -27,34 +27,35 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from msgspec import Struct
 
 from paritas import files, store
-from paritas.engine.bundle.digests import Whole, Words, digest
+from paritas.engine.bundle.digests import Messages, VerifiedFiles, digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import FileEntry
 from paritas.engine.runtime.cpus import cpu_name
-from paritas.engine.runtime.session import VERSION, Session, write_prepared
+from paritas.engine.runtime.session import VERSION, Session, write_optimized
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")
 
-# Raised when what `write_prepared` writes changes.
+# Raised when what `write_optimized` writes changes.
 _FORMAT = 2
 _MADE = "made.json"
 _GRAPH = "model.onnx"
 _UNUSED_S = 30 * 86_400
 _PARTIAL = ".partial-"
-# How long a load waits while another process prepares a graph: whoever may read the cache may hold its lock.
+# How long a load waits while another process optimizes a graph: whoever may read the cache may hold its lock.
 _PATIENCE_S = 30.0
 _AGAIN = "load the bundle, which makes it again"
-_WORDS = Words(what="prepared graph", again=_AGAIN, since="it was prepared", mend=_AGAIN)
+_MESSAGES = Messages(kind="optimized graph", if_missing=_AGAIN, since="it was optimized", if_changed=_AGAIN)
 
 
 # What this process loaded: where no record can be kept, the second session needs no second digest.
-_loaded: dict[Path, tuple[Made, Whole]] = {}
+_loaded: dict[Path, _Opened] = {}
 
 
 class Made(Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,40 +70,45 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     files: dict[str, FileEntry]
 
 
+class _Opened(NamedTuple):
+    """A directory whose made.json was read."""
+
+    made: Made
+    verified: VerifiedFiles
+
+
 def graph_key(bundle: Bundle, graph: str, weights: Sequence[str]) -> str:
     """Return a digest of what this machine makes of a graph: of its files, the CPU and onnxruntime."""
     parts = [_FORMAT, _digests(bundle, graph, weights), cpu_name(), VERSION]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def has_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, remember: bool = True) -> bool:
-    """Say whether the prepared form of one of a bundle's graphs is there and as it was written.
+def has_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, use_cache: bool = True) -> bool:
+    """Say whether the optimized form of one of a bundle's graphs is there and as it was written.
 
     Args:
         bundle: whose.
         graph: the graph's name.
         weights: the names of its weights files.
-        remember: read no file that was found whole before and has not changed since.
+        use_cache: read no file that was verified before and has not changed since.
 
     Raises:
         BundleError: it is there, and damaged; the message says what to type.
     """
     directory = _directory(bundle, graph, weights)
     try:
-        found = _open_made(directory, _made(bundle, graph, weights))
-        if found is not None:
-            made, whole = found
-            if remember:
-                whole.check(made.files)
-            else:
-                whole.verify(made.files)
+        opened = _open_made(directory, _made(bundle, graph, weights))
+        if opened is not None and use_cache:
+            opened.verified.check(opened.made.files)
+        elif opened is not None:
+            opened.verified.verify(opened.made.files)
     except BundleError as error:
         raise BundleError(f"{error}; or type: rm -r {directory}") from error
-    return found is not None
+    return opened is not None
 
 
-def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads: int) -> Session | None:
-    """Load the prepared form of one of a bundle's graphs, which is made first where there is none.
+def open_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, threads: int) -> Session | None:
+    """Load the optimized form of one of a bundle's graphs, which is made first where there is none.
 
     Two processes may ask at once: one makes it while the other waits, but not for ever.
 
@@ -126,7 +132,7 @@ def open_prepared(bundle: Bundle, graph: str, weights: Sequence[str], *, threads
             return session or _load(directory, _make(bundle, directory, made, weights), threads)
     except (OSError, BundleError) as error:
         _log.warning(
-            "%s: no prepared form can be kept, so it loads slower and shares no memory: %s",
+            "%s: no optimized graph can be kept, so it loads slower and shares no memory: %s",
             bundle.directory / graph,
             error,
         )
@@ -149,8 +155,8 @@ def _made(bundle: Bundle, graph: str, weights: Sequence[str]) -> Made:
 def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session | None:
     """Load what is in a directory; None where nothing is there, or it is damaged."""
     try:
-        found = _open_made(directory, made)
-        session = _load(directory, found, threads) if found is not None else None
+        opened = _open_made(directory, made)
+        session = _load(directory, opened, threads) if opened is not None else None
     except BundleError as error:
         if warn:
             _log.warning("%s; it is made again", error)
@@ -160,17 +166,16 @@ def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session |
     return session
 
 
-def _load(directory: Path, found: tuple[Made, Whole], threads: int) -> Session:
-    made, whole = found
-    graph = directory / _GRAPH
-    weights = {directory / name: entry.sha256 for name, entry in made.files.items() if name != _GRAPH}
-    opened = partial(Session, graph, provider="cpu", threads=threads, prepared=True, weights=weights)
-    session = whole.read(made.files, opened)
-    _loaded[directory] = found
+def _load(directory: Path, opened: _Opened, threads: int) -> Session:
+    graph, entries = directory / _GRAPH, opened.made.files
+    weights = {directory / name: entry.sha256 for name, entry in entries.items() if name != _GRAPH}
+    load = partial(Session, graph, provider="cpu", threads=threads, optimized=True, weights=weights)
+    session = opened.verified.read(entries, load)
+    _loaded[directory] = opened
     return session
 
 
-def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
+def _open_made(directory: Path, expected: Made) -> _Opened | None:
     """Read what a directory should hold; None where there is none.
 
     Raises:
@@ -183,31 +188,31 @@ def _open_made(directory: Path, made: Made) -> tuple[Made, Whole] | None:
     except OSError as error:
         raise BundleError(f"{directory}: cannot be read: {error}") from error
     try:
-        found = msgspec.json.decode(files.read(directory / _MADE), type=Made)
+        made = msgspec.json.decode(files.read(directory / _MADE), type=Made)
     except (OSError, ValueError, RecursionError) as error:  # not there, or no JSON
         raise BundleError(f"{directory / _MADE}: {error}; {_AGAIN}") from error
-    if found != msgspec.structs.replace(made, model=found.model, files=found.files) or _GRAPH not in names:
+    if made != msgspec.structs.replace(expected, model=made.model, files=made.files) or _GRAPH not in names:
         raise BundleError(f"{directory / _MADE}: is not what was written; {_AGAIN}")
-    if set(found.files) != names:
-        shown = ", ".join(sorted(set(found.files) ^ names))
+    if set(made.files) != names:
+        shown = ", ".join(sorted(set(made.files) ^ names))
         raise BundleError(f"{directory}: {shown}: too many or missing; {_AGAIN}")
     known = _loaded.get(directory)
-    return known if known is not None and known[0] == found else (found, _whole(directory, found))
+    return known if known is not None and known.made == made else _opened(directory, made)
 
 
-def _whole(directory: Path, made: Made) -> Whole:
-    return Whole(directory, made.files, _WORDS)
+def _opened(directory: Path, made: Made) -> _Opened:
+    return _Opened(made, VerifiedFiles(directory, made.files, _MESSAGES))
 
 
-def _make(bundle: Bundle, directory: Path, made: Made, weights: Sequence[str]) -> tuple[Made, Whole]:
-    """Write a directory whole, in the place of whatever is there."""
+def _make(bundle: Bundle, directory: Path, made: Made, weights: Sequence[str]) -> _Opened:
+    """Write a whole directory in the place of whatever is there."""
     _remove_unused(directory.parent)
     # Not by tempfile, whose folders only their owner may open: an image is built by root and used by others.
     unfinished = directory.parent / f"{_PARTIAL}{os.urandom(6).hex()}"
     unfinished.mkdir()
     try:
         source = bundle.directory / made.graph
-        bundle.read([made.graph, *weights], partial(write_prepared, source, unfinished / _GRAPH))
+        bundle.read([made.graph, *weights], partial(write_optimized, source, unfinished / _GRAPH))
         made = msgspec.structs.replace(made, files=_entries(unfinished))
         (unfinished / _MADE).write_bytes(msgspec.json.encode(made))
         files.sync_all(unfinished)
@@ -216,9 +221,9 @@ def _make(bundle: Bundle, directory: Path, made: Made, weights: Sequence[str]) -
         files.sync(directory.parent)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
-    whole = _whole(directory, made)
-    whole.trust(made.files)
-    return made, whole
+    opened = _opened(directory, made)
+    opened.verified.trust(made.files)
+    return opened
 
 
 def _entries(directory: Path) -> dict[str, FileEntry]:

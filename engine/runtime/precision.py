@@ -28,12 +28,12 @@ def choose_precision(
     """
     has = bundle.manifest.precisions
     if asked == "auto":
-        chosen, reason = automatic_precision(bundle, on_cpu=on_cpu)
-        _log.info("%s: precision %s: %s", bundle.manifest.model, chosen, reason)
+        precision, reason = automatic_precision(bundle, on_cpu=on_cpu)
+        _log.info("%s: precision %s: %s", bundle.manifest.model, precision, reason)
     else:
-        chosen, reason = asked, "asked for"
-    if chosen != "int8":
-        return chosen, reason
+        precision, reason = asked, "asked for"
+    if precision != "int8":
+        return precision, reason
     if not on_cpu:
         raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
     fast = dot_product(instructions())
@@ -47,7 +47,7 @@ def choose_precision(
             "computed by other instructions" if fast else "but slower to compute than FP32",
             bundle.directory,
         )
-    return chosen, reason
+    return precision, reason
 
 
 def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str]:

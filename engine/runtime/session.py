@@ -35,7 +35,7 @@ import onnxruntime  # noqa: E402 - both lines above must come first
 VERSION: str = onnxruntime.__version__
 
 _CACHE_LINE = 64
-# Where onnxruntime notes packed weights in an optimised graph: "operator+hash|offset;length;checksum|...".
+# Where onnxruntime notes packed weights in an optimized graph: "operator+hash|offset;length;checksum|...".
 _PACKED_AT = re.compile(rb"\|(\d+);\d+;")
 
 PROVIDERS = {
@@ -118,7 +118,7 @@ class Session:
         *,
         provider: str,
         threads: int,
-        prepared: bool = False,
+        optimized: bool = False,
         weights: Mapping[Path, str] | None = None,
     ) -> None:
         """Load a graph.
@@ -127,7 +127,7 @@ class Session:
             graph: the .onnx file; its weights file lies beside it.
             provider: see `provider_name`.
             threads: threads inside one run.
-            prepared: the graph was written by `write_prepared`, and is taken as it is.
+            optimized: the graph was written by `write_optimized`, and is taken as it is.
             weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
 
         Raises:
@@ -140,7 +140,7 @@ class Session:
             with contextlib.redirect_stdout(sys.stderr):
                 onnxruntime.preload_dlls()
         options = _options(threads)
-        if prepared:
+        if optimized:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             self._session = _load(graph, options, name)
@@ -222,11 +222,11 @@ class Session:
         return outputs
 
 
-def write_prepared(graph: Path, target: Path) -> None:
-    """Write a CPU's form of a graph: optimised for it, with the weights packed as its kernels read them.
+def write_optimized(graph: Path, target: Path) -> None:
+    """Write a CPU's form of a graph: optimized for it, with the weights packed as its kernels read them.
 
-    onnxruntime maps the file it writes beside `target`, named like it with `.data`, so that sessions and
-    processes share one copy in memory, packed as it is.
+    The weights lie beside `target`, in a file named like it with `.data`. onnxruntime maps that file, so
+    sessions and processes share one copy in memory, packed as it is.
 
     Args:
         graph: the .onnx file; its weights file lies beside it.
@@ -235,17 +235,17 @@ def write_prepared(graph: Path, target: Path) -> None:
     Raises:
         BundleError: onnxruntime cannot load the graph, or cannot write.
     """
-    _write_optimized(graph, target, packed=True)
+    _write(graph, target, packed=True)
     # Up to onnxruntime 1.31 packed weights lie wherever the tensors before them end, and kernels that read
     # whole cache lines crash on any other address (FP32 on AVX-512); 1.32 starts them on a line. Native
     # graphs are written so that all tensors that come into the file end on one; where others do not, each
     # session packs its own.
     if any(int(place) % _CACHE_LINE for place in _PACKED_AT.findall(target.read_bytes())):
         target.unlink()
-        _write_optimized(graph, target, packed=False)
+        _write(graph, target, packed=False)
 
 
-def _write_optimized(graph: Path, target: Path, *, packed: bool) -> None:
+def _write(graph: Path, target: Path, *, packed: bool) -> None:
     options = _options(threads=1)
     options.optimized_model_filepath = str(target)
     data = target.with_name(f"{target.name}.data")
@@ -315,11 +315,11 @@ def _share_arena() -> bool:
     """Register one arena for all sessions of this process; say whether that could be done.
 
     It takes from the system what a run asks for. The arenas that sessions have by default double with each
-    region they take, and what they keep grows with the callers: after two bursts of 16 callers,
-    all-MiniLM-L6-v2 in INT8 held 231 MB with them, and 96 with this one, for the same CPU time.
+    region they take, and what they keep grows with the callers. After two bursts of 16 callers,
+    all-MiniLM-L6-v2 in INT8 held 231 MB with them, and 96 MB with this one. The CPU time was the same.
 
-    Where there is one already, by somebody else or from before a fork, older releases refuse and newer ones
-    replace it for the sessions to come; those that hold it keep it.
+    There may be one already, registered by other code or before a fork. Older releases of onnxruntime then
+    refuse. Newer ones replace it for the sessions to come; those that hold it keep it.
     """
     memory = onnxruntime.OrtMemoryInfo(
         "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT

@@ -1,1 +1,1 @@
-"""Batches and who runs them when."""
+"""Which texts run together, and which batch runs when. This package is private and may change."""

@@ -1,7 +1,7 @@
 """Which texts run together: groups of equal length, within a budget of tokens.
 
-A batch whose texts have one length needs no padding, so no token is computed for nothing and no text's
-vector can depend on its neighbours. On a CPU small batches cost nothing: 256 to 512 tokens are already as
+A batch whose texts have one length needs no padding. So no padding token is computed, and no text's vector
+can depend on its neighbours. On a CPU small batches cost nothing: 256 to 512 tokens are already as
 fast as any larger number. Accelerators want larger batches; `max_padding` lets near lengths share one.
 """
 
@@ -29,21 +29,21 @@ class Batch:
         return len(self.rows) * self.length
 
 
-def plan(lengths: NDArray[np.int64], *, token_budget: int, max_padding: float = 0.0) -> Iterator[Batch]:
+def plan(lengths: NDArray[np.int64], *, max_batch_tokens: int, max_padding: float = 0.0) -> Iterator[Batch]:
     """Yield batches, longest texts first, that hold every text once.
 
     Longest first: what does not fit the memory shows at once, and the progress bar speeds up.
 
     Args:
         lengths: int64, (texts,), tokens of each text.
-        token_budget: most tokens a batch may have, padding included; a longer text runs alone.
+        max_batch_tokens: most tokens a batch may have, padding included; a longer text runs alone.
         max_padding: most of a batch's tokens, as a share of 1, that may be padding.
     """
     order = np.argsort(-lengths, kind="stable")
     start = 0
     while start < len(order):
         longest = int(lengths[order[start]])
-        room = max(1, token_budget // max(longest, 1))
+        room = max(1, max_batch_tokens // max(longest, 1))
         window = lengths[order[start : start + room]]
         cells = longest * np.arange(1, len(window) + 1)
         fits = cells - np.cumsum(window) <= max_padding * cells

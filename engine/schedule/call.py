@@ -17,7 +17,7 @@ from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.schedule.scheduler import Job, Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
-from paritas.engine.tokenize.deduplicate import Repeats
+from paritas.engine.tokenize.deduplicate import Deduplicated
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
 from paritas.errors import RunError
 
@@ -57,12 +57,14 @@ class Stages:
     tokenizer: Tokenizer
     head: Head
     dim: int
-    token_budget: int
+    max_batch_tokens: int
     max_padding: float
 
     def plan(self, window: Window) -> Iterator[Batch]:
         """Yield a window's batches, longest texts first."""
-        return plan(window.tokens.lengths, token_budget=self.token_budget, max_padding=self.max_padding)
+        return plan(
+            window.tokens.lengths, max_batch_tokens=self.max_batch_tokens, max_padding=self.max_padding
+        )
 
     def vectors(self, window: Window, session: Session, batch: Batch) -> tuple[NDArray[np.float32], float]:
         """Run a batch, pool and normalise; return float32, (batch, dim), and the seconds in onnxruntime.
@@ -85,20 +87,20 @@ class Call:
     """Texts of one role on their way, and the array their vectors go to."""
 
     def __init__(
-        self, stages: Stages, repeats: Repeats, role: str, vectors: NDArray[np.float32], tally: Tally
+        self, stages: Stages, texts: Deduplicated, role: str, vectors: NDArray[np.float32], tally: Tally
     ) -> None:
         """Begin.
 
         Args:
             stages: the encoder's.
-            repeats: the texts, as `checked_texts` yields them.
+            texts: as `checked_texts` yields them, each distinct one once.
             role: of all of them.
             vectors: float32, (texts, dim), to be filled.
             tally: what was done so far.
         """
         self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
-        self._repeats = repeats
-        tally.add(texts=len(repeats))
+        self._texts = texts
+        tally.add(texts=len(texts))
 
     def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
         """Run all of it, tokenising each window while the one before it runs.
@@ -111,7 +113,7 @@ class Call:
         try:
             for window in self._windows():
                 batches = list(self._stages.plan(window))
-                if self._ran_alone(scheduler, window, batches):
+                if self._ran_exclusive(scheduler, window, batches):
                     continue
                 if before is not None:
                     watch(before)
@@ -126,31 +128,31 @@ class Call:
             raise
         return self._finish()
 
-    def _ran_alone(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
+    def _ran_exclusive(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
         """Run a call of one short batch in this thread; in a signal handler inside another, all batches."""
         run = partial(self._run, window)
         if scheduler.is_within():
             for batch in batches:
-                scheduler.run_alone(batch, run)
+                scheduler.run_exclusive(batch, run)
             return True
-        one = len(batches) == 1 and len(window.texts) == len(self._repeats.distinct)
-        return one and scheduler.run_alone(batches[0], run)
+        one = len(batches) == 1 and len(window.texts) == len(self._texts.distinct)
+        return one and scheduler.run_exclusive(batches[0], run)
 
     def submit(self, scheduler: Scheduler) -> Job[Encoded]:
         """Tokenise all of it here and now, and return what runs the rest."""
-        texts = self._repeats.distinct
+        texts = self._texts.distinct
         window = self.window(slice(0, len(texts)))
         return scheduler.submit(self._stages.plan(window), partial(self._run, window), self._finish)
 
     def _windows(self) -> Iterator[Window]:
-        for start in range(0, len(self._repeats.distinct), WINDOW):
+        for start in range(0, len(self._texts.distinct), WINDOW):
             yield self.window(slice(start, start + WINDOW))
 
     def window(self, part: slice) -> Window:
         """Tokenise some of the distinct texts."""
         begun = time.perf_counter()
         tokenizer, contract = self._stages.tokenizer, self._stages.contract
-        texts, counts = self._repeats.distinct[part], self._repeats.counts[part]
+        texts, counts = self._texts.distinct[part], self._texts.counts[part]
         prompt_tokens = 0 if contract.pool_prompt else tokenizer.prompt_tokens(self._role)
         tokens = tokenizer.encode(texts, self._role)
         self.tally.add(
@@ -158,7 +160,7 @@ class Call:
             truncated=int(counts[tokens.truncated].sum()),
             tokenize_s=time.perf_counter() - begun,
         )
-        return Window(tokens, self._repeats.rows[part], counts, texts, prompt_tokens)
+        return Window(tokens, self._texts.rows[part], counts, texts, prompt_tokens)
 
     def _run(self, window: Window, session: Session, batch: Batch) -> None:
         begun = time.perf_counter()
@@ -173,7 +175,7 @@ class Call:
         )
 
     def _finish(self) -> Encoded:
-        self._repeats.fill(self._vectors)
+        self._texts.fill(self._vectors)
         return Encoded(self._vectors, self.tally.stats())
 
 

@@ -1,17 +1,20 @@
-"""Who runs which batch: first come, first served, and a long call gives way after each of its batches.
+"""Which batch runs when: first come, first served, and a long call gives way after each of its batches.
+
+A batch runs in one of two ways. An exclusive batch has all threads inside it, and nothing else runs. A shared
+batch runs beside others, with few threads inside each. Each way has a session of its own.
 
 Threads inside a batch meet at the end of every operator and wait for the slowest; batches side by side do
 not. Two workers with one thread each encode 1.16 times as many tokens a second as one with two threads
-(all-mpnet-base-v2 in INT8, 2 CPUs). They encode 1.3 times as many as two that share a session of two threads,
-which is why there are two sessions. A single query has no other batch to run beside, and is done soonest with
-all threads inside it. Whatever many callers ask for at once, no more threads run than CPUs.
+(all-mpnet-base-v2 in INT8, 2 CPUs). They encode 1.3 times as many as two that run in a session of two
+threads, so there are two sessions. A single query has no other batch to run beside. It is done soonest with
+all threads inside it. However many callers ask at once, no more threads run than CPUs.
 
 A queue holds each job once. Whoever takes a job from its head runs one batch of it and puts it back at the
 end. So a query waits for the batches that run, and for one batch of each job that came before it.
 
-Callers put jobs into the queue and wait. All that is counted is counted by the scheduler's own threads, in
-which no signal handler runs: an exception raised in a caller, at any moment, can lose nothing of it. A short
-query that meets nobody runs in its caller's thread, which holds a lock in a `with` and counts nothing.
+Callers put jobs into the queue and wait. Only the scheduler's own threads count what runs, and no signal
+handler runs in them. So an exception raised in a caller, at any moment, leaves every count right. A short
+query that nothing runs beside runs in its caller's thread, which holds a lock in a `with` and counts nothing.
 """
 
 from __future__ import annotations
@@ -87,8 +90,8 @@ class Job(Generic[T]):
         """Wait for the end and return what `then` returned.
 
         Raises:
-            RuntimeError: a callback waits for a job of its own scheduler, or a signal handler for one of the
-                encoder in whose `encode` it is: they would wait for themselves.
+            RuntimeError: a callback waits for a job of its own scheduler, or a signal handler inside
+                `encode` for a job of that encoder. They would wait for themselves.
             BundleError: this process was forked since the job began, and has none of its threads.
             concurrent.futures.CancelledError: it was cancelled.
             Exception: whatever the first batch that failed raised.
@@ -198,16 +201,18 @@ class Scheduler:
     has not ended does.
     """
 
-    def __init__(self, alone: Session, load: Callable[[int], Session], *, threads: int, workers: int) -> None:
+    def __init__(
+        self, exclusive: Session, load: Callable[[int], Session], *, threads: int, workers: int
+    ) -> None:
         """Take a session, and how to load a second one when many batches ask for it.
 
         Args:
-            alone: a session with all threads inside.
+            exclusive: a session with all threads inside, for exclusive batches; shared ones need another.
             load: loads the same graph with so many threads inside.
             threads: threads at most, in all.
             workers: batches at most that run side by side, each with threads // workers threads inside.
         """
-        self._slots = _Slots(alone, load, max(1, threads // workers), workers)
+        self._slots = _Slots(exclusive, load, max(1, threads // workers), workers)
         _all_slots.add(self._slots)
         weakref.finalize(self, self._slots.stop).atexit = False
         self._slots.start_thread()
@@ -233,7 +238,7 @@ class Scheduler:
             job.abandon()
             raise BundleError("nothing can be encoded any longer: the interpreter is ending")
 
-    def run_alone(self, batch: Batch, run: Run) -> bool:
+    def run_exclusive(self, batch: Batch, run: Run) -> bool:
         """Run a short batch in the calling thread, with all threads inside, if nothing else runs or waits.
 
         A single query is spared two changes of threads: 40 of 590 µs (all-MiniLM-L6-v2 in INT8).
@@ -242,10 +247,10 @@ class Scheduler:
             Whether it ran; where it did not, `start` a job.
         """
         short = batch.cells < _LARGE or self._slots.is_within()
-        return short and self._slots.run_alone(lambda session: run(session, batch))
+        return short and self._slots.run_exclusive(lambda session: run(session, batch))
 
     def is_within(self) -> bool:
-        """Say whether this is a signal handler that interrupts `run_alone` in the same thread."""
+        """Say whether this is a signal handler that interrupts `run_exclusive` in the same thread."""
         return self._slots.is_within()
 
     def runs_here(self) -> bool:
@@ -260,23 +265,25 @@ class Scheduler:
 class _Slots:
     """What a scheduler's threads share; they refer to it, and not to the scheduler."""
 
-    def __init__(self, alone: Session, load: Callable[[int], Session], beside: int, workers: int) -> None:
+    def __init__(
+        self, exclusive: Session, load: Callable[[int], Session], shared_threads: int, workers: int
+    ) -> None:
         self.queue: SimpleQueue[Job[Any] | None] = SimpleQueue()
-        self.alone = alone
-        self._beside: Session | None = alone if workers == 1 else None
-        self._load, self._threads_beside = load, beside
+        self.exclusive = exclusive
+        self._shared: Session | None = exclusive if workers == 1 else None
+        self._load, self._shared_threads = load, shared_threads
         self._loading = threading.Lock()
         self._workers = workers
         self.threads: list[threading.Thread] = []
         self._first = threading.Lock()
-        # Held by the batch that has all threads, and for a moment by whoever begins or ends another one.
-        self._alone = threading.Lock()
+        # Held by an exclusive batch, and for a moment by whoever begins or ends a shared one.
+        self._exclusive_lock = threading.Lock()
         self._within: set[int] = set()
         """The caller's thread that holds that lock, and those that are about to ask for it."""
         self._claimed = False
         """Whether a thread with a job waits for that lock: nobody may come before it."""
         self._running = 0
-        """Batches that run side by side."""
+        """Shared batches that run."""
         self._largest = 0
         self.stopped = False
 
@@ -327,9 +334,9 @@ class _Slots:
                 _log.exception("memory could not be given back")
 
     def _begin(self, job: Job[Any]) -> tuple[Batch | None, bool]:
-        """Wait for a slot, take the job's next batch, and say whether it has all threads."""
+        """Wait for a slot, take the job's next batch, and say whether it is exclusive."""
         self._claimed = True
-        self._alone.acquire()  # no signal handler runs in this thread
+        self._exclusive_lock.acquire()  # no signal handler runs in this thread
         self._claimed = False
         self._within.clear()  # nobody is, whatever an exception in a caller left
         batch = job._take()
@@ -340,7 +347,7 @@ class _Slots:
         if batch is not None and not exclusive:
             self._running += 1
         if not exclusive:
-            self._alone.release()
+            self._exclusive_lock.release()
         if job._left:
             self.queue.put(job)
         if len(self.threads) < self._workers:
@@ -351,59 +358,59 @@ class _Slots:
     def _run(self, job: Job[Any], batch: Batch, *, exclusive: bool) -> None:
         error = None
         try:
-            job._run(self.alone if exclusive else self._side_by_side(), batch)
+            job._run(self.exclusive if exclusive else self._shared_session(), batch)
         except BaseException as failed:  # noqa: BLE001 - the caller's to see
             error = failed
         self._largest = max(self._largest, batch.cells)
         if exclusive:
-            self._alone.release()
+            self._exclusive_lock.release()
         else:
-            with self._alone:
+            with self._exclusive_lock:
                 self._running -= 1
         # Only now: whoever waited may come back at once, and finds the slot free.
         job._give_back(error)
         del job, error  # else the error's traceback, which holds this frame, would hold them
 
-    def run_alone(self, run: Callable[[Session], None]) -> bool:
-        """Run something with all threads in the calling thread, if nothing else runs or waits."""
+    def run_exclusive(self, run: Callable[[Session], None]) -> bool:
+        """Run something in the exclusive session and the calling thread, if nothing else runs or waits."""
         if self.is_within():
-            run(self.alone)
+            run(self.exclusive)
             return True
-        if not self._is_idle() or self._alone.locked():
+        if not self._is_idle() or self._exclusive_lock.locked():
             return False
         thread = threading.get_ident()
         self._within.add(thread)  # before the lock: a signal handler may come right after it
         try:
-            with self._alone:
+            with self._exclusive_lock:
                 self._within.add(thread)
                 idle = self._is_idle()
                 if idle:
-                    run(self.alone)
+                    run(self.exclusive)
                 return idle
         finally:
             self._within.discard(thread)
 
     def is_within(self) -> bool:
-        """Say whether the calling thread is in `run_alone`: a signal handler may interrupt it there."""
-        return threading.get_ident() in self._within and self._alone.locked()
+        """Say whether the calling thread is in `run_exclusive`: a signal handler may interrupt it there."""
+        return threading.get_ident() in self._within and self._exclusive_lock.locked()
 
     def _is_idle(self) -> bool:
         return not self._running and not self._claimed and self.queue.empty()
 
-    def _side_by_side(self) -> Session:
-        """Return the session for batches side by side; where it cannot be loaded, the one there is."""
+    def _shared_session(self) -> Session:
+        """Return the session for shared batches; where it cannot be loaded, the exclusive one."""
         with self._loading:
-            if self._beside is None:
+            if self._shared is None:
                 try:
-                    self._beside = self._load(self._threads_beside)
+                    self._shared = self._load(self._shared_threads)
                 except (BundleError, MemoryError, OSError) as error:
                     _log.warning("many batches run slower, in the session of single ones: %s", error)
-                    self._beside = self.alone
-            return self._beside
+                    self._shared = self.exclusive
+            return self._shared
 
     def release(self) -> None:
         self._largest = 0
-        for session in dict.fromkeys((self.alone, self._beside)):
+        for session in dict.fromkeys((self.exclusive, self._shared)):
             if session is not None:
                 session.release()
         _trim()

@@ -19,10 +19,10 @@ class EncodeStats:
     truncated: int
     """Texts that were cut to the role's max_length."""
     padding: int
-    """Tokens computed for nothing."""
+    """Padding tokens that were computed."""
     batches: int
     tokenize_s: float
-    """Waited for tokens."""
+    """Tokenizing, in the calling thread; earlier batches may run meanwhile."""
     run_s: float
     """In onnxruntime, of all workers together."""
     pool_s: float

@@ -1,1 +1,4 @@
-"""From texts to tokens: what callers give, texts that repeat, long ones, and the tokenizer."""
+"""From texts to tokens: what callers give, repeated texts, long ones, and the tokenizer.
+
+This package is private and may change.
+"""

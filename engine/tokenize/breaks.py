@@ -1,14 +1,14 @@
 """Where a text may be cut so that its two parts, tokenised apart, give the tokens of the whole.
 
-A tokenizer finds added tokens in the text, normalises what lies between them, finds added tokens in that,
-splits it into words and gives each word its tokens. Words know nothing of each other, so a cut changes
-nothing where none of the steps looks across it:
+A tokenizer finds added tokens in the text, normalises what lies between them, and finds added tokens in that.
+Then it splits the rest into words and gives each word its tokens. Words know nothing of each other, so a cut
+changes nothing where none of the steps looks across it:
 
 - No added token lies at the cut: that is looked for.
 - Normalisers look at one character, at one and the marks after it, or at a grapheme. A cut between a letter
   and a single blank, with a letter after it, parts none of them.
-- The word before a single blank ends there, whichever of the known kinds splits the text: those that drop
-  blanks (BERT's), byte-level BPE's expression, and metaspace, whose words begin at the blank.
+- The word before a single blank ends there, whichever of the known kinds splits the text. These are the kinds
+  that drop blanks (BERT's), byte-level BPE's expression, and metaspace, whose words begin at the blank.
 
 BERT's words end at punctuation and Chinese characters too. Where any step is of another kind there is no cut.
 """
@@ -83,8 +83,8 @@ class Breaks:
         """Find out from the tokenizer's parts."""
         parts = Parts.of(tokenizer)
         self._normalize = tokenizer.normalizer.normalize_str if tokenizer.normalizer else str
-        self._found = [token.content for token in parts.added if not token.normalized]
-        self._longest = max(map(len, self._found), default=1)
+        self._raw_tokens = [token.content for token in parts.added if not token.normalized]
+        self._longest = max(map(len, self._raw_tokens), default=1)
         patterns = []
         blanks = "".join(blank for blank in " \n\t" if self._parts_words(blank, parts))
         if blanks and _is_known(parts) and all(self._keeps_to_words(token, parts) for token in parts.added):
@@ -109,9 +109,9 @@ class Breaks:
         width = _NEAR
         while True:
             start = max(0, len(text) - width)
-            found = list(self.all(text, start))
-            if found or start == 0:
-                return found[-1] if found else None
+            places = list(self.all(text, start))
+            if places or start == 0:
+                return places[-1] if places else None
             width *= _WIDER
 
     def all(self, text: str, start: int = 0) -> Iterator[int]:
@@ -127,14 +127,14 @@ class Breaks:
     def _is_free(self, text: str, place: int) -> bool:
         """Say that no added token is found across the place, beside it or beside the blank there."""
         return not any(
-            token in text[max(0, place - len(token)) : place + 1 + len(token)] for token in self._found
+            token in text[max(0, place - len(token)) : place + 1 + len(token)] for token in self._raw_tokens
         )
 
     def _is_solid(self, text: str, place: int) -> bool:
         """Say that the characters around a blank are still there, and no blanks, when they are normalised."""
-        beside = (text[place - 1], text[place + 1])
-        inner = [self._inside(character) for character in beside]
-        return all(map(self._is_plain, beside)) and all(form and form.strip() == form for form in inner)
+        neighbours = (text[place - 1], text[place + 1])
+        inner = [self._inside(character) for character in neighbours]
+        return all(map(self._is_plain, neighbours)) and all(form and form.strip() == form for form in inner)
 
     def _is_plain(self, character: str) -> bool:
         return self._plain.fullmatch(character) is not None or _is_letter(character)

@@ -1,4 +1,4 @@
-"""Texts that come more than once in a call: which are computed, and where else their vectors belong."""
+"""Deduplication: a text that comes more than once in a call is computed once, and its vector is copied."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from paritas.engine.tokenize.tokenizer import Text
 _ROWS = 4096
 
 
-class Repeats:
-    """The distinct texts among many, each at the first place it has."""
+class Deduplicated:
+    """The distinct texts among many, each at its first place."""
 
     def __init__(self, texts: Iterable[Text]) -> None:
-        """Find them; of texts that are made as they are asked for, only the distinct ones are kept."""
+        """Find them. Of texts that are made as they are asked for, only the distinct ones are kept."""
         numbers: dict[Text, int] = {}
         first = array("q")
 

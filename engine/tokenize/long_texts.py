@@ -1,8 +1,8 @@
 """Texts far longer than a role's max_length: no more of them is tokenised than can reach their first tokens.
 
-A text is read from the side that is kept, as far as a place where it may be cut (breaks.py). If what was read
-is cut to max_length, so is the whole, to the same tokens; else twice as much is read. What gives no tokens is
-left out meanwhile (silent.py), so that megabytes of it are not held.
+A text is read from the side that is kept, as far as a place where it may be cut (breaks.py). If that part is
+cut to max_length, the whole text is cut to the same tokens. Otherwise twice as much is read. Characters that
+give no tokens are removed meanwhile (ignored.py), so megabytes of them are not held.
 
 A pair is cut by the lengths of both sides: the shorter one is kept as far as it fits. Once both have more
 tokens than max_length, only which of them has more matters: it gets the odd token. That is counted piece
@@ -19,7 +19,7 @@ from typing import Any, Literal
 import tokenizers
 
 from paritas.engine.tokenize.breaks import Breaks
-from paritas.engine.tokenize.silent import Quiet, silencer
+from paritas.engine.tokenize.ignored import RemoveIgnored, ignored_remover
 
 # Characters for each token of max_length: texts of more are cut. Prose has 4 to 5.
 LONG = 16
@@ -102,7 +102,7 @@ class LongTexts:
         while True:
             while len(held) < wanted and read < len(text):
                 block = self._taken(prompt, text, read, read + size)
-                held = self._quiet(block + held if self._from_end else held + block)
+                held = self._remove_ignored(block + held if self._from_end else held + block)
                 read += size
                 size = min(2 * size, _BLOCK)
             if read >= len(text) and len(held) <= wanted:
@@ -167,7 +167,7 @@ class LongTexts:
         """Yield how many tokens a text has up to one place, and another, and at last in all."""
         total, held, size = 0, "", _FIRST * self._max_length
         for start in range(0, len(text), size):
-            held = self._quiet(held + text[start : start + size])
+            held = self._remove_ignored(held + text[start : start + size])
             place = self._breaks.last(held)
             if place is not None:
                 total += self._count(held[:place])
@@ -185,8 +185,8 @@ class LongTexts:
         return Breaks(self._tokenizer)
 
     @cached_property
-    def _quiet(self) -> Quiet:
-        return silencer(self._tokenizer)
+    def _remove_ignored(self) -> RemoveIgnored:
+        return ignored_remover(self._tokenizer)
 
     @cached_property
     def _unlimited(self) -> tokenizers.Tokenizer:

@@ -135,14 +135,14 @@ class Tokenizer:
 
     @cached_property
     def _special(self) -> set[int]:
-        found = next(iter(self._by_length.values())).get_added_tokens_decoder()
-        return {number for number, token in found.items() if token.special}
+        added = next(iter(self._by_length.values())).get_added_tokens_decoder()
+        return {number for number, token in added.items() if token.special}
 
     @property
     def added(self) -> list[str]:
         """The tokens that are found in a text as they stand: special ones, and those added after training."""
-        found = next(iter(self._by_length.values())).get_added_tokens_decoder()
-        return [found[number].content for number in sorted(found)]
+        added = next(iter(self._by_length.values())).get_added_tokens_decoder()
+        return [added[number].content for number in sorted(added)]
 
     def role(self, name: str) -> Role:
         """Return a role.

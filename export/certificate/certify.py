@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import __version__, files
-from paritas.engine.bundle.directory import PROBES, REFERENCE, Bundle
-from paritas.engine.bundle.manifest import TOKENIZER, Certificate, Contract, Figures
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import PROBES, REFERENCE, TOKENIZER, Certificate, Contract, Figures
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime.cpus import cpu_name, instructions
-from paritas.engine.runtime.optimized import has_prepared
+from paritas.engine.runtime.optimized import has_optimized
 from paritas.engine.runtime.session import is_cpu
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.errors import BundleError, ParityError
@@ -30,7 +30,7 @@ from paritas.registry import Bound, Precision
 # are padded to its length, and by those of up to so many characters, a dozen tokens or so. To pad all of them
 # would double the time.
 _PADDED_CHARACTERS = 60
-_PADDED: dict[str, Any] = {"max_padding": 0.99, "token_budget": 1024}
+_PADDED: dict[str, Any] = {"max_padding": 0.99, "max_batch_tokens": 1024}
 # Upper ends of the lengths, in tokens, by which the figures are told apart.
 _LENGTHS = (0, 16, 64, 128, 256, 512, 8192)
 # Texts an error names.
@@ -128,7 +128,7 @@ def certify(
         ProviderError: the provider cannot run here.
     """
     contract = bundle.manifest.contract
-    tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract), remember=False)
+    tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract), use_cache=False)
     reader = bundle.manifest.precisions[precision].certificate.tokens or "the reference"
     compare_tokens(tokenizer, contract, probes, bundle.manifest.model, reader)
     lengths = _lengths(tokenizer, bundle, probes)
@@ -259,14 +259,14 @@ def verify(
         provider: where to run; see `Encoder`. INT8 is for CPUs and left out elsewhere.
 
     Raises:
-        BundleError: a file is missing or changed, in the bundle or in a prepared form of it.
+        BundleError: a file is missing or changed, in the bundle or in an optimized form of it.
         ParityError: a precision is outside its bound here.
         ProviderError: the provider cannot run here.
     """
     bundle.verify()
     for variant in bundle.manifest.precisions.values():
         for graph in set(variant.names()) - set(variant.files):
-            has_prepared(bundle, graph, variant.files, remember=False)
+            has_optimized(bundle, graph, variant.files, use_cache=False)
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():

@@ -148,7 +148,7 @@ class Activations:
         Raises:
             ExportError: a value is NaN or infinite.
         """
-        for batch in plan(tokens.lengths, token_budget=_TOKEN_BUDGET):
+        for batch in plan(tokens.lengths, max_batch_tokens=_TOKEN_BUDGET):
             fetched = self._session.fetch(self._sources, *tokens.arrays(batch.rows, batch.length))
             for name, values in zip(self._sources, fetched, strict=True):
                 if not np.isfinite(values).all():
@@ -164,7 +164,7 @@ def vectors(graph: Path, tokens: Tokens, contract: Contract) -> NDArray[np.float
     head = Head.load(contract, graph.parent)
     session = Session(graph, provider="cpu", threads=available_cpus())
     found = np.empty((len(tokens.lengths), contract.dim), np.float32)
-    for batch in plan(tokens.lengths, token_budget=_TOKEN_BUDGET):
+    for batch in plan(tokens.lengths, max_batch_tokens=_TOKEN_BUDGET):
         input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
         hidden = session.run(input_ids, mask, type_ids)
         found[batch.rows] = head(hidden, mask)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from paritas import __version__, files, store, workplace
-from paritas.engine.bundle.digest_cache import Checked
+from paritas.engine.bundle.digest_cache import DigestCache
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.runtime.cpus import (
     available_cpus,
@@ -317,7 +317,7 @@ def _bundle(directory: Path, room_bytes: int) -> tuple[BundleState, int]:
 def _check(bundle: Bundle, room_bytes: int) -> tuple[int, int, str | None]:
     """Check sizes and digests, those as there is room; return bytes read, bytes left unread and the fault."""
     entries = bundle.manifest.files
-    known = Checked(bundle.directory)
+    known = DigestCache(bundle.directory)
     doubtful = [name for name, entry in entries.items() if known.digest(name) != entry.sha256]
     read_bytes = unread_bytes = 0
     try:
@@ -347,14 +347,14 @@ def _graph(bundle: Bundle, precision: Precision) -> Graph:
     size_bytes = sum(bundle.manifest.files[name].size_bytes for name in names)
     certificate = variant.certificate
     try:
-        from paritas.engine.runtime.optimized import has_prepared
+        from paritas.engine.runtime.optimized import has_optimized
         from paritas.engine.settings import choose_settings, find_tuned, read_tuned
     except _NOT_LOADED:  # said once, of onnxruntime
         return Graph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
     damage = None
     try:
-        prepared = has_prepared(bundle, graph, variant.files)
+        prepared = has_optimized(bundle, graph, variant.files)
     except BundleError as fault:
         prepared, damage = False, str(fault)
     return Graph(

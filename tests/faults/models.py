@@ -17,7 +17,7 @@ from tests.unit.tiny import write_tiny_bert
 TEXTS = [
     " ".join(["night train to the north", *["a river"] * (place % 5), str(place)]) for place in range(40)
 ]
-BULK = {"threads": 2, "workers": 2, "token_budget": 16}
+BULK = {"threads": 2, "workers": 2, "max_batch_tokens": 16}
 
 
 def write_pair(folder: Path, registry: Registry) -> tuple[Path, Path]:

@@ -14,15 +14,15 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import optimized
 from tests.faults.models import vectors
 from tests.faults.steps import Program, some
 
 LOAD = """
 import sys
 from paritas import Encoder
-from paritas.engine.bundle import digest_cache as checked
-checked._TICK_NS = -3_600_000_000_000
+from paritas.engine.bundle import digest_cache
+digest_cache._TICK_NS = -3_600_000_000_000
 Encoder(sys.argv[1]).encode(["the river"], role="query")
 """
 FULL = """
@@ -30,7 +30,7 @@ import resource, sys
 import numpy as np
 from paritas import Encoder
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
-vectors = Encoder(sys.argv[2], threads=2, workers=2, token_budget=16).encode(sys.argv[4:], role="query")
+vectors = Encoder(sys.argv[2], threads=2, workers=2, max_batch_tokens=16).encode(sys.argv[4:], role="query")
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 np.save(sys.argv[3], vectors)
 """
@@ -78,7 +78,7 @@ def test_killed_anywhere_in_a_first_load(
 def test_a_second_process_at_steps_of_a_first_load(
     bundle: Path, home: Path, right: NDArray[np.float32], whole: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(prepared, "_PATIENCE_S", 0.05)
+    monkeypatch.setattr(optimized, "_PATIENCE_S", 0.05)
     load = Program(LOAD, bundle, watched=home)
     count = len(load.steps())
 
@@ -117,7 +117,7 @@ def test_a_full_disk_costs_the_cache_and_nothing_else(
         assert done.returncode == 0, done.stderr
         assert partials(home) == []
         kept = list((home / "cache" / "prepared").glob("*"))
-        assert kept or "no prepared form can be kept" in done.stderr
+        assert kept or "no optimized graph can be kept" in done.stderr
         found.append(np.load(out))
     assert kept
     assert all(np.array_equal(each, found[-1]) for each in found)

@@ -12,7 +12,7 @@ import random, signal, sys
 import numpy as np
 from paritas import Encoder
 
-encoder = Encoder(sys.argv[1], threads=2, workers=2, token_budget=24)
+encoder = Encoder(sys.argv[1], threads=2, workers=2, max_batch_tokens=24)
 wanted, chance = int(sys.argv[2]), random.Random(5)
 texts = ["the river", "a city by the river", "north"] + [f"river {n} north" * (n % 4) for n in range(20)]
 right = encoder.encode(texts, role="query")

@@ -16,7 +16,7 @@ import json, random, signal, sys, threading
 import numpy as np
 from paritas import Encoder
 
-encoder = Encoder(sys.argv[1], threads=2, workers=2, token_budget=24)
+encoder = Encoder(sys.argv[1], threads=2, workers=2, max_batch_tokens=24)
 wanted, chance = int(sys.argv[2]), random.Random(sys.argv[3])
 texts = ["the river", "a city by the river", "north"] + [f"river {n} north" * (n % 4) for n in range(20)]
 right = encoder.encode(texts, role="query")
@@ -49,7 +49,7 @@ slots = encoder._scheduler._slots
 wrong += not np.array_equal(encoder.encode(texts, role="query"), right)
 print(json.dumps({
     "calls": calls, "interrupts": interrupts, "wrong": wrong, "late": late, "running": slots._running,
-    "exclusive": slots._alone.locked(), "waiting": slots.queue.qsize(),
+    "exclusive": slots._exclusive_lock.locked(), "waiting": slots.queue.qsize(),
     "threads": sum(thread.name == "paritas" for thread in threading.enumerate()),
 }))
 """

@@ -24,7 +24,7 @@ def _texts(count: int) -> list[str]:
 def test_64_threads_get_the_same_bits(bundles: dict[str, Bundle], whole: bool, workers: int) -> None:
     vectors = 100_000 if whole else 4_000
     texts = _texts(400)
-    with Encoder(bundles["tiny-mpnet"], threads=2, workers=workers, token_budget=128) as encoder:
+    with Encoder(bundles["tiny-mpnet"], threads=2, workers=workers, max_batch_tokens=128) as encoder:
         right = encoder.encode(texts, role="query")
 
         def call(seed: int) -> int:
@@ -49,7 +49,7 @@ def test_closing_beside_callers_ends_no_call_wrong(bundles: dict[str, Bundle], w
     with Encoder(bundles["tiny-mpnet"]) as encoder:
         right = encoder.encode(texts, role="query")
     for _ in range(200 if whole else 20):
-        closed = Encoder(bundles["tiny-mpnet"], threads=2, workers=2, token_budget=64)
+        closed = Encoder(bundles["tiny-mpnet"], threads=2, workers=2, max_batch_tokens=64)
 
         def call(encoder: Encoder = closed) -> str:
             try:

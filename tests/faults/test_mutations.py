@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from paritas import Encoder
-from paritas.engine.bundle import digest_cache as checked
+from paritas.engine.bundle import digest_cache
 from paritas.engine.bundle.directory import Bundle
 from paritas.export import export_model
 from paritas.registry import load_registry
@@ -32,7 +32,7 @@ def place(bundles: dict[str, Bundle], tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle whose prepared form has weights of its own beside the graph."""
+    """A bundle whose optimized form has weights of its own beside the graph."""
     folder = tmp_path_factory.mktemp("wide")
     (folder / "registry.yaml").write_text(TINY_REGISTRY.replace("dim: 16", "dim: 128"), encoding="utf-8")
     checkpoint = write_tiny_bert(folder / "checkpoint", hidden_size=128, intermediate_size=256)
@@ -68,7 +68,7 @@ def test_of_each_file_of_a_bundle(place: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "made.json"])
-def test_of_a_prepared_graph(wide: Path, home: Path, tmp_path: Path, name: str) -> None:
+def test_of_a_optimized_graph(wide: Path, home: Path, tmp_path: Path, name: str) -> None:
     place = copied(wide, tmp_path / "bundle")
     with Encoder(place, **BULK):
         (file,) = (home / "cache" / "prepared").glob(f"*/{name}")
@@ -78,7 +78,7 @@ def test_of_a_prepared_graph(wide: Path, home: Path, tmp_path: Path, name: str) 
 def test_of_the_record_of_what_was_checked(
     place: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checked, "_TICK_NS", -3_600_000_000_000)
+    monkeypatch.setattr(digest_cache, "_TICK_NS", -3_600_000_000_000)
     with Encoder(place, **BULK):
         records = sorted((home / "cache" / "checked").iterdir())
     assert records

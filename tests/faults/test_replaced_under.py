@@ -19,10 +19,10 @@ import pytest
 from numpy.typing import NDArray
 
 from paritas import Encoder
-from paritas.engine import encoder as encoder_module
-from paritas.engine.bundle import digest_cache as checked
+from paritas.engine import loading
+from paritas.engine.bundle import digest_cache
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import optimized
 from paritas.errors import BundleError
 from paritas.exchange import exchange
 from paritas.export.certificate.certify import verify
@@ -49,7 +49,7 @@ def theirs(pair: Pair) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 @pytest.fixture(params=[True, False], ids=["settled", "just written"], autouse=True)
 def _settled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files whose times show every change, and files that changed within the tick."""
-    monkeypatch.setattr(checked, "_TICK_NS", -3_600_000_000_000 if request.param else 3_600_000_000_000)
+    monkeypatch.setattr(digest_cache, "_TICK_NS", -3_600_000_000_000 if request.param else 3_600_000_000_000)
 
 
 def by_renames(place: Path, other: Path) -> None:
@@ -157,11 +157,11 @@ def after_a_call(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, act:
 
 
 MOMENTS: dict[str, tuple[object, str]] = {
-    "after the manifest": (encoder_module, "choose_precision"),
-    "after the digests": (encoder_module.Head, "load"),
-    "after the tokenizer": (encoder_module, "choose_settings"),
-    "while it is loaded": (encoder_module, "Session"),
-    "while it is prepared": (prepared, "write_prepared"),
+    "after the manifest": (loading, "choose_precision"),
+    "after the digests": (loading.Head, "load"),
+    "after the tokenizer": (loading, "choose_settings"),
+    "while it is loaded": (loading, "Session"),
+    "while it is optimized": (optimized, "write_optimized"),
 }
 
 
@@ -179,7 +179,7 @@ def test_between_check_and_load(
 ) -> None:
     place = copied(pair[0], tmp_path / "bundle")
     if moment == "while it is loaded" and cache:
-        moment = "while it is prepared"
+        moment = "while it is optimized"
     owner, name = MOMENTS[moment]
     after_a_call(monkeypatch, owner, name, lambda: way(place, pair[1]))
     outcome(lambda: vectors(place, cache=cache), theirs[0])
@@ -206,7 +206,7 @@ def test_exchanged_and_back_while_it_is_loaded(
 ) -> None:
     place = copied(pair[0], tmp_path / "bundle")
     steps = both_ways(place, pair[1])
-    owner, name = (prepared, "write_prepared") if cache else (encoder_module, "Session")
+    owner, name = (optimized, "write_optimized") if cache else (loading, "Session")
     function, calls = getattr(owner, name), []
 
     def exchanged(*arguments: object, **options: object) -> object:

@@ -21,7 +21,7 @@ import pytest
 from paritas import Encoder, files
 from paritas.doctor import examine
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import optimized
 from paritas.errors import BundleError, RegistryError, StoreError
 from paritas.registry import load_registry
 from tests.faults.models import copied, vectors
@@ -98,7 +98,7 @@ def closed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
-def test_a_prepared_graph_has_the_modes_that_the_umask_allows(ours: Path, home: Path, umask: int) -> None:
+def test_an_optimized_graph_has_the_modes_that_the_umask_allows(ours: Path, home: Path, umask: int) -> None:
     before = os.umask(umask)
     try:
         vectors(ours)
@@ -110,7 +110,7 @@ def test_a_prepared_graph_has_the_modes_that_the_umask_allows(ours: Path, home: 
     assert all(stat.S_IMODE(path.stat().st_mode) & 0o044 == 0o044 & ~umask for path in paths)
 
 
-def test_what_root_prepared_serves_another_user(
+def test_what_root_optimized_serves_another_user(
     ours: Path, shared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in an image. Who is not root is the other user, and the store is closed to writing."""
@@ -129,7 +129,7 @@ def test_a_store_that_cannot_be_written_costs_speed_alone(ours: Path, shared: Pa
     (shared / "home").mkdir(mode=0o555)
     printed, logged = as_another(ours, PARITAS_HOME=str(shared / "home"))
     assert printed.splitlines()[0] == right(ours)
-    assert "no prepared form can be kept" in logged
+    assert "no optimized graph can be kept" in logged
     assert list((shared / "home").iterdir()) == []
 
 
@@ -141,7 +141,7 @@ def test_a_user_without_a_home_loads_by_path(ours: Path, model: str) -> None:
     printed, logged = as_another(ours, model)
     vector, error = printed.splitlines()
     assert vector == right(ours)
-    assert "no prepared form can be kept" in logged
+    assert "no optimized graph can be kept" in logged
     assert error.startswith("StoreError this user has no home directory")
     assert "type: export PARITAS_HOME=DIR" in error
 
@@ -162,7 +162,7 @@ def test_without_a_home_what_needs_a_store_says_so(
 ) -> None:
     monkeypatch.chdir(ours.parent)
     assert np.array_equal(vectors(ours), vectors(Path(ours.name)))
-    assert "no prepared form can be kept" in caplog.text
+    assert "no optimized graph can be kept" in caplog.text
     for model in ("all-MiniLM-L6-v2", "owner/name"):
         with pytest.raises(StoreError, match=r"no home directory.*; type: export PARITAS_HOME=DIR"):
             Encoder(model)
@@ -179,13 +179,13 @@ def test_without_a_home_what_needs_a_store_says_so(
 def test_a_lock_on_the_cache_costs_a_while_and_then_speed_alone(
     ours: Path, home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(prepared, "_PATIENCE_S", 0.1)
+    monkeypatch.setattr(optimized, "_PATIENCE_S", 0.1)
     monkeypatch.setattr(files, "_SILENT_S", 0.0)
     (home / "cache" / "prepared").mkdir(parents=True)
     with files.locked(home / "cache" / "prepared"):
         found = vectors(ours)
     assert "prepared: locked by another process; waiting for it" in caplog.text
-    assert "no prepared form can be kept" in caplog.text
+    assert "no optimized graph can be kept" in caplog.text
     assert np.array_equal(vectors(ours), found)
 
 

@@ -97,7 +97,7 @@ def _write_twin(directory: Path, *, mpnet: bool) -> None:
 
 @pytest.fixture(autouse=True)
 def home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A store without a cache: prepared forms of all full-size graphs would take 10 GB of the disk."""
+    """A store without a cache: optimized forms of all full-size graphs would take 10 GB of the disk."""
     directory = tmp_path_factory.mktemp("user")
     (directory / "cache").write_text("no directory")
     monkeypatch.setenv("PARITAS_HOME", str(directory))

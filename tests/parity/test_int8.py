@@ -40,7 +40,7 @@ def test_an_int8_vector_is_the_same_bits_whatever_runs_beside_it(zoo: Zoo, name:
     with Encoder(bundle, precision="int8") as encoder:
         alone = np.concatenate([encoder.encode([text], role=role) for text in texts])
         assert np.array_equal(encoder.encode(texts[::-1], role=role)[::-1], alone)
-    for options in ({"token_budget": 64}, {"token_budget": 4096}, {"threads": 1}):
+    for options in ({"max_batch_tokens": 64}, {"max_batch_tokens": 4096}, {"threads": 1}):
         with Encoder(bundle, precision="int8", **options) as other:
             assert np.array_equal(other.encode(texts, role=role), alone), options
 

@@ -99,13 +99,15 @@ def test_a_vector_is_the_same_bits_alone_and_in_any_batch(zoo: Zoo, name: str, f
             assert np.array_equal(np.concatenate(parts), together), size
         repeated = encoder.encode([chosen[5]] * 40, role=role)
         assert (repeated == together[5]).all()
-    for options in ({"token_budget": 64}, {"token_budget": 8192}, {"threads": 1}):
+    for options in ({"max_batch_tokens": 64}, {"max_batch_tokens": 8192}, {"threads": 1}):
         with Encoder(bundle, **options) as other:
             assert np.array_equal(other.encode(chosen, role=role), together), options
 
 
 @pytest.mark.parametrize(("name", "precision"), [("all-MiniLM-L6-v2", "int8"), ("all-mpnet-base-v2", "fp32")])
-def test_a_prepared_graph_gives_the_same_bits(zoo: Zoo, cache: Path, name: str, precision: Precision) -> None:
+def test_an_optimized_graph_gives_the_same_bits(
+    zoo: Zoo, cache: Path, name: str, precision: Precision
+) -> None:
     """As it is made, and as it is loaded from what was made."""
     bundle = zoo.int8(name, "native") if precision == "int8" else zoo.bundle(name, "native")
     chosen = zoo.texts(name, "query")[::4]
@@ -125,7 +127,7 @@ def test_padding_moves_a_vector_by_rounding_only(zoo: Zoo, name: str) -> None:
     """
     chosen = texts(zoo.models[name].roles["query"].max_length)
     bundle = zoo.bundle(name, "native").directory
-    with Encoder(bundle) as exact, Encoder(bundle, max_padding=0.9, token_budget=4096) as padded:
+    with Encoder(bundle) as exact, Encoder(bundle, max_padding=0.9, max_batch_tokens=4096) as padded:
         expected = exact.encode(chosen, role="query")
         found = padded.encode(chosen, role="query")
         assert padded.last_stats is not None

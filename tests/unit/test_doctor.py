@@ -283,7 +283,7 @@ def test_what_is_under_way_is_not_shown(placed: Path, home: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "made.json"])
-def test_a_damaged_prepared_graph_is_shown_and_the_next_load_makes_it_again(placed: Path, name: str) -> None:
+def test_a_damaged_optimized_graph_is_shown_and_the_next_load_makes_it_again(placed: Path, name: str) -> None:
     Encoder(placed).close()
     assert only(examine()).graphs["fp32"].prepared
     (path,) = placed.parent.parent.glob(f"cache/prepared/*/{name}")

@@ -79,7 +79,7 @@ def tune(
         click.echo(_figures(race) + "\n")
     click.echo(
         f"{model} in {chosen} now runs with {found.cpus} threads, {found.workers} workers and "
-        f"{found.token_budget} tokens a batch: {_won(found.gain)}\nkept: {record}"
+        f"{found.max_batch_tokens} tokens a batch: {_won(found.gain)}\nkept: {record}"
     )
 
 
@@ -90,7 +90,7 @@ def _won(gain: float) -> str:
 def _figures(race: list[Measured]) -> str:
     """One race; ratios are to its first row, within rounds."""
     rows = [
-        [one.workers, one.token_budget, round(one.tokens_per_s), f"{one.ratio:.2f}", one.rounds]
+        [one.workers, one.max_batch_tokens, round(one.tokens_per_s), f"{one.ratio:.2f}", one.rounds]
         for one in race
     ]
     return table(["workers", "token budget", "tokens/s", "ratio", "rounds"], rows)
@@ -167,7 +167,7 @@ def _graph(graph: Graph) -> list[object]:
     if runs is None:
         return [*made, "-", "-", "-"]
     prepared = "damaged" if graph.damage else "yes" if graph.prepared else "no"
-    return [*made, prepared, f"{runs.threads}/{runs.workers}/{runs.token_budget}", runs.origin]
+    return [*made, prepared, f"{runs.threads}/{runs.workers}/{runs.max_batch_tokens}", runs.origin]
 
 
 def _advice(bundle: BundleState, cpu: Cpu) -> str:
@@ -180,7 +180,7 @@ def _advice(bundle: BundleState, cpu: Cpu) -> str:
         wanted = ",".join([*bundle.graphs, "int8"])
         lines.append(f"  INT8 would be fast here; type: paritas export {name} --precision {wanted}")
     if (runs := graph.settings) is not None:
-        values = f"  {runs.threads} threads, {runs.workers} workers, {runs.token_budget} tokens a batch"
+        values = f"  {runs.threads} threads, {runs.workers} workers, {runs.max_batch_tokens} tokens a batch"
         if graph.gain is None:
             mend = f"paritas tune {name} --precision {bundle.precision}"
             lines.append(f"{values}: the defaults, not measured here; type: {mend}")

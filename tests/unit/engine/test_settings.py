@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -14,8 +15,9 @@ import pytest
 from paritas.engine import settings
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.runtime import optimized as prepared
+from paritas.engine.runtime import optimized
 from paritas.engine.settings import (
+    Measured,
     Settings,
     Tuned,
     choose_settings,
@@ -82,7 +84,7 @@ def test_an_encoder_runs_with_what_was_tuned_and_gives_the_same_bits(bundles: di
     [
         ({"threads": 3}, "given"),
         ({"workers": 2}, "given"),
-        ({"token_budget": 16}, "given"),
+        ({"max_batch_tokens": 16}, "given"),
         ({"cache": False}, "default"),
         ({"precision": "fp16"}, "default"),
     ],
@@ -108,7 +110,7 @@ def test_another_machine_or_version_has_nothing_tuned(
     bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     keep_tuned(bundles["tiny-bert"], TUNED)
-    monkeypatch.setattr(prepared, name, value)
+    monkeypatch.setattr(optimized, name, value)
     assert find_tuned(bundles["tiny-bert"], "fp32") is None
 
 
@@ -138,6 +140,43 @@ def test_a_damaged_record_is_as_good_as_none(bundles: dict[str, Bundle], damage)
     path.write_bytes(damage(path.read_bytes()))
     assert path.read_bytes() != msgspec.json.format(msgspec.json.encode(TUNED), indent=2)
     assert find_tuned(bundles["tiny-bert"], "fp32") is None
+
+
+RECORD = b"""{
+  "model": "tiny-bert",
+  "precision": "fp32",
+  "cpus": 3,
+  "cpu": "a CPU",
+  "onnxruntime": "1.31.1",
+  "date": "2026-01-01",
+  "workers": 2,
+  "token_budget": 16,
+  "gain": 1.1,
+  "races": [
+    [
+      {
+        "workers": 3,
+        "token_budget": 512,
+        "tokens_per_s": 100.0,
+        "ratio": 1.0,
+        "rounds": 5
+      }
+    ]
+  ]
+}"""
+
+
+def test_a_record_has_the_bytes_that_version_0_1_0_wrote(bundles: dict[str, Bundle]) -> None:
+    tuned = msgspec.structs.replace(TUNED, races=[[Measured(3, 512, 100.0, 1.0, 5)]])
+    path = keep_tuned(bundles["tiny-bert"], tuned)
+    assert path.read_bytes() == RECORD
+    assert read_tuned(bundles["tiny-bert"], "fp32") == tuned
+    assert json.loads(msgspec.json.encode(tuned.settings)) == {
+        "threads": 3,
+        "workers": 2,
+        "token_budget": 16,
+        "origin": "tuned",
+    }
 
 
 def test_tuning_again_replaces_and_forgetting_removes(bundles: dict[str, Bundle]) -> None:

@@ -94,7 +94,7 @@ def test_of_several_the_fastest_wins() -> None:
 
 
 def test_workers_are_chosen_first_and_then_the_token_budget_with_so_many() -> None:
-    machine = Machine(lambda candidate: (32 if candidate.workers == 4 else 64) / candidate.token_budget)
+    machine = Machine(lambda candidate: (32 if candidate.workers == 4 else 64) / candidate.max_batch_tokens)
     best, gain, races = search(Candidate(8, 512), machine.load, tokens=100, seconds=60)
     assert (best, gain) == (Candidate(4, 1024), 4)
     assert machine.loaded == [
@@ -114,7 +114,7 @@ def test_where_all_are_alike_the_default_stays() -> None:
 
 
 def test_with_one_thread_only_the_token_budget_is_chosen() -> None:
-    machine = Machine(lambda candidate: candidate.token_budget / 512)
+    machine = Machine(lambda candidate: candidate.max_batch_tokens / 512)
     best, _, _ = search(Candidate(1, 512), machine.load, tokens=100, seconds=60)
     assert best == Candidate(1, 128)
     assert len(machine.loaded) == 1
@@ -148,7 +148,7 @@ def test_what_is_found_is_what_encoders_use(bundles: dict[str, Bundle]) -> None:
     keep_tuned(bundles["tiny-mpnet"], found)
     with Encoder(bundles["tiny-mpnet"]) as encoder:
         assert encoder.settings == found.settings
-    assert [one.token_budget for one in found.races[-1]] == [512, 128, 256, 1024]
+    assert [one.max_batch_tokens for one in found.races[-1]] == [512, 128, 256, 1024]
     assert found.settings == Settings(available_cpus(), available_cpus(), 512, "tuned")
     assert said[-1] == "too few rounds to tell them all apart; give it more seconds"
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.engine.bundle import digest_cache as checked
-from paritas.engine.bundle import digests as whole
+from paritas.engine.bundle import digest_cache, digests
 from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
@@ -21,7 +20,7 @@ NAMES = ["tokenizer.json", "model.fp32.onnx", "model.fp32.onnx.data"]
 @pytest.fixture
 def copy(bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle whose files count as settled at once."""
-    monkeypatch.setattr(checked, "_TICK_NS", -1_000_000_000)
+    monkeypatch.setattr(digest_cache, "_TICK_NS", -1_000_000_000)
     return Path(shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "bundle"))
 
 
@@ -29,8 +28,8 @@ def copy(bundles: dict[str, Bundle], tmp_path: Path, monkeypatch: pytest.MonkeyP
 def digested(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read for their digests, as it happens."""
     names: list[str] = []
-    digest = whole.digest
-    monkeypatch.setattr(whole, "digest", lambda path: (names.append(path.name), digest(path))[1])
+    digest = digests.digest
+    monkeypatch.setattr(digests, "digest", lambda path: (names.append(path.name), digest(path))[1])
     return names
 
 
@@ -47,7 +46,7 @@ def test_verify_reads_all_of_them_again(copy: Path, digested: list[str]) -> None
     Bundle(copy).check(NAMES)
     digested.clear()
     Bundle(copy).verify(NAMES)
-    Bundle(copy).check(NAMES, remember=False)
+    Bundle(copy).check(NAMES, use_cache=False)
     assert digested == NAMES * 2
 
 
@@ -86,7 +85,7 @@ def test_a_file_changed_this_moment_is_not_trusted_later(
     copy: Path, digested: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second change within the clock's tick would leave its times as they are."""
-    monkeypatch.setattr(checked, "_TICK_NS", 3_600_000_000_000)
+    monkeypatch.setattr(digest_cache, "_TICK_NS", 3_600_000_000_000)
     Bundle(copy).check(NAMES)
     Bundle(copy).check(NAMES)
     assert digested == NAMES * 2
@@ -113,14 +112,14 @@ def test_a_damaged_record_is_as_good_as_none(
 
 
 def test_two_processes_note_what_they_found_and_files_that_went_are_forgotten(copy: Path) -> None:
-    digests = {name: whole.digest(copy / name) for name in NAMES}
-    first, second = checked.Checked(copy), checked.Checked(copy)
+    sha256 = {name: digests.digest(copy / name) for name in NAMES}
+    first, second = digest_cache.DigestCache(copy), digest_cache.DigestCache(copy)
     for noting, name in ((first, NAMES[0]), (second, NAMES[1])):
         noting.digest(name)
-        noting.keep({name: digests[name]})
-    both = checked.Checked(copy)
-    assert [both.digest(name) for name in NAMES[:2]] == [digests[name] for name in NAMES[:2]]
+        noting.keep({name: sha256[name]})
+    both = digest_cache.DigestCache(copy)
+    assert [both.digest(name) for name in NAMES[:2]] == [sha256[name] for name in NAMES[:2]]
     (copy / NAMES[0]).unlink()
     both.digest(NAMES[2])
-    both.keep({NAMES[2]: digests[NAMES[2]]})
-    assert set(checked.Checked(copy)._known) == set(NAMES[1:])
+    both.keep({NAMES[2]: sha256[NAMES[2]]})
+    assert set(digest_cache.DigestCache(copy)._records) == set(NAMES[1:])

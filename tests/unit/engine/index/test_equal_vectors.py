@@ -18,7 +18,7 @@ FORMAT_1 = Path(__file__).parents[2] / "format3" / "index"
 @pytest.fixture(autouse=True)
 def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build the same graph each time: vectors that threads add at once are not linked with each other."""
-    monkeypatch.setattr("paritas.engine.index.graph.available_cpus", lambda: 1)
+    monkeypatch.setattr("paritas.engine.index.hnsw.available_cpus", lambda: 1)
 
 
 def with_copies(encoder: Encoder, copies: int, others: int = 300, **options: object) -> VectorIndex:

@@ -190,7 +190,7 @@ def test_recall_tells_a_thorough_graph_from_a_poor_one(
 ) -> None:
     # Vectors that threads add at the same time are not linked with each other: of 300 such graphs of 500
     # vectors by two threads, three stood below a recall of 0.99, the least at 0.982; by one thread all at 1.
-    monkeypatch.setattr("paritas.engine.index.graph.available_cpus", lambda: 1)
+    monkeypatch.setattr("paritas.engine.index.hnsw.available_cpus", lambda: 1)
     with filled(bert, 500, expansion_search=512) as index:
         assert index.recall(unit_vectors(50, seed=3), 10) > 0.99
         assert index.sample(20).shape == (20, 16)

@@ -48,7 +48,7 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         import numpy as np
         from paritas import Encoder, VectorIndex, files
         from paritas.engine.index.documents import Documents
-        from paritas.engine.index.graph import Graph
+        from paritas.engine.index.hnsw import HnswGraph
 
         def die(*args, **kwargs):
             os._exit(9)
@@ -57,7 +57,7 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         index.add([str(i) for i in range(9)], np.eye(9, 16, dtype=np.float32))
         point = sys.argv[3]
         if point == "vectors":
-            Graph.save = die
+            HnswGraph.save = die
         elif point == "texts":
             Documents.save = die
         elif point == "sync":
@@ -343,7 +343,7 @@ def test_names_that_are_no_utf8_are_taken(
 def test_files_are_digested_again_only_when_they_change(
     bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`Checked` trusts what has been at rest for two seconds; here it does at once."""
+    """`DigestCache` trusts what has been at rest for two seconds; here it does at once."""
     monkeypatch.setattr("paritas.engine.bundle.digest_cache._TICK_NS", -(10**12))
     filled(bert, 3).save(tmp_path / "index")
     read: list[object] = []

@@ -201,10 +201,10 @@ def test_a_byte_dot_product_is_found_where_there_is_one(available: list[str], fa
 def test_weights_are_shifted_where_bytes_have_no_dot_product(
     available: list[str], shifted: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from paritas.engine.runtime import session as runtime
+    from paritas.engine.runtime import session
 
-    monkeypatch.setattr(runtime, "instructions", lambda: available)
-    options = runtime._options(1)
+    monkeypatch.setattr(session, "instructions", lambda: available)
+    options = session._options(1)
     try:
         found = options.get_session_config_entry("session.x64quantprecision")
     except RuntimeError:  # onnxruntime's answer for an entry that was not set

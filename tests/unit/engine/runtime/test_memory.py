@@ -65,23 +65,23 @@ def test_more_workers_and_larger_batches_need_more() -> None:
 
 
 def test_what_fits_is_left_as_it_is() -> None:
-    assert fit(NEEDS, 1000 * MIB, workers=4, token_budget=512) == (4, 512)
+    assert fit(NEEDS, 1000 * MIB, workers=4, max_batch_tokens=512) == (4, 512)
 
 
 def test_batches_shrink_before_workers_go() -> None:
-    assert fit(NEEDS, NEEDS.bytes(2, 512), workers=2, token_budget=2048) == (2, 512)
-    assert fit(NEEDS, NEEDS.bytes(2, 384) - 1, workers=2, token_budget=512) == (1, 512)
+    assert fit(NEEDS, NEEDS.bytes(2, 512), workers=2, max_batch_tokens=2048) == (2, 512)
+    assert fit(NEEDS, NEEDS.bytes(2, 384) - 1, workers=2, max_batch_tokens=512) == (1, 512)
 
 
 def test_the_least_that_is_named_is_enough_and_less_is_not() -> None:
     least = NEEDS.bytes(1, 384)
-    assert fit(NEEDS, least, workers=8, token_budget=4096) == (1, 384)
+    assert fit(NEEDS, least, workers=8, max_batch_tokens=4096) == (1, 384)
     with pytest.raises(InputError, match=r'takes 260 MiB here.*give memory_limit="260MiB" or more'):
-        fit(NEEDS, least - 1, workers=8, token_budget=4096)
+        fit(NEEDS, least - 1, workers=8, max_batch_tokens=4096)
 
 
 def test_a_budget_below_the_longest_text_is_kept() -> None:
-    assert fit(NEEDS, 1000 * MIB, workers=1, token_budget=64) == (1, 64)
+    assert fit(NEEDS, 1000 * MIB, workers=1, max_batch_tokens=64) == (1, 64)
 
 
 def test_an_encoder_says_at_load_what_it_cannot_keep(bundles: dict[str, Bundle]) -> None:
@@ -93,6 +93,6 @@ def test_an_encoder_says_at_load_what_it_cannot_keep(bundles: dict[str, Bundle])
 
 def test_a_limit_changes_no_vector(bundles: dict[str, Bundle], bert: Encoder) -> None:
     texts = [f"the river {number}" for number in range(40)]
-    with Encoder(bundles["tiny-bert"].directory, memory_limit="8GiB", token_budget=4096) as limited:
-        assert limited.settings.token_budget == 4096
+    with Encoder(bundles["tiny-bert"].directory, memory_limit="8GiB", max_batch_tokens=4096) as limited:
+        assert limited.settings.max_batch_tokens == 4096
         assert (limited.encode(texts, role="query") == bert.encode(texts, role="query")).all()

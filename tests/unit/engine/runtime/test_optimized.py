@@ -1,4 +1,4 @@
-"""The prepared form of a graph: the same bits, made once, and never used for anything else."""
+"""The optimized form of a graph: the same bits, made once, and never used for anything else."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paritas.engine.bundle.digests import digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.runtime import optimized as prepared
-from paritas.engine.runtime import session as runtime
+from paritas.engine.runtime import optimized, session
 from paritas.engine.runtime.mapped import Mapped
 from paritas.errors import BundleError
 from tests.unit.files import change_byte
@@ -39,7 +38,7 @@ def kept(home: Path) -> list[Path]:
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 @pytest.mark.parametrize("model", ["tiny-bert", "tiny-mpnet"])
-def test_a_prepared_graph_gives_the_same_bits(
+def test_an_optimized_graph_gives_the_same_bits(
     bundles: dict[str, Bundle], home: Path, model: str, precision: str
 ) -> None:
     plain = encode(bundles[model], precision=precision, cache=False)
@@ -56,7 +55,7 @@ def test_it_is_made_once(bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyP
     def fail(*_args: object) -> None:
         raise AssertionError("made again")
 
-    monkeypatch.setattr(prepared, "write_prepared", fail)
+    monkeypatch.setattr(optimized, "write_optimized", fail)
     encode(bundles["tiny-bert"])
     encode(bundles["tiny-bert"], threads=1)
 
@@ -68,7 +67,7 @@ def test_what_another_machine_or_version_made_is_not_used(
     bundles: dict[str, Bundle], home: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object
 ) -> None:
     encode(bundles["tiny-bert"])
-    monkeypatch.setattr(prepared, name, value)
+    monkeypatch.setattr(optimized, name, value)
     encode(bundles["tiny-bert"])
     assert len(kept(home)) == 2
 
@@ -123,7 +122,7 @@ def test_a_form_that_does_not_load_is_made_again(bundles: dict[str, Bundle], hom
     assert np.array_equal(encode(bundles["tiny-bert"]), expected)
 
 
-def test_a_changed_bundle_is_refused_beside_its_prepared_form(
+def test_a_changed_bundle_is_refused_beside_its_optimized_form(
     bundles: dict[str, Bundle], tmp_path: Path
 ) -> None:
     copy = shutil.copytree(bundles["tiny-bert"].directory, tmp_path / "bundle")
@@ -141,7 +140,7 @@ def test_where_nothing_can_be_kept_the_bundle_is_loaded_and_the_log_says_why(
     home.write_text("a file where the store should be")
     with caplog.at_level(logging.INFO, "paritas"):
         assert np.array_equal(encode(bundles["tiny-bert"]), expected)
-    assert "no prepared form can be kept" in caplog.text
+    assert "no optimized graph can be kept" in caplog.text
 
 
 def test_a_full_disk_leaves_nothing_behind(
@@ -151,7 +150,7 @@ def test_a_full_disk_leaves_nothing_behind(
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepared, "write_prepared", fill_up)
+    monkeypatch.setattr(optimized, "write_optimized", fill_up)
     expected = encode(bundles["tiny-bert"], cache=False)
     assert np.array_equal(encode(bundles["tiny-bert"]), expected)
     assert kept(home) == []
@@ -185,9 +184,9 @@ def test_processes_that_start_at_once_do_no_harm(
 import sys
 import numpy as np
 from paritas import Encoder
-from paritas.engine.runtime import optimized as prepared
-write = prepared.write_prepared
-prepared.write_prepared = lambda *a: (print("made"), write(*a))
+from paritas.engine.runtime import optimized
+write = optimized.write_optimized
+optimized.write_optimized = lambda *a: (print("made"), write(*a))
 vectors = Encoder(sys.argv[1]).encode(["the river"], role="query")
 np.save(sys.argv[2], vectors)
 """
@@ -238,11 +237,11 @@ def test_packed_weights_are_kept_only_where_kernels_can_read_them(
 
     Up to 1.31 they follow whatever lies before them; 1.32 starts them on a line, which the odd graph shows.
     """
-    monkeypatch.setattr(runtime, "_CACHE_LINE", line)
+    monkeypatch.setattr(session, "_CACHE_LINE", line)
     constant = np.arange(length, dtype=np.float32)
     (tmp_path / "graph.onnx").write_bytes(product_after(constant).SerializeToString())
-    runtime.write_prepared(tmp_path / "graph.onnx", tmp_path / "prepared.onnx")
-    places = [int(place) for place in runtime._PACKED_AT.findall((tmp_path / "prepared.onnx").read_bytes())]
+    session.write_optimized(tmp_path / "graph.onnx", tmp_path / "optimized.onnx")
+    places = [int(place) for place in session._PACKED_AT.findall((tmp_path / "optimized.onnx").read_bytes())]
     assert all(place % line == 0 for place in places)
     if (length, line) == (20_000, 64):
         assert places
@@ -250,9 +249,9 @@ def test_packed_weights_are_kept_only_where_kernels_can_read_them(
         assert not places
     feeds = {"x": np.ones((3, 160), np.float32), "place": np.array(7)}
     found = []
-    for name, prepared_form in (("graph.onnx", False), ("prepared.onnx", True)):
-        session = runtime.Session(tmp_path / name, provider="cpu", threads=1, prepared=prepared_form)
-        found.append(session._session.run(["y"], feeds)[0])
+    for name, is_optimized in (("graph.onnx", False), ("optimized.onnx", True)):
+        loaded = session.Session(tmp_path / name, provider="cpu", threads=1, optimized=is_optimized)
+        found.append(loaded._session.run(["y"], feeds)[0])
     assert np.array_equal(found[0], found[1])
 
 

@@ -17,7 +17,7 @@ def lengths_of(seed: int, texts: int = 400, longest: int = 130) -> NDArray[np.in
 
 
 def batches(lengths: NDArray[np.int64], budget: int, max_padding: float = 0.0) -> list[Batch]:
-    return list(plan(lengths, token_budget=budget, max_padding=max_padding))
+    return list(plan(lengths, max_batch_tokens=budget, max_padding=max_padding))
 
 
 @BUDGETS

@@ -213,10 +213,10 @@ def test_a_short_batch_that_meets_nobody_runs_in_its_callers_thread() -> None:
     def one(session: Any, batch: Batch) -> None:
         ran.append((threading.current_thread(), session.threads, two.is_within()))
 
-    assert two.run_alone(Batch(np.arange(1), 10), one)
+    assert two.run_exclusive(Batch(np.arange(1), 10), one)
     assert ran == [(threading.current_thread(), 2, True)]
     assert not two.is_within()
-    assert not two.run_alone(Batch(np.arange(1), 1000), one), (
+    assert not two.run_exclusive(Batch(np.arange(1), 1000), one), (
         "what a long one leaves is given back by a thread"
     )
     assert len(ran) == 1
@@ -229,10 +229,10 @@ def test_a_short_batch_takes_its_turn_where_others_run_or_wait() -> None:
         job = steps.job("bulk", count)
         two.start(job)
         steps.begun.acquire()
-        assert not two.run_alone(Batch(np.arange(1), 1), steps.job("query", 1)._run)
+        assert not two.run_exclusive(Batch(np.arange(1), 1), steps.job("query", 1)._run)
         steps.let.release(count)
         job.result()
-        assert two.run_alone(Batch(np.arange(1), 1), lambda _session, batch: None)
+        assert two.run_exclusive(Batch(np.arange(1), 1), lambda _session, batch: None)
         while steps.begun.acquire(blocking=False):
             pass
 
@@ -240,8 +240,8 @@ def test_a_short_batch_takes_its_turn_where_others_run_or_wait() -> None:
 def test_an_error_in_a_callers_thread_leaves_the_slots_free() -> None:
     two, running = scheduler(2, 2), Running()
     with pytest.raises(ZeroDivisionError):
-        two.run_alone(Batch(np.arange(1), 1), lambda _session, batch: 1 / 0)
-    assert two.run_alone(Batch(np.arange(1), 1), running.one)
+        two.run_exclusive(Batch(np.arange(1), 1), lambda _session, batch: 1 / 0)
+    assert two.run_exclusive(Batch(np.arange(1), 1), running.one)
     run(two, 9, running.one)
 
 

@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from paritas.engine.tokenize import deduplicate as repeats
-from paritas.engine.tokenize.deduplicate import Repeats
+from paritas.engine.tokenize import deduplicate
+from paritas.engine.tokenize.deduplicate import Deduplicated
 
 
 def test_each_text_is_numbered_at_its_first_place() -> None:
-    found = Repeats(["b", "a", "b", "c", "a", "b"])
+    found = Deduplicated(["b", "a", "b", "c", "a", "b"])
     assert found.distinct == ["b", "a", "c"]
     assert found.rows.tolist() == [0, 1, 3]
     assert found.counts.tolist() == [3, 2, 1]
@@ -21,16 +21,16 @@ def test_each_text_is_numbered_at_its_first_place() -> None:
 
 
 def test_no_texts_have_no_repeats() -> None:
-    found = Repeats([])
+    found = Deduplicated([])
     assert (found.distinct, found.rows.tolist(), found.counts.tolist(), len(found)) == ([], [], [], 0)
     found.fill(np.empty((0, 3)))
 
 
 @pytest.mark.parametrize("rows", [1, 3, 1000])
 def test_every_row_is_its_texts(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
-    monkeypatch.setattr(repeats, "_ROWS", rows)
+    monkeypatch.setattr(deduplicate, "_ROWS", rows)
     numbers = np.random.default_rng(1).integers(0, 9, 200)
-    found = Repeats([str(number) for number in numbers])
+    found = Deduplicated([str(number) for number in numbers])
     vectors = np.full((200, 2), np.nan)
     vectors[found.rows] = numbers[found.rows, None]
     found.fill(vectors)
@@ -45,7 +45,7 @@ def test_the_results_are_not_held_twice() -> None:
 
     tracemalloc.start()
     try:
-        Repeats(pairs()).fill(vectors)
+        Deduplicated(pairs()).fill(vectors)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

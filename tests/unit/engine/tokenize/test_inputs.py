@@ -127,7 +127,7 @@ WRONG_TYPES = {
     "provider": [None, 1, ["cpu"], ""],
     "threads": ["2", 2.0, True, -1, [2], 2**40, float("nan")],
     "workers": ["2", 2.0, True, [], 10**30],
-    "token_budget": ["512", 512.0, False, 2**40],
+    "max_batch_tokens": ["512", 512.0, False, 2**40],
     "max_padding": ["0", float("nan"), float("inf"), -0.1, True, [], 1j],
     "memory_limit": [[], {}, float("nan"), b"512MiB", "9" * 400, True],
     "cache": ["no", 1, None, []],
@@ -151,7 +151,11 @@ def test_a_model_that_is_no_name_is_refused(model: Any) -> None:
 
 
 def test_numbers_of_numpy_are_numbers(bundles: dict[str, Bundle], mpnet: Encoder) -> None:
-    options: dict[str, Any] = {"threads": np.int64(2), "workers": np.int32(1), "token_budget": np.uint16(64)}
+    options: dict[str, Any] = {
+        "threads": np.int64(2),
+        "workers": np.int32(1),
+        "max_batch_tokens": np.uint16(64),
+    }
     options |= {"max_padding": np.float32(0.25), "truncate_dim": np.int64(8), "cache": np.True_}
     with Encoder(bundles["tiny-mpnet"], **options) as encoder:
         assert (encoder.settings.threads, encoder.settings.workers, encoder.dim) == (2, 1, 8)

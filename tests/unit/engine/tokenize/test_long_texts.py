@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 from tokenizers import Encoding, Tokenizer
 
-from paritas.engine.tokenize import long_texts, silent
+from paritas.engine.tokenize import ignored, long_texts
 from paritas.engine.tokenize import tokenizer as tokenizer_module
 from paritas.engine.tokenize.breaks import CHINESE, PUNCTUATION, Breaks
 from paritas.engine.tokenize.long_texts import LongTexts
@@ -146,9 +146,9 @@ def characters(inside: str) -> list[str]:
 @pytest.mark.parametrize(
     ("inside", "shape", "expected"),
     [
-        (silent.VANISHING, "fer{}ry", ["ferry"]),
-        (silent.MARKS, "fer{}ry", ["ferry"]),
-        (silent.BLANKS, "the{}ferry", ["the", "ferry"]),
+        (ignored.VANISHING, "fer{}ry", ["ferry"]),
+        (ignored.MARKS, "fer{}ry", ["ferry"]),
+        (ignored.BLANKS, "the{}ferry", ["the", "ferry"]),
     ],
 )
 def test_what_is_left_out_gives_no_tokens(
@@ -161,17 +161,17 @@ def test_what_is_left_out_gives_no_tokens(
 
 def test_a_long_word_of_any_of_the_characters_is_one_unknown_token(minilm: Tokenizer) -> None:
     found = {
-        letter: minilm.encode(letter * 101, add_special_tokens=False) for letter in characters(silent.WORDS)
+        letter: minilm.encode(letter * 101, add_special_tokens=False) for letter in characters(ignored.WORDS)
     }
     assert [letter for letter, one in found.items() if one.tokens != ["[UNK]"]] == []
 
 
 @pytest.mark.parametrize("between", ["", "\u200b", "\u200b\x00\u0301", "\u200b" * 9])
 def test_what_stays_of_a_long_word_is_as_unknown(minilm: Tokenizer, between: str) -> None:
-    quiet = silent.silencer(minilm)
+    remove_ignored = ignored.ignored_remover(minilm)
     for letters in (99, 100, 101, 102, 400, 2000):
         text = f"the f{between}" + f"e{between}" * letters + "ry [MASK]"
-        left = quiet(text)
+        left = remove_ignored(text)
         assert len(left) < 1000
         assert minilm.encode(left).ids == minilm.encode(text).ids
 

@@ -407,14 +407,14 @@ def test_the_error_function_is_odd() -> None:
     np.testing.assert_array_equal(_erf(-grid), -_erf(grid))
 
 
-def test_a_damaged_prepared_graph_is_found(bundles: dict[str, Bundle], home: Path) -> None:
+def test_a_damaged_optimized_graph_is_found(bundles: dict[str, Bundle], home: Path) -> None:
     """By reading it all, whatever was remembered of it."""
     bundle = bundles["tiny-bert"]
     Encoder(bundle).close()
     verify(bundle)
     (path,) = home.glob("cache/prepared/*/model.onnx")
     change_byte(path)
-    with pytest.raises(BundleError, match=r"model\.onnx: changed since it was prepared.*; or type: rm -r "):
+    with pytest.raises(BundleError, match=r"model\.onnx: changed since it was optimized.*; or type: rm -r "):
         verify(bundle)
     Encoder(bundle).close()
     verify(bundle)

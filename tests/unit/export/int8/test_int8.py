@@ -143,7 +143,7 @@ def test_a_vector_is_the_same_bits_whatever_runs_beside_it(bundle: Bundle, int8:
     alone = np.concatenate([int8.encode([text], role="query") for text in TEXTS])
     assert np.array_equal(int8.encode(TEXTS, role="query"), alone)
     assert np.array_equal(int8.encode(TEXTS[::-1], role="query")[::-1], alone)
-    for options in ({"token_budget": 24}, {"token_budget": 4096}, {"threads": 1}, {"threads": 2}):
+    for options in ({"max_batch_tokens": 24}, {"max_batch_tokens": 4096}, {"threads": 1}, {"threads": 2}):
         with Encoder(bundle, precision="int8", **options) as other:
             assert np.array_equal(other.encode(TEXTS, role="query"), alone), options
 

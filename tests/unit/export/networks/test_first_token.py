@@ -105,7 +105,7 @@ def test_a_vector_is_the_same_bits_whatever_runs_beside_it(kind: str, tmp_path: 
         with Encoder(bundle, precision=precision) as encoder:
             alone = np.concatenate([encoder.encode([text], role="query") for text in TEXTS])
             assert np.array_equal(encoder.encode(TEXTS[::-1], role="query")[::-1], alone), precision
-        for options in ({"token_budget": 50}, {"token_budget": 4096}, {"threads": 1}):
+        for options in ({"max_batch_tokens": 50}, {"max_batch_tokens": 4096}, {"threads": 1}):
             with Encoder(bundle, precision=precision, **options) as other:
                 assert np.array_equal(other.encode(TEXTS, role="query"), alone), (precision, options)
 

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from paritas import Encoder, export_model
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime.session import write_prepared
+from paritas.engine.runtime.session import write_optimized
 from paritas.export.graph.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.passes.unpadded import without_mask
@@ -183,8 +183,8 @@ def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Pa
     for precision in PRECISIONS:
         variant = bundle.variant(precision)
         for name in (variant.cpu_graph, variant.equal_length_graph):
-            write_prepared(bundle.directory / name, tmp_path / "prepared.onnx")
-            found = operators(onnx.load(tmp_path / "prepared.onnx", load_external_data=False))
+            write_optimized(bundle.directory / name, tmp_path / "optimized.onnx")
+            found = operators(onnx.load(tmp_path / "optimized.onnx", load_external_data=False))
             # Each layer's scores and context are products; what moves is its context, and once the ids, the
             # position bias and the output.
             assert (found["FusedMatMul"], found["Transpose"]) == (4, 2 + 3), (precision, name)

@@ -23,11 +23,11 @@ _SCALARS = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "bf16": ScalarKind.BF1
 _INTERRUPTED = "Operation has been terminated"
 _REBUILD_CHUNK = 4096
 
-Found = tuple[list[int], list[float]]
+Neighbours = tuple[list[int], list[float]]
 """Keys of the vectors nearest to one query, nearest first, and their distances."""
 
 
-class Graph:
+class HnswGraph:
     """An HNSW graph. Searches may run at once; whatever changes it needs it alone, see `Turns`."""
 
     def __init__(self, info: IndexInfo) -> None:
@@ -45,7 +45,7 @@ class Graph:
         )
 
     @classmethod
-    def read(cls, info: IndexInfo, content: Any, *, view: bool) -> Graph:
+    def read(cls, info: IndexInfo, content: Any, *, view: bool) -> HnswGraph:
         """Take one that was saved.
 
         Args:
@@ -78,8 +78,8 @@ class Graph:
     def worn(self) -> bool:
         """Whether more was removed than there is.
 
-        Searches walk through removed vectors. New ones take their places, whose links lead elsewhere: after
-        thousands of such changes of a small graph, some of its vectors were not found any more.
+        Searches walk through removed vectors. New ones take their places, whose links lead elsewhere. After
+        thousands of such changes of a small graph, searches missed some of its vectors.
         """
         return self._removed > len(self)
 
@@ -111,12 +111,12 @@ class Graph:
         """
         if not len(keys):
             return np.zeros((0, self._info.dim), np.float32)
-        found = self._index.get(np.asarray(keys, np.uint64))
-        if any(vector is None for vector in found):
+        vectors = self._index.get(np.asarray(keys, np.uint64))
+        if any(vector is None for vector in vectors):
             raise VectorIndexError("a text has no vector; the index is damaged, index anew")
-        return np.asarray(found, np.float32).reshape(len(keys), self._info.dim)
+        return np.asarray(vectors, np.float32).reshape(len(keys), self._info.dim)
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Found]:
+    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Neighbours]:
         """Return the nearest vectors of each query: k of them, or all where there are fewer.
 
         Args:
@@ -130,17 +130,17 @@ class Graph:
         wanted = min(k, len(self))
         if not len(vectors) or not wanted:
             return [([], [])] * len(vectors)
-        found = self._search(vectors, wanted, exact=exact)
-        short = [row for row, (keys, _) in enumerate(found) if len(keys) < wanted]
+        neighbours = self._search(vectors, wanted, exact=exact)
+        short = [row for row, (keys, _) in enumerate(neighbours) if len(keys) < wanted]
         if short and not exact:
             # Walks end early among removed vectors: those queries are compared with every vector.
             for row, nearest in zip(short, self._search(vectors[short], wanted, exact=True), strict=True):
-                found[row] = nearest
-        if any(len(keys) < wanted for keys, _ in found):
+                neighbours[row] = nearest
+        if any(len(keys) < wanted for keys, _ in neighbours):
             raise VectorIndexError("some vectors cannot be reached; the index is damaged, index anew")
-        return found
+        return neighbours
 
-    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Found]:
+    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Neighbours]:
         # One walk is one thread's work, and asking for the CPUs takes longer than the walk: 140 of 300 µs.
         threads = 1 if len(vectors) == 1 and not exact else available_cpus()
         try:
@@ -152,11 +152,11 @@ class Graph:
         counts = getattr(matches, "counts", None)
         ends = [keys.shape[1]] if counts is None else counts.tolist()
         rows = zip(keys.tolist(), distances.tolist(), ends, strict=True)
-        return [(found[:end], far[:end]) for found, far, end in rows]
+        return [(near[:end], far[:end]) for near, far, end in rows]
 
-    def rebuilt(self) -> Graph:
+    def rebuilt(self) -> HnswGraph:
         """Return a new graph of the same vectors, without the removed ones."""
-        graph = Graph(self._info)
+        graph = HnswGraph(self._info)
         keys = np.sort(self.keys())
         for start in range(0, len(keys), _REBUILD_CHUNK):
             part = keys[start : start + _REBUILD_CHUNK]

@@ -1,15 +1,14 @@
-"""What of a text gives no tokens, left out: BERT's tokenizer reads megabytes of it for nothing.
+"""Removes characters that give no tokens: BERT's tokenizer would read megabytes of them for nothing.
 
-Two things are left out, and what they stand between stays as it is, so that both may be done to any part of
-any text:
+Two things are shortened, and all around them stays as it is. So it may be done to any part of any text.
 
-- Of a run of characters that vanish or part words, the inside. At least its first and last character stay,
+- A run of characters that vanish or part words loses its inside. At least its first and last character stay,
   and one that parts words where there was one.
-- Of a word too long for the vocabulary, which becomes one unknown token, the inside. So much stays at both
+- A word too long for the vocabulary becomes one unknown token. It loses its inside too. So much stays at both
   ends that the word is still too long.
 
-Neither may hold part of an added token. A kept end is longer than any of them, so that those that begin or
-end beside a run are found as before.
+What is removed may hold no part of an added token. A kept end is longer than any added token, so those that
+begin or end beside a run are found as before.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ MARKS = "\u0300-\u036f\ufe00-\ufe0f"
 BLANKS = " \\t\\n\\r\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 """What parts words."""
 WORDS = LETTERS + "\U0001f300-\U0001f64f\U0001f680-\U0001f6c5\U0001f910-\U0001f93e"
-"""What takes part in a word: every character of it leaves one at least, when it is normalised."""
+"""What takes part in a word: each of them becomes one character at least when it is normalised."""
 
-Quiet = Callable[[str], str]
+RemoveIgnored = Callable[[str], str]
 
 
-def silencer(tokenizer: tokenizers.Tokenizer) -> Quiet:
-    """Return what leaves out of a text, or of any part of one, what gives this tokenizer no tokens.
+def ignored_remover(tokenizer: tokenizers.Tokenizer) -> RemoveIgnored:
+    """Return a function that removes from a text, or any part of one, what gives this tokenizer no tokens.
 
     Only that of BERT's kind is known; others get the text as it is.
     """
@@ -58,8 +57,8 @@ def silencer(tokenizer: tokenizers.Tokenizer) -> Quiet:
     words = re.compile(f"(?<![{inside}])[{inside}]{{{2 * end},}}")
 
     def run(match: re.Match[str]) -> str:
-        found = blank.search(match[0])
-        return match[0][0] + (found[0] if found else "") + match[0][-1]
+        separator = blank.search(match[0])
+        return match[0][0] + (separator[0] if separator else "") + match[0][-1]
 
     def ends(match: re.Match[str]) -> str:
         return match[0][:end] + match[0][-end:]
