@@ -39,12 +39,12 @@ from paritas.errors import BundleError, ExportError, StoreError
 from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse
 from paritas.export.certificate.probes import Probe, probes, spellings, tokenized
 from paritas.export.certificate.reference import reference_numpy, reference_torch
-from paritas.export.certificate.retrieval import Judgements, compare_retrieval, read_judgements
+from paritas.export.certificate.retrieval import JudgedCollection, compare_retrieval, read_collection
 from paritas.export.checkpoint.facts import Facts, read_facts
 from paritas.export.checkpoint.sources import Checkpoint, Named, open_checkpoint, pin, resolve
 from paritas.export.contract import Agreed, Frontend, agree
 from paritas.export.fp16.half import half_compute, half_weights
-from paritas.export.fp16.simulate import rounded
+from paritas.export.fp16.simulate import simulate_fp16
 from paritas.export.graph.optimum import export_optimum
 from paritas.export.graph.passes.attention import fuse_attention
 from paritas.export.graph.passes.unpadded import without_mask
@@ -62,9 +62,9 @@ _FILES: dict[Precision, tuple[str, str, str]] = {
     "fp16": ("model.fp16.onnx", "model.fp16.cpu.onnx", "model.fp16.onnx.data"),
     "int8": ("model.int8.onnx", "model.int8.onnx", "model.int8.onnx.data"),
 }
-_EQUAL_LENGTH = "model.{precision}.equal_length.onnx"
+_UNPADDED = "model.{precision}.equal_length.onnx"
 # What stands in for an accelerator while FP16 is certified; it does not stay in the bundle.
-_ROUNDED = "model.fp16.rounded.onnx"
+_SIMULATED = "model.fp16.rounded.onnx"
 
 
 def export_model(
@@ -121,7 +121,7 @@ def export_model(
         raise ExportError("calibration is for int8; add it to the precisions")
     if not isinstance(frontend, str) or frontend not in get_args(Frontend):
         raise ExportError(f"unknown frontend {frontend!r}; expected {' or '.join(get_args(Frontend))}")
-    collection = read_judgements(Path(judgements)) if judgements is not None else None
+    collection = read_collection(Path(judgements)) if judgements is not None else None
     if collection is not None and not ("fp32" in precisions and len(set(precisions)) > 1):
         raise ExportError("judgements compare with FP32; ask for fp32 and another precision")
     # Resolved, so that a link's target is replaced and not the link, and "." has a name.
@@ -188,10 +188,10 @@ class _Build:
             file = os.fspath(calibration) if calibration is not None else None
             self.calibration = open_calibration(file, self.tokenizer, self.contract.roles)
         self.quantization: Quantization | None = None
-        self.equal_length: dict[Precision, str] = {}
+        self.unpadded: dict[Precision, str] = {}
         """By precision: the graph for CPUs where no batch is padded."""
 
-    def write(self, judgements: Judgements | None = None) -> None:
+    def write(self, collection: JudgedCollection | None = None) -> None:
         reading = open_second_reading(self.facts.directory, lowercase=self.facts.lowercase)
         chosen = self.probes(reading)
         self.report(f"tokens: as {reading.name} has them")
@@ -210,11 +210,11 @@ class _Build:
             found = self.certify(precision, chosen, reference, reference_name)
             certificates[precision] = msgspec.structs.replace(found, tokens=reading.name)
             self.report(f"certified: {precision}")
-        (self.directory / _ROUNDED).unlink(missing_ok=True)
+        (self.directory / _SIMULATED).unlink(missing_ok=True)
         self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
-        if judgements is not None:
-            self.report(f"judging: {len(judgements.documents)} documents, {len(judgements.queries)} queries")
-            for name, judged in compare_retrieval(self.opened(), self.precisions, judgements).items():
+        if collection is not None:
+            self.report(f"judging: {len(collection.documents)} documents, {len(collection.queries)} queries")
+            for name, judged in compare_retrieval(self.opened(), self.precisions, collection).items():
                 certificates[name] = msgspec.structs.replace(certificates[name], retrieval=judged)
             self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
 
@@ -240,7 +240,7 @@ class _Build:
                 _save(half_weights(model, self.directory, file), self.directory / cpu_graph16)
                 half = half_compute(model, self.directory, file)
             _save(half, self.directory / graph16)
-            _save(rounded(half), self.directory / _ROUNDED)
+            _save(simulate_fp16(half), self.directory / _SIMULATED)
         if self.calibration is not None:
             graph8, _, weights8 = _FILES["int8"]
             self.quantization = quantize(
@@ -258,7 +258,7 @@ class _Build:
             (self.directory / graph).unlink()
             (self.directory / weights).unlink()
         for precision in self.precisions:
-            self.equal_length[precision] = self.without_mask(precision)
+            self.unpadded[precision] = self.without_mask(precision)
 
     def without_mask(self, precision: Precision) -> str:
         """Write a precision's graph for batches of one length; return its name, or the CPU graph's again."""
@@ -269,7 +269,7 @@ class _Build:
         if model is None:
             return cpu_graph
         fuse_attention(model)
-        name = _EQUAL_LENGTH.format(precision=precision)
+        name = _UNPADDED.format(precision=precision)
         _save(model, self.directory / name)
         return name
 
@@ -308,7 +308,7 @@ class _Build:
         """Run each graph of a precision, what accelerators make of theirs too; the worse one counts."""
         bound = self.model.bound(precision)
         found = []
-        for cpu_graph in [None, _ROUNDED] if precision == "fp16" else [None]:
+        for cpu_graph in [None, _SIMULATED] if precision == "fp16" else [None]:
             # The engine loads only what a manifest vouches for, so each run has one of its own.
             self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
             try:
@@ -341,7 +341,7 @@ class _Build:
             cpu_graph or own_cpu_graph,
             [weights],
             certificate,
-            equal_length_graph=cpu_graph or self.equal_length[precision],
+            unpadded_graph=cpu_graph or self.unpadded[precision],
             quantization=quantization,
         )
 

@@ -33,7 +33,11 @@ from numpy.typing import NDArray
 
 from kernels_bench import _harness, _plot, _report
 from kernels_bench._graphs import TinyGraph, contrib, node
-from paritas.export.int8.input_quantization import Channels, Grid, choose_grid
+from paritas.export.int8.input_quantization import (
+    ChannelStatistics,
+    InputQuantization,
+    choose_input_quantization,
+)
 from paritas.export.int8.weight_rounding import column_scales
 
 SIZES = ((768, 768), (768, 3072), (3072, 768))
@@ -51,7 +55,7 @@ class Layer:
     """(inputs, outputs)"""
     bias: NDArray[np.float32]
     """(outputs,)"""
-    grid: Grid
+    quantization: InputQuantization
 
     @classmethod
     def random(cls, tokens: int, inputs: int, outputs: int) -> Layer:
@@ -66,9 +70,9 @@ class Layer:
             x /= 1 + np.exp(np.float32(-1.702) * x)  # near enough to a GELU
         x[::64, :3] += np.array([57, 19, 14], np.float32)
         weights = generator.standard_normal((inputs, outputs), np.float32) / np.float32(inputs**0.5)
-        grid = choose_grid(Channels.of(x), weights, rectified=rectified)
-        assert grid.columns > 0
-        return cls(x[:tokens], weights, generator.standard_normal(outputs, np.float32), grid)
+        quantization = choose_input_quantization(ChannelStatistics.of(x), weights, rectified=rectified)
+        assert quantization.columns > 0
+        return cls(x[:tokens], weights, generator.standard_normal(outputs, np.float32), quantization)
 
 
 def fp32(layer: Layer) -> TinyGraph:
@@ -103,22 +107,22 @@ def static(layer: Layer) -> TinyGraph:
 
 def columns(layer: Layer) -> TinyGraph:
     """Return the quantiser's form."""
-    grid, x = layer.grid, layer.x
-    constants = _rounded(grid.extend(layer.weights))
-    missing = grid.constant(constants["w"].astype(np.float64) * constants["steps"])
+    quantization, x = layer.quantization, layer.x
+    constants = _rounded(quantization.extend(layer.weights))
+    missing = quantization.constant(constants["w"].astype(np.float64) * constants["steps"])
     constants |= {
         "b": (layer.bias + missing).astype(np.float32),
-        "scale": np.array(grid.scale),
-        "zero": np.array(grid.zero_point, np.uint8),
+        "scale": np.array(quantization.scale),
+        "zero": np.array(quantization.zero_point, np.uint8),
     }
-    if grid.rectified:
-        x = np.concatenate([x, np.maximum(x[:, grid.channels] + grid.shifts, 0)], axis=1)
+    if quantization.rectified:
+        x = np.concatenate([x, np.maximum(x[:, quantization.channels] + quantization.shifts, 0)], axis=1)
         nodes = [node("QuantizeLinear", "x scale zero", "all")]
     else:
         constants |= {
-            "factors": grid.factors,
-            "shifts": grid.shifts,
-            "places": np.broadcast_to(grid.channels, (len(x), grid.columns)),
+            "factors": quantization.factors,
+            "shifts": quantization.shifts,
+            "places": np.broadcast_to(quantization.channels, (len(x), quantization.columns)),
         }
         nodes = [
             node("Mul", "x factors", "even"),

@@ -189,7 +189,7 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     """The graph for CPUs; the same file where one serves both."""
     files: list[str]
     certificate: Certificate
-    equal_length_graph: str = ""
+    unpadded_graph: str = msgspec.field(default="", name="equal_length_graph")
     """The graph for CPUs where no batch is padded, without `attention_mask`; empty: `cpu_graph` serves."""
     quantization: Quantization | None = None
 
@@ -197,11 +197,11 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
         """Return the graph that serves batches of at most so much padding."""
         if not on_cpu:
             return self.graph
-        return self.cpu_graph if max_padding else self.equal_length_graph or self.cpu_graph
+        return self.cpu_graph if max_padding else self.unpadded_graph or self.cpu_graph
 
     def names(self) -> list[str]:
         """Return the names of all its files, each once."""
-        names = [self.graph, self.cpu_graph, self.equal_length_graph or self.cpu_graph, *self.files]
+        names = [self.graph, self.cpu_graph, self.unpadded_graph or self.cpu_graph, *self.files]
         return list(dict.fromkeys(names))
 
 

@@ -27,18 +27,18 @@ _PACKED = ("", ".gz", ".zst")
 
 
 @dataclass(frozen=True, slots=True)
-class Judgements:
+class JudgedCollection:
     """A collection in BEIR's layout: corpus.jsonl, queries.jsonl, qrels/test.tsv."""
 
     name: str
     documents: list[Document]
     queries: list[Document]
     """Those with a judgement."""
-    judged: dict[str, dict[str, int]]
+    qrels: dict[str, dict[str, int]]
     """By query and document, the gain; 0 where it is not listed."""
 
 
-def read_judgements(directory: Path) -> Judgements:
+def read_collection(directory: Path) -> JudgedCollection:
     """Read a judged collection.
 
     Raises:
@@ -46,12 +46,12 @@ def read_judgements(directory: Path) -> Judgements:
     """
     if fault := not_utf8(directory):  # the manifest names it
         raise InputError(fault)
-    judged = _read_qrels(directory / "qrels" / "test.tsv")
+    qrels = _read_qrels(directory / "qrels" / "test.tsv")
     documents = list(read_documents(_file(directory, "corpus.jsonl")))
-    queries = [q for q in read_documents(_file(directory, "queries.jsonl")) if q.id in judged]
+    queries = [q for q in read_documents(_file(directory, "queries.jsonl")) if q.id in qrels]
     if not queries or not documents:
         raise InputError(f"{directory}: no query of queries.jsonl is judged in qrels/test.tsv")
-    return Judgements(directory.name, documents, queries, judged)
+    return JudgedCollection(directory.name, documents, queries, qrels)
 
 
 def _file(directory: Path, name: str) -> str:
@@ -61,7 +61,7 @@ def _file(directory: Path, name: str) -> str:
 
 
 def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    judged: dict[str, dict[str, int]] = defaultdict(dict)
+    qrels: dict[str, dict[str, int]] = defaultdict(dict)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -69,12 +69,12 @@ def _read_qrels(path: Path) -> dict[str, dict[str, int]]:
     for number, line in enumerate(lines[1:], start=2):
         try:
             query, document, gain = line.split("\t")
-            judged[query][document] = int(gain)
+            qrels[query][document] = int(gain)
         except ValueError:
             raise InputError(
                 f"{path}:{number}: {line[:60]!r}; expected query, document and gain with tabs between"
             ) from None
-    return dict(judged)
+    return dict(qrels)
 
 
 def ndcg(gains: Sequence[int], possible: Sequence[int]) -> float:
@@ -91,14 +91,14 @@ def ndcg(gains: Sequence[int], possible: Sequence[int]) -> float:
     return float((found * discounts[: len(found)]).sum()) / best if best > 0 else 0.0
 
 
-def rank(encoder: Encoder, judgements: Judgements) -> NDArray[np.int64]:
+def rank(encoder: Encoder, collection: JudgedCollection) -> NDArray[np.int64]:
     """Return the places of each query's ten nearest documents, best first: (queries, 10)."""
     roles = encoder.contract.roles
     asking = "query" if "query" in roles else next(iter(roles))
     stored = "passage" if "passage" in roles else next(iter(roles))
     pair = roles[stored].pair
-    documents = encoder.encode([d.as_text(pair=pair) for d in judgements.documents], role=stored)
-    queries = encoder.encode([q.text for q in judgements.queries], role=asking)
+    documents = encoder.encode([d.as_text(pair=pair) for d in collection.documents], role=stored)
+    queries = encoder.encode([q.text for q in collection.queries], role=asking)
     return np.concatenate(
         [_nearest(queries[start : start + _QUERIES], documents) for start in range(0, len(queries), _QUERIES)]
     )
@@ -127,24 +127,24 @@ def _greatest(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.sort(np.concatenate([above, equal[: count - len(above)]]))
 
 
-def score(ranking: NDArray[np.int64], judgements: Judgements) -> float:
+def score(ranking: NDArray[np.int64], collection: JudgedCollection) -> float:
     """Return the mean nDCG@10 in points of 100."""
-    names = [document.id for document in judgements.documents]
+    names = [document.id for document in collection.documents]
     return 100 * float(
         np.mean(
             [
                 ndcg(
-                    [judgements.judged[query.id].get(names[place], 0) for place in row],
-                    list(judgements.judged[query.id].values()),
+                    [collection.qrels[query.id].get(names[place], 0) for place in row],
+                    list(collection.qrels[query.id].values()),
                 )
-                for query, row in zip(judgements.queries, ranking, strict=True)
+                for query, row in zip(collection.queries, ranking, strict=True)
             ]
         )
     )
 
 
 def compare_retrieval(
-    bundle: Bundle, precisions: Sequence[Precision], judgements: Judgements
+    bundle: Bundle, precisions: Sequence[Precision], collection: JudgedCollection
 ) -> dict[Precision, Retrieval]:
     """Return what each precision but FP32 loses against FP32 on a judged collection.
 
@@ -155,15 +155,15 @@ def compare_retrieval(
     for precision in PRECISIONS:
         if precision == "fp32" or precision in precisions:
             with Encoder(bundle, precision=precision) as encoder:
-                rankings[precision] = rank(encoder, judgements)
+                rankings[precision] = rank(encoder, collection)
     exact = rankings["fp32"]
     return {
         precision: Retrieval(
-            collection=judgements.name,
-            documents=len(judgements.documents),
-            queries=len(judgements.queries),
-            ndcg_fp32=score(exact, judgements),
-            ndcg=score(ranking, judgements),
+            collection=collection.name,
+            documents=len(collection.documents),
+            queries=len(collection.queries),
+            ndcg_fp32=score(exact, collection),
+            ndcg=score(ranking, collection),
             recall=float(
                 np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(exact, ranking, strict=True)])
             ),

@@ -1,7 +1,7 @@
 """Whether a checkpoint is the one that is meant: by digest, of the registry or of a first export.
 
-Where the registry knows no digests, the first export of a revision records what it saw in the store's
-pins.json and later ones must match, as ssh does with host keys.
+Where the registry knows no digests, the first export of a revision records what it saw in the checkpoint
+lock, the store's pins.json, and later ones must match.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _WEIGHTS = (".safetensors", ".bin")
 # Under a hub id alone, where a key with a revision has digests.
 _COMMIT = "commit"
 
-_Pins = dict[str, dict[str, str]]
+_Lock = dict[str, dict[str, str]]
 
 
 def check_registry(name: str, model: Model, digests: dict[str, str], directory: Path) -> None:
@@ -50,7 +50,7 @@ def check_registry(name: str, model: Model, digests: dict[str, str], directory: 
         )
 
 
-def check_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
+def check(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
     """Compare with what the first export of this revision recorded, if there was one.
 
     Raises:
@@ -60,7 +60,7 @@ def check_pins(name: str, revision: str | None, digests: dict[str, str], directo
     _compare(_read(path), path, f"{name}@{revision}", digests, directory)
 
 
-def record_pins(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
+def record(name: str, revision: str | None, digests: dict[str, str], directory: Path) -> None:
     """Record what an export saw, if it is the first of this revision.
 
     For an export that succeeded: what cannot be certified must not be held against its repair.
@@ -72,7 +72,7 @@ def record_pins(name: str, revision: str | None, digests: dict[str, str], direct
     _compare(_record(key, digests), _path(), key, digests, directory)
 
 
-def pinned_commit(repo: str) -> str | None:
+def locked_commit(repo: str) -> str | None:
     """Return the commit that a hub id without a revision stands for; None before its first export.
 
     Raises:
@@ -90,28 +90,28 @@ def record_commit(repo: str, commit: str) -> None:
     _record(repo, {_COMMIT: commit})
 
 
-def _record(key: str, entry: dict[str, str]) -> _Pins:
+def _record(key: str, entry: dict[str, str]) -> _Lock:
     """Add an entry unless there is one of that key; return all."""
     path = _path()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with files.locked(path.parent):
-            pins = _read(path)
-            if key not in pins:
-                pins[key] = entry
-                content = json.dumps(pins, indent=2, sort_keys=True) + "\n"
+            locked = _read(path)
+            if key not in locked:
+                locked[key] = entry
+                content = json.dumps(locked, indent=2, sort_keys=True) + "\n"
                 files.replace(path, content.encode(), partial=path.with_suffix(".partial"))
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error}") from error
-    return pins
+    return locked
 
 
 def _path() -> Path:
     return store.home() / "pins.json"
 
 
-def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directory: Path) -> None:
-    for file, expected in pins.get(key, {}).items():
+def _compare(locked: _Lock, path: Path, key: str, digests: dict[str, str], directory: Path) -> None:
+    for file, expected in locked.get(key, {}).items():
         if digests.get(file) != expected:
             raise SourceError(
                 f"{directory / file}: sha256 {digests.get(file)}, the first export of {key} recorded "
@@ -119,8 +119,8 @@ def _compare(pins: _Pins, path: Path, key: str, digests: dict[str, str], directo
             )
 
 
-def _read(path: Path) -> _Pins:
+def _read(path: Path) -> _Lock:
     try:
-        return msgspec.json.decode(files.read(path), type=_Pins) if path.exists() else {}
+        return msgspec.json.decode(files.read(path), type=_Lock) if path.exists() else {}
     except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read: {error}; restore or delete it") from error

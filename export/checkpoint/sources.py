@@ -20,8 +20,7 @@ from paritas.engine.bundle.digests import digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.lookup import is_checkpoint
 from paritas.errors import RegistryError, SourceError
-from paritas.export.checkpoint import hub, packages
-from paritas.export.checkpoint import lock as pins
+from paritas.export.checkpoint import hub, lock, packages
 from paritas.export.checkpoint.layout import collect
 from paritas.registry import HubSource, Model, Registry, Sources
 
@@ -48,7 +47,7 @@ class Named:
     """What a user's word for a model stands for."""
 
     name: str
-    """What the manifest and the pins call it."""
+    """What the manifest and the checkpoint lock call it."""
     model: Model
     """Its registry entry; for others an entry that leaves everything to the checkpoint."""
     source: str | None
@@ -70,9 +69,8 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
         source: the caller's own.
 
     Raises:
-        RegistryError: none of these.
-        SourceError: a directory that is no checkpoint's, or `source` beside a directory; unreadable pins.
-        InputError: `model` is neither a name nor a path.
+        RegistryError: none of these. SourceError: a directory that is no checkpoint's, or `source` beside a
+        directory; an unreadable checkpoint lock. InputError: `model` is neither a name nor a path.
     """
     if model == "":
         raise RegistryError("the model's name is empty; expected a registry id, a hub id or a directory")
@@ -97,7 +95,7 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
         registry[name]  # unknown: ends here, with the nearest name
         raise AssertionError(name)
     repo, revision = found
-    hub_source = HubSource(repo, revision or pins.pinned_commit(repo) or "main")
+    hub_source = HubSource(repo, revision or lock.locked_commit(repo) or "main")
     entry = Model(sources=Sources(hub=hub_source))
     return Named(name, entry, source or "hub", "hub", store.bundle_path(name))
 
@@ -107,7 +105,7 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
     """Fetch a model's checkpoint and check its digests; what had to be unpacked goes with the context.
 
     Args:
-        name: what messages and pins call the model.
+        name: what messages and the checkpoint lock call the model.
         model: its registry entry.
         source: "hub", "package" or a directory; where None the package if it is installed, else the hub.
 
@@ -135,9 +133,9 @@ def open_checkpoint(name: str, model: Model, source: str | None = None) -> Itera
             digests = {file: digest(directory / file) for file in names}
         except OSError as error:
             raise SourceError(f"{directory}: a file of {name} cannot be read: {error}") from error
-        pins.check_registry(name, model, digests, directory)
+        lock.check_registry(name, model, digests, directory)
         if kind != DIRECTORY:  # which is the user's own, and may change
-            pins.check_pins(name, revision, digests, directory)
+            lock.check(name, revision, digests, directory)
         yield Checkpoint(directory, kind, location, revision, digests, absent)
 
 
@@ -147,12 +145,12 @@ def pin(name: str, checkpoint: Checkpoint) -> None:
     A hub id without a revision stands for this commit from now on.
 
     Raises:
-        SourceError: as `pins.record_pins`.
+        SourceError: as `lock.record`.
     """
     if checkpoint.kind != DIRECTORY:
-        pins.record_pins(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
+        lock.record(name, checkpoint.revision, checkpoint.digests, checkpoint.directory)
     if checkpoint.kind == "hub" and checkpoint.revision is not None and name == checkpoint.location:
-        pins.record_commit(name, checkpoint.revision)
+        lock.record_commit(name, checkpoint.revision)
 
 
 def _fetch(name: str, model: Model, source: str | None, scratch: Path) -> tuple[Path, str, str, str | None]:
@@ -195,7 +193,7 @@ def open_same_checkpoint(bundle: Bundle, registry: Registry, source: str) -> Ite
     """
     source_of = bundle.manifest.source
     if source == "hub" and source_of.kind == "hub" and source_of.revision is not None:
-        # The very commit, whatever the registry or the pins say today.
+        # The very commit, whatever the registry or the lock say today.
         model = Model(sources=Sources(hub=HubSource(source_of.location, source_of.revision)))
     elif source in ("hub", "package"):
         model = registry[bundle.manifest.model]

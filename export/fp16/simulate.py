@@ -14,7 +14,7 @@ from onnx import TensorProto
 from paritas.export.graph.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
 
 
-def rounded(model: onnx.ModelProto) -> onnx.ModelProto:
+def simulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return an FP32 graph that rounds to FP16 whatever the given one computes in FP16.
 
     It reads the same weights file, so it belongs beside the graph it was made from.

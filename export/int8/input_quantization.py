@@ -7,7 +7,7 @@ steps; cutting them off changes the meaning. Two ways out, both exact:
 
 *Factors* (Xiao et al. 2022, arXiv:2211.10438, SmoothQuant): a channel is multiplied by a constant, its
 weights are divided by it. That costs one product a value, and weights that are less alike are rounded worse:
-how far to go is what `choose_grid` weighs.
+how far to go is what `choose_input_quantization` weighs.
 
 *Overflow columns*, for channels too far out for that: where the main column of a channel is full, the first
 overflow column goes on counting, then the next, each over a copy of the same weights,
@@ -63,7 +63,7 @@ _LEVELS = 255
 
 
 @dataclass(frozen=True, slots=True)
-class Channels:
+class ChannelStatistics:
     """What calibration saw of a tensor's channels, each (channels,)."""
 
     lowest: NDArray[np.float32]
@@ -73,14 +73,14 @@ class Channels:
     tokens: int
 
     @classmethod
-    def of(cls, values: NDArray[np.float32]) -> Channels:
+    def of(cls, values: NDArray[np.float32]) -> ChannelStatistics:
         """Look at values, float32, (tokens, channels)."""
         squares = np.einsum("ij,ij->j", values, values, dtype=np.float64)
         return cls(values.min(axis=0), values.max(axis=0), squares, len(values))
 
-    def joined(self, other: Channels) -> Channels:
+    def joined(self, other: ChannelStatistics) -> ChannelStatistics:
         """Return what both saw."""
-        return Channels(
+        return ChannelStatistics(
             np.minimum(self.lowest, other.lowest),
             np.maximum(self.highest, other.highest),
             self.squares + other.squares,
@@ -89,8 +89,8 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
-    """The 8-bit form of one tensor."""
+class InputQuantization:
+    """How one tensor becomes 8-bit integers."""
 
     scale: np.float32
     zero_point: int
@@ -101,8 +101,10 @@ class Grid:
     shifts: NDArray[np.float32]
     """(columns,), added to the channel's values before the same conversion as the main column's."""
     idle: NDArray[np.int64]
-    """(columns,), the count that stands for nothing: 0, 255 in columns below the main one, or the zero point
-    where they are rectified."""
+    """(columns,), the integer of an overflow column that adds nothing.
+
+    It is 0 above the main column, 255 below it, and the zero point where columns are rectified.
+    """
     rectified: bool = False
     """Whether the layer before computes the overflow columns, through its rectifier."""
 
@@ -139,11 +141,12 @@ class Grid:
         return np.concatenate([even, even[self.channels]])
 
     def for_layer_before(self) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.float32]]:
-        """Return what the layer before may do for this grid: columns, each times a factor, plus a shift.
+        """Return what the layer before may do for this one: columns, each times a factor, plus a
+        shift.
 
         Returns:
             The columns' places, int64, their factors and their shifts, float32: all (channels,) or, where the
-            grid is rectified, (channels + columns,).
+            columns are rectified, (channels + columns,).
         """
         places = np.arange(len(self.factors))
         if not self.rectified:
@@ -167,8 +170,10 @@ class Grid:
         return np.asarray(np.clip(np.rint(values / self.scale) + np.float32(self.zero_point), 0, _LEVELS))
 
 
-def choose_grid(seen: Channels, weights: NDArray[np.float32], *, rectified: bool = False) -> Grid:
-    """Return the grid whose product with these weights is expected to be nearest to the exact one.
+def choose_input_quantization(
+    seen: ChannelStatistics, weights: NDArray[np.float32], *, rectified: bool = False
+) -> InputQuantization:
+    """Return the quantisation whose product with these weights is expected to be nearest to the exact one.
 
     Args:
         seen: what calibration saw of the tensor.
@@ -192,21 +197,23 @@ def choose_grid(seen: Channels, weights: NDArray[np.float32], *, rectified: bool
     far = np.maximum(reach / max(float(np.median(reach)), 1e-30), 1)
     choices = [(far**-exponent).astype(np.float32) for exponent in _EXPONENTS]
 
-    def best(columns: int) -> tuple[float, Grid]:
-        grids = [_finest(low * factors, high * factors, factors, columns) for factors in choices]
-        errors = [_expected_error(grid, seen, weights) for grid in grids]
-        return min(errors), grids[int(np.argmin(errors))]
+    def best(columns: int) -> tuple[float, InputQuantization]:
+        quantizations = [_finest(low * factors, high * factors, factors, columns) for factors in choices]
+        errors = [_expected_error(quantization, seen, weights) for quantization in quantizations]
+        return min(errors), quantizations[int(np.argmin(errors))]
 
     (error, plain), (left, extended) = best(0), best(len(low) // _FEW)
     return extended if left < error / 2 else plain
 
 
-def _expected_error(grid: Grid, seen: Channels, weights: NDArray[np.float32]) -> float:
+def _expected_error(
+    quantization: InputQuantization, seen: ChannelStatistics, weights: NDArray[np.float32]
+) -> float:
     """Return the sum over the outputs of the mean squared error, each rounding off by step / sqrt(12)."""
-    even = weights / grid.factors[:, None]
-    inputs = np.square(grid.scale) * np.square(even).sum()
+    even = weights / quantization.factors[:, None]
+    inputs = np.square(quantization.scale) * np.square(even).sum()
     steps = column_scales(even)
-    products = np.square(steps).sum() * (seen.squares * np.square(grid.factors)).sum() / seen.tokens
+    products = np.square(steps).sum() * (seen.squares * np.square(quantization.factors)).sum() / seen.tokens
     return float(inputs + products) / 12
 
 
@@ -217,10 +224,11 @@ def _finest(
     columns: int,
     *,
     rectified: bool = False,
-) -> Grid:
-    """Return the finest grid that holds every channel's range with at most so many overflow columns."""
-    # Where more channels than there may be columns overflow on one side the grid is too fine, whatever the
-    # others do: those furthest out decide.
+) -> InputQuantization:
+    """Return the finest quantisation that holds every channel's range with at most so many overflow
+    columns."""
+    # Where more channels than there may be columns overflow on one side the scale is too fine,
+    # whatever the others do: those furthest out decide.
     furthest = np.sort(low)[: columns + 1], np.sort(high)[-columns - 1 :]
     full = max(float(high.max() - low.min()), 1e-6) / _LEVELS
     # By bisection: at `full` a single range holds everything, up to what rounding the zero point moves it.
@@ -240,7 +248,7 @@ def _finest(
         # the least room left get another column.
         spare = -(len(up) + int(up.sum())) % _STRIP
         up[np.argsort(room.above(up) - high, kind="stable")[:spare]] += 1
-    return _grid(np.float32(coarse), zero_point, factors, up, down, rectified=rectified)
+    return _quantization(np.float32(coarse), zero_point, factors, up, down, rectified=rectified)
 
 
 def _zero_point(
@@ -280,7 +288,7 @@ class _Room:
         return up, down * (len(low) if self._rectified else 1)
 
 
-def _grid(
+def _quantization(
     scale: np.float32,
     zero_point: int,
     factors: NDArray[np.float32],
@@ -288,14 +296,14 @@ def _grid(
     down: NDArray[np.int64],
     *,
     rectified: bool,
-) -> Grid:
+) -> InputQuantization:
     channels = np.concatenate([np.repeat(np.arange(len(need)), need) for need in (up, down)])
     # A channel's columns above it count from 255, 510, ... steps on; those below from as many before. Those
     # that are rectified stay at the zero point till then.
     levels = _LEVELS - zero_point if rectified else _LEVELS
     steps = np.concatenate([_ordinals(up) * -levels, _ordinals(down) * levels])
     idle = np.full(len(steps), zero_point) if rectified else np.where(steps < 0, 0, _LEVELS)
-    return Grid(
+    return InputQuantization(
         scale,
         zero_point,
         factors,

@@ -91,7 +91,7 @@ class Network:
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head."""
+        """ChannelStatistics of one head."""
         return self.dim // self.heads
 
     @property

@@ -25,7 +25,7 @@ _HUB_ID = re.compile(rf"(?P<repo>{_NAME}/{_NAME})(@(?P<revision>[\w.][\w./-]*))?
 
 
 def home() -> Path:
-    """Return the folder that holds bundles and pins; it may not exist yet.
+    """Return the folder that holds bundles and the checkpoint lock; it may not exist yet.
 
     Raises:
         StoreError: this user has no home directory, or its name is not UTF-8.

@@ -20,7 +20,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
 from paritas.export.certificate.certify import compare
-from paritas.export.certificate.retrieval import compare_retrieval, read_judgements
+from paritas.export.certificate.retrieval import compare_retrieval, read_collection
 from paritas.registry import Precision
 
 # Points of 100, as the Massive Text Embedding Benchmark lists them.
@@ -107,7 +107,7 @@ def test_int8_is_near_fp32_on_paragraphs_that_calibration_never_saw(both: Bundle
 
 @pytest.mark.slow
 def test_scifact_ndcg_is_the_published_one_and_int8_keeps_it(both: Bundle) -> None:
-    collection = read_judgements(data("scifact"))
+    collection = read_collection(data("scifact"))
     assert (len(collection.documents), len(collection.queries)) == (5183, 300)
     found = compare_retrieval(both, ["int8"], collection)["int8"]
     print(f"SciFact nDCG@10 {found.ndcg_fp32:.2f}, INT8 {found.ndcg:.2f}, recall@10 {found.recall:.4f}")

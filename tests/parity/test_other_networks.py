@@ -80,7 +80,7 @@ def test_a_network_optimum_knows_becomes_a_bundle(
     checkpoint: Path, registry: Registry, tmp_path: Path
 ) -> None:
     bundle = export(checkpoint, registry, tmp_path / "bundle")
-    assert bundle.variant("fp32").equal_length_graph == "model.fp32.equal_length.onnx"
+    assert bundle.variant("fp32").unpadded_graph == "model.fp32.equal_length.onnx"
     chosen = texts(32)
     contract = bundle.manifest.contract
     reference = pytorch_vectors(checkpoint, contract, "query", chosen)
@@ -267,7 +267,7 @@ def test_vectors_are_those_of_transformers(made: Made, role: str) -> None:
 def test_batches_of_one_length_lose_the_mask_where_it_adds_nothing(made: Made) -> None:
     for precision in PRECISIONS:
         variant = made.bundle.variant(precision)
-        assert (variant.equal_length_graph == variant.cpu_graph) == (made.network in MASKED), precision
+        assert (variant.unpadded_graph == variant.cpu_graph) == (made.network in MASKED), precision
 
 
 def test_what_is_known_here_is_held_against_numpy(made: Made) -> None:
@@ -285,7 +285,7 @@ def test_every_linear_layer_is_found(made: Made) -> None:
 def test_int8_alone_keeps_the_window_too(tmp_path: Path) -> None:
     write_network("modernbert", tmp_path / "checkpoint")
     variant = export_tiny(tmp_path, "modernbert", "int8").variant("int8")
-    assert variant.equal_length_graph == variant.cpu_graph == "model.int8.onnx"
+    assert variant.unpadded_graph == variant.cpu_graph == "model.int8.onnx"
 
 
 @pytest.mark.parametrize(("max_length", "shows"), [(5, False), (6, True)])
@@ -293,7 +293,7 @@ def test_a_window_that_no_text_reaches_beyond_is_none(max_length: int, shows: bo
     """Tokens see four others on either side."""
     write_network("modernbert", tmp_path / "checkpoint")
     variant = export_tiny(tmp_path, "modernbert", "fp32", max_length=max_length).variant("fp32")
-    assert (variant.equal_length_graph == variant.cpu_graph) == shows
+    assert (variant.unpadded_graph == variant.cpu_graph) == shows
 
 
 def test_means_are_over_what_a_layer_reads_and_not_over_tokens(

@@ -17,7 +17,7 @@ from paritas.engine.runtime.session import PROVIDERS as PROVIDER_NAMES
 from paritas.engine.runtime.session import Session
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
 from paritas.export.certificate.certify import compare
-from paritas.export.fp16.simulate import rounded
+from paritas.export.fp16.simulate import simulate_fp16
 from paritas.registry import Precision
 from tests.parity.conftest import MODELS, TWINS, Zoo
 from tests.parity.texts import prose, texts
@@ -143,7 +143,7 @@ def test_the_accelerators_fp16_graph_is_pytorchs_too(zoo: Zoo, name: str, tmp_pa
     for file in ("model.fp16.onnx", "model.fp16.onnx.data"):
         shutil.copy(bundle.directory / file, tmp_path)
     graph = onnx.load(tmp_path / "model.fp16.onnx", load_external_data=False)
-    (tmp_path / "rounded.onnx").write_bytes(rounded(graph).SerializeToString())
+    (tmp_path / "rounded.onnx").write_bytes(simulate_fp16(graph).SerializeToString())
     session = Session(tmp_path / "rounded.onnx", provider="cpu", threads=2)
     tokenizer = Tokenizer(bundle.directory / "tokenizer.json", contract.roles)
     rows = [row for row, text in enumerate(zoo.texts(name, "query")) if len(text) < 2000]

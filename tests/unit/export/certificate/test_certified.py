@@ -172,7 +172,7 @@ def test_a_fault_of_the_graph_for_padded_batches_alone_is_found_out_in_long_text
 def test_padded_batches_in_the_graph_for_one_length_are_found_out(
     tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Variant, "graph_for", lambda variant, **_: variant.equal_length_graph)
+    monkeypatch.setattr(Variant, "graph_for", lambda variant, **_: variant.unpadded_graph)
     with pytest.raises(ParityError, match="tiny-mpnet fp32: largest difference"):
         export_model(
             "tiny-mpnet",
@@ -189,7 +189,7 @@ def test_a_precision_whose_graph_does_not_run_is_named(
         model.graph.node[-1].op_type = "NoOperator"
         return model
 
-    monkeypatch.setattr(exporter, "rounded", broken)
+    monkeypatch.setattr(exporter, "simulate_fp16", broken)
     with pytest.raises(ExportError, match=r"^tiny-bert: fp16 cannot be made of this network.*without fp16: "):
         export_model(
             "tiny-bert",
@@ -214,7 +214,7 @@ def test_where_the_mask_is_needed_one_graph_serves_all_batches(
     )
     assert list(bundle.directory.glob("*equal_length*")) == []
     for variant in bundle.manifest.precisions.values():
-        assert variant.equal_length_graph == variant.cpu_graph
+        assert variant.unpadded_graph == variant.cpu_graph
 
 
 def test_the_graph_for_accelerators_is_certified_too(

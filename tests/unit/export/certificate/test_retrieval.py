@@ -15,7 +15,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.errors import ExportError, InputError
 from paritas.export import export_model
 from paritas.export.certificate import retrieval as judgements
-from paritas.export.certificate.retrieval import compare_retrieval, ndcg, read_judgements, score
+from paritas.export.certificate.retrieval import compare_retrieval, ndcg, read_collection, score
 from paritas.registry import Registry
 
 if sys.version_info >= (3, 14):
@@ -46,7 +46,7 @@ def test_ndcg_is_the_discounted_gain_over_the_best_possible() -> None:
 
 
 def test_queries_without_judgements_are_left_out(tmp_path: Path) -> None:
-    found = read_judgements(collection(tmp_path / "mini"))
+    found = read_collection(collection(tmp_path / "mini"))
     assert found.name == "mini"
     assert [query.id for query in found.queries] == ["q1", "q2"]
     ranking = np.array([[2, *range(3, 12)], [0, 1, *range(3, 11)]])
@@ -81,17 +81,17 @@ def test_a_collection_of_any_size_is_ranked_in_little_memory() -> None:
 @pytest.mark.parametrize("end", [".gz", ".zst"])
 def test_a_collection_may_be_packed(tmp_path: Path, end: str) -> None:
     directory = collection(tmp_path / "mini")
-    plain = read_judgements(directory)
+    plain = read_collection(directory)
     compress = gzip.compress if end == ".gz" else zstd.compress
     for name in ("corpus.jsonl", "queries.jsonl"):
         (directory / f"{name}{end}").write_bytes(compress((directory / name).read_bytes()))
         (directory / name).unlink()
-    assert read_judgements(directory) == plain
+    assert read_collection(directory) == plain
 
 
 def test_each_precision_is_compared_with_fp32(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     found = compare_retrieval(
-        bundles["tiny-mpnet"], ["fp32", "fp16"], read_judgements(collection(tmp_path / "c"))
+        bundles["tiny-mpnet"], ["fp32", "fp16"], read_collection(collection(tmp_path / "c"))
     )
     assert list(found) == ["fp16"]
     assert (found["fp16"].documents, found["fp16"].queries) == (12, 2)
@@ -132,9 +132,9 @@ def test_judgements_without_fp32_to_compare_with_are_refused(tmp_path: Path, tin
 )
 def test_malformed_judgements_are_refused_with_the_line(qrels: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=message):
-        read_judgements(collection(tmp_path / "c", qrels))
+        read_collection(collection(tmp_path / "c", qrels))
 
 
 def test_a_directory_without_a_collection_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"test\.tsv: cannot be read"):
-        read_judgements(tmp_path)
+        read_collection(tmp_path)

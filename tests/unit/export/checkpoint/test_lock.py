@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from paritas.errors import SourceError
-from paritas.export.checkpoint.lock import record_pins
+from paritas.export.checkpoint import lock
 from paritas.export.checkpoint.sources import open_checkpoint, pin
 from paritas.registry import Model, PackageSource
 from tests.unit.export.checkpoint.checkpoints import NAME, install, model_of, opened, refusal
@@ -87,7 +87,7 @@ def test_first_exports_at_the_same_moment_lose_no_pin(home: Path, tmp_path: Path
     names = [f"model-{number}" for number in range(200)]
     with ThreadPoolExecutor(16) as pool:
         for name in names:
-            pool.submit(record_pins, name, "1.0", {"config.json": name}, tmp_path)
+            pool.submit(lock.record, name, "1.0", {"config.json": name}, tmp_path)
     pins = json.loads((home / "pins.json").read_text(encoding="utf-8"))
     assert pins == {f"{name}@1.0": {"config.json": name} for name in names}
     assert [path.name for path in home.iterdir()] == ["pins.json"]
@@ -98,7 +98,7 @@ def test_two_first_exports_of_one_revision_record_one_and_refuse_the_other(
 ) -> None:
     def export(content: str) -> str | None:
         try:
-            record_pins("tiny", "1.0", {"config.json": content}, tmp_path)
+            lock.record("tiny", "1.0", {"config.json": content}, tmp_path)
         except SourceError:
             return None
         return content

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from paritas.errors import ExportError
 from paritas.export.fp16.half import half_compute, half_weights
-from paritas.export.fp16.simulate import rounded
+from paritas.export.fp16.simulate import simulate_fp16
 from paritas.export.graph.weights_file import WeightsFile, externalize
 from paritas.export.networks.graph import export_native
 from tests.unit.tiny import write_tiny_bert, write_tiny_mpnet
@@ -38,7 +38,7 @@ def convert(checkpoint: Path, directory: Path) -> Path:
             "half_weights": half_weights(model, directory, file),
             "half_compute": half_compute(model, directory, file),
         }
-    graphs["rounded"] = rounded(graphs["half_compute"])
+    graphs["rounded"] = simulate_fp16(graphs["half_compute"])
     for name, graph in graphs.items():
         (directory / f"{name}.onnx").write_bytes(graph.SerializeToString())
     return directory
@@ -377,7 +377,7 @@ def test_a_matrix_that_something_else_reads_is_stored_once(tmp_path: Path) -> No
     assert (tmp_path / "fp16.onnx.data").stat().st_size == 2 * table.size
     x = np.random.default_rng(1).standard_normal((3, 32)).astype(np.float32) / 8
     expected = table.max() ** (x @ table)
-    for half in [*graphs, rounded(graphs[1])]:
+    for half in [*graphs, simulate_fp16(graphs[1])]:
         (tmp_path / "half.onnx").write_bytes(half.SerializeToString())
         session = onnxruntime.InferenceSession(tmp_path / "half.onnx", providers=["CPUExecutionProvider"])
         np.testing.assert_allclose(session.run(None, {"x": x})[0], expected, rtol=0.01)

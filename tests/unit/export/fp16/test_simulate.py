@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine.bundle.directory import Bundle
-from paritas.export.fp16.simulate import rounded
+from paritas.export.fp16.simulate import simulate_fp16
 
 
 def graph_of(*nodes: onnx.NodeProto, **constants: NDArray[np.float16]) -> onnx.ModelProto:
@@ -40,7 +40,7 @@ THIRD = float(np.float16(1 / 3))
 
 def test_inputs_are_rounded() -> None:
     model = graph_of(helper.make_node("Identity", ["x16"], ["y16"]))
-    assert run(rounded(model), [1 / 3, 1e-9, 70_000, 2]) == [THIRD, 0.0, np.inf, 2.0]
+    assert run(simulate_fp16(model), [1 / 3, 1e-9, 70_000, 2]) == [THIRD, 0.0, np.inf, 2.0]
 
 
 def test_results_are_rounded_between_nodes() -> None:
@@ -50,13 +50,13 @@ def test_results_are_rounded_between_nodes() -> None:
         helper.make_node("Add", ["a", "one"], ["y16"]),
         one=np.ones(4, np.float16),
     )
-    assert run(rounded(model), [2047, 2048, 1, 0]) == [2048.0, 2048.0, 3.0, 2.0]
+    assert run(simulate_fp16(model), [2047, 2048, 1, 0]) == [2048.0, 2048.0, 3.0, 2.0]
 
 
 def test_sums_within_a_product_are_not_rounded() -> None:
     ones = np.ones((4, 4), np.float16)
     model = graph_of(helper.make_node("MatMul", ["x16", "w"], ["y16"]), w=ones)
-    assert run(rounded(model), [2048, 1, 1, 0]) == [2050.0] * 4
+    assert run(simulate_fp16(model), [2048, 1, 1, 0]) == [2050.0] * 4
 
 
 def test_a_product_beyond_fp16_is_infinite() -> None:
@@ -66,7 +66,7 @@ def test_a_product_beyond_fp16_is_infinite() -> None:
     ]
     model = graph_of(*nodes, w=EYE * np.float16(30_000), small=np.full(4, 0.001, np.float16))
     x = [1.0, 2.0, 3.0, 10.0]
-    assert run(rounded(model), x)[2:] == [np.inf, np.inf]
+    assert run(simulate_fp16(model), x)[2:] == [np.inf, np.inf]
     # What makes the emulation necessary; should this change, it may go.
     assert np.isfinite(run(model, x)).all()
 
@@ -74,11 +74,11 @@ def test_a_product_beyond_fp16_is_infinite() -> None:
 def test_a_graph_without_fp16_stays_as_it_is(bundles: dict[str, Bundle]) -> None:
     path = bundles["tiny-bert"].directory / "model.fp32.onnx"
     model = onnx.load(path, load_external_data=False)
-    assert rounded(model).graph.node == model.graph.node
+    assert simulate_fp16(model).graph.node == model.graph.node
 
 
 def test_the_given_graph_is_not_changed() -> None:
     model = graph_of(helper.make_node("Identity", ["x16"], ["y16"]))
     before = model.SerializeToString()
-    rounded(model)
+    simulate_fp16(model)
     assert model.SerializeToString() == before

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paritas.errors import ExportError
 from paritas.export.fp16.half import half_compute, half_weights
-from paritas.export.fp16.simulate import rounded
+from paritas.export.fp16.simulate import simulate_fp16
 from paritas.export.graph.edits import (
     CONTRIB,
     drop_unused,
@@ -183,7 +183,7 @@ def half_of(model: onnx.ModelProto, directory: Path) -> dict[str, onnx.ModelProt
             "weights": half_weights(model, directory, file),
             "compute": half_compute(model, directory, file),
         }
-    return {**graphs, "rounded": rounded(graphs["compute"])}
+    return {**graphs, "rounded": simulate_fp16(graphs["compute"])}
 
 
 @pytest.mark.parametrize("read", ["product", "table"], ids=["a result", "a matrix"])

@@ -182,7 +182,7 @@ def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Pa
     bundle = exported(tmp_path, "mpnet")
     for precision in PRECISIONS:
         variant = bundle.variant(precision)
-        for name in (variant.cpu_graph, variant.equal_length_graph):
+        for name in (variant.cpu_graph, variant.unpadded_graph):
             write_optimized(bundle.directory / name, tmp_path / "optimized.onnx")
             found = operators(onnx.load(tmp_path / "optimized.onnx", load_external_data=False))
             # Each layer's scores and context are products; what moves is its context, and once the ids, the
@@ -196,7 +196,7 @@ def test_bundles_have_it_in_the_graphs_for_one_length_alone(tmp_path: Path) -> N
         variant = bundle.variant(precision)
         found = [
             operators(onnx.load(bundle.directory / name, load_external_data=False))["MultiHeadAttention"]
-            for name in (variant.cpu_graph, variant.equal_length_graph)
+            for name in (variant.cpu_graph, variant.unpadded_graph)
         ]
         assert found == [0, 2], precision
         equal, padded = (
