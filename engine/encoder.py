@@ -29,7 +29,7 @@ from paritas.engine.tokenize.tokenizer import Text, checked_texts
 from paritas.errors import BundleError, ShapeError
 from paritas.registry import Precision
 
-# Batches after which a call gives its memory back: fewer are done sooner than it is worth.
+# A call of so many batches gives its memory back at its end. For a shorter call that takes too long.
 _BURST = 16
 # How often a progress bar moves.
 _SHOWN_S = 0.1

@@ -23,7 +23,8 @@ from paritas import files, store
 
 # A change within one tick of the file system's clock leaves a file's times as they are.
 _TICK_NS = 2_000_000_000
-# How long to wait for another process that writes its records: a digest that is not kept is taken again.
+# How long to wait for another process that writes its records. After that the digest is not kept, and taken
+# again next time.
 _PATIENCE_S = 1.0
 
 
@@ -107,7 +108,7 @@ class DigestCache:
             if fresh and self._path is not None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 with files.locked(self._path.parent, patience_s=_PATIENCE_S):
-                    # What other processes noted meanwhile stays; files that went are forgotten.
+                    # Records that other processes wrote meanwhile stay; those of removed files go.
                     kept = {name: record for name, record in _read(self._path).items() if self._has(name)}
                     content = msgspec.json.encode({**kept, **fresh})
                     files.replace(self._path, content, partial=self._path.with_suffix(".partial"))

@@ -13,7 +13,7 @@ from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.errors import BundleError, NotExportedError, RegistryError, StoreError, did_you_mean
 from paritas.registry import load_registry
 
-# Either makes a directory a checkpoint's.
+# A directory with either of these files is a checkpoint's.
 _CHECKPOINT = ("config.json", "modules.json")
 
 

@@ -30,7 +30,8 @@ PROBES = "probes.json"
 REFERENCE = "reference.npy"
 MODULES = "modules.npz"
 """The weights of a contract's modules, float32: "0.weight" (out, in) and "0.bias" (out,) of its first."""
-# The manifest's own digest; bundles had none before 0.1.0, and who edits a manifest by hand removes it.
+# The manifest's own digest. It may be missing: bundles had none before 0.1.0, and whoever edits a manifest by
+# hand removes it.
 _SEAL = "manifest_sha256"
 
 

@@ -34,7 +34,7 @@ class _Turn:
             self.refuse(turn)
             with turn.over:
                 pass
-            # What gave up waiting left others that are still to be waited for.
+            # A turn that gave up waiting leaves the turns before it, which must still be waited for.
             ahead += turn.before
         for turn in self.before:
             turn.before = ()

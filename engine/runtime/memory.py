@@ -19,7 +19,7 @@ from paritas.errors import InputError
 
 _STATUS = Path("/proc/self/status")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-# Of the activations, for what an arena loses between buffers of many sizes.
+# The activations take so many times their size: an arena loses some between buffers of many sizes.
 _FRAGMENTS = 1.25
 # What the kernel maps around a page that is touched (fault_around_bytes, by default).
 _MAPPED_AT_ONCE = 65_536

@@ -21,8 +21,8 @@ from paritas.engine.tokenize.deduplicate import Deduplicated
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
 from paritas.errors import RunError
 
-# Texts that are planned together, while the next ones are tokenised: enough that most batches are full, few
-# enough to hold.
+# Texts that are planned together, while the next ones are tokenised. With so many, most batches are full and
+# their tokens take little memory.
 WINDOW = 4096
 # Two windows of tokens, 8 bytes each, and what the tokenizer is at: for each token of the longest text.
 TOKENS_BYTES = 2 * 8 * WINDOW + CHUNK_BYTES

@@ -155,7 +155,7 @@ class Breaks:
     def _keeps_to_words(self, token: tokenizers.AddedToken, parts: Parts) -> bool:
         """Say that an added token that is looked for in normalised text takes no single blank."""
         if not token.normalized:
-            # What is searched for raw is looked for at each place.
+            # A token that is searched for in the raw text is looked for at each place; see `_is_free`.
             return True
         form = self._normalize(token.content)
         if token.rstrip and parts.splitters[0]["type"] not in _DROPPING:

@@ -52,7 +52,7 @@ def ignored_remover(tokenizer: tokenizers.Tokenizer) -> RemoveIgnored:
     runs = re.compile(f"[{vanishing}{BLANKS}]{{4,}}")
     blank = re.compile(f"[{BLANKS}]")
     inside = WORDS + vanishing
-    # Between two characters that stay there are three at most that vanish, by what is done to runs.
+    # Runs are shortened first, so at most three characters that vanish lie between two that stay.
     end = 4 * (parts.model.max_input_chars_per_word + 1) + max(map(len, added), default=0)
     words = re.compile(f"(?<![{inside}])[{inside}]{{{2 * end},}}")
 
