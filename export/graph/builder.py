@@ -16,7 +16,7 @@ OPSET = 20
 IR_VERSION = 10
 
 
-class Graph:
+class GraphBuilder:
     """Nodes and initializers of a graph under construction; large ones go straight to the weights file."""
 
     def __init__(self, weights: WeightsFile) -> None:

@@ -15,7 +15,7 @@ import onnx
 from onnx import TensorProto
 
 from paritas import __version__
-from paritas.export.graph.builder import Graph, hidden_output, ids_input
+from paritas.export.graph.builder import GraphBuilder, hidden_output, ids_input
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.networks.record import Network
 from paritas.export.networks.weights import Parameters, open_network
@@ -61,7 +61,7 @@ class _Writer:
     """
 
     def __init__(self, network: Network, parameters: Parameters, weights: WeightsFile) -> None:
-        self.graph = Graph(weights)
+        self.graph = GraphBuilder(weights)
         self.network = network
         self.parameters = parameters
         self.tokens_first = network.architecture.tokens_first

@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.export.graph.builder import Graph
+from paritas.export.graph.builder import GraphBuilder
 from paritas.export.networks.positions import AfterPadding
 from paritas.export.networks.record import Architecture
 
@@ -39,7 +39,7 @@ class BucketedBias:
         distance = np.arange(-(length - 1), length)
         return np.ascontiguousarray(table[_bucket(distance, len(table))].T)
 
-    def write(self, graph: Graph, table: NDArray[np.float32], length: int) -> str:
+    def write(self, graph: GraphBuilder, table: NDArray[np.float32], length: int) -> str:
         """Write the bias of every (query, key) pair by distance: (H, S, S)."""
         add = graph.add
         spread = self.by_distance(table, length)
@@ -53,7 +53,7 @@ class BucketedBias:
         rows = add("Gather", turned, column, output="relative_bias.gathered", axis=0)
         return add("Transpose", rows, output="relative_bias", perm=[2, 0, 1])
 
-    def _columns(self, graph: Graph, length: int) -> str:
+    def _columns(self, graph: GraphBuilder, length: int) -> str:
         """Write the column of every (query, key) pair: (S, S)."""
         add = graph.add
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from paritas.export.graph.builder import Graph
+from paritas.export.graph.builder import GraphBuilder
 
 
 class Positions(Protocol):
@@ -21,7 +21,7 @@ class Positions(Protocol):
     def rows(self, input_ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the row of each token of one text, both (tokens,)."""
 
-    def write(self, graph: Graph, table: str, ids: str, sequence_axis: int) -> str:
+    def write(self, graph: GraphBuilder, table: str, ids: str, sequence_axis: int) -> str:
         """Write what looks the rows up, and return its name.
 
         Args:
@@ -44,7 +44,7 @@ class FromZero:
         """Return 0, 1, 2, ..."""
         return np.arange(len(input_ids))
 
-    def write(self, graph: Graph, table: str, ids: str, sequence_axis: int) -> str:
+    def write(self, graph: GraphBuilder, table: str, ids: str, sequence_axis: int) -> str:
         """Write the table's first rows: (S, D), or (S, 1, D) where tokens come first."""
         add = graph.add
         length = add("Shape", ids, output="positions.length", start=sequence_axis, end=sequence_axis + 1)
@@ -70,7 +70,7 @@ class AfterPadding:
         is_token = input_ids != self.pad_token_id
         return np.asarray(np.cumsum(is_token) * is_token + self.pad_token_id)
 
-    def write(self, graph: Graph, table: str, ids: str, sequence_axis: int) -> str:
+    def write(self, graph: GraphBuilder, table: str, ids: str, sequence_axis: int) -> str:
         """Write the same: `ids`' shape, and D behind it."""
         add = graph.add
         pad = graph.constant("pad_token_id", np.array(self.pad_token_id, dtype=np.int64))

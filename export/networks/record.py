@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.export.graph.builder import Graph
+from paritas.export.graph.builder import GraphBuilder
 from paritas.export.networks.positions import Positions
 
 Shape = tuple[int, ...]
@@ -35,7 +35,7 @@ class PositionBias(Protocol):
     def by_distance(self, table: NDArray[np.float32], length: int) -> NDArray[np.float32]:
         """Return float32, (heads, 2 * length - 1); column `key - query + length - 1` is that distance's."""
 
-    def write(self, graph: Graph, table: NDArray[np.float32], length: int) -> str:
+    def write(self, graph: GraphBuilder, table: NDArray[np.float32], length: int) -> str:
         """Write what makes the bias of every (query, key) pair, (H, S, S), and return its name."""
 
 

@@ -102,7 +102,7 @@ class Store(Struct, frozen=True):
     leftovers: list[Leftover] = []
 
 
-class Graph(Struct, frozen=True):
+class BundledGraph(Struct, frozen=True):
     """One precision of a bundle."""
 
     size_bytes: int
@@ -131,7 +131,7 @@ class BundleState(Struct, frozen=True):
     """What is wrong with it."""
     unread_bytes: int = 0
     """Of files whose size is right and whose digest was not taken now or before."""
-    graphs: dict[Precision, Graph] = {}
+    graphs: dict[Precision, BundledGraph] = {}
     precision: Precision | None = None
     """What "auto" stands for here."""
     reason: str | None = None
@@ -340,7 +340,7 @@ def _has_size(path: Path, size_bytes: int) -> bool:
         return False
 
 
-def _graph(bundle: Bundle, precision: Precision) -> Graph:
+def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     variant = bundle.variant(precision)
     graph = variant.graph_for(on_cpu=True)
     names = {graph, *variant.files}
@@ -350,14 +350,14 @@ def _graph(bundle: Bundle, precision: Precision) -> Graph:
         from paritas.engine.runtime.optimized import has_optimized
         from paritas.engine.settings import choose_settings, find_tuned, read_tuned
     except _NOT_LOADED:  # said once, of onnxruntime
-        return Graph(size_bytes, certificate.instructions, certificate.date)
+        return BundledGraph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
     damage = None
     try:
         prepared = has_optimized(bundle, graph, variant.files)
     except BundleError as fault:
         prepared, damage = False, str(fault)
-    return Graph(
+    return BundledGraph(
         size_bytes,
         certificate.instructions,
         certificate.date,

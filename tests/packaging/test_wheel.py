@@ -18,7 +18,7 @@ import pytest
 import paritas
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("src", "engine", "export", "kernels_bench", "tests", "docs")
+FOLDERS = ("src", "engine", "export", "examples", "kernels_bench", "tests", "docs")
 HEAVY = ["numpy", "onnxruntime", "tokenizers", "usearch", "torch", "onnx", "yaml"]
 
 
@@ -89,7 +89,9 @@ def test_the_wheel_holds_one_package_and_its_metadata(wheel: Path) -> None:
 
 
 def test_the_wheel_holds_every_module_the_registry_and_the_type_marker(wheel: Path) -> None:
-    places = {"src/paritas": "paritas", "engine": "paritas/engine", "export": "paritas/export"}
+    places = {"src/paritas": "paritas", "examples": "paritas/examples"} | {
+        folder: f"paritas/{folder}" for folder in ("engine", "export")
+    }
     expected = {
         f"{inside}/{path.relative_to(ROOT / folder)}"
         for folder, inside in places.items()
@@ -243,13 +245,13 @@ def imports_of(path: Path, *packages: str) -> list[str]:
     return sorted(name for name in imported(path) if f"{name}.".startswith(tuple(f"{p}." for p in packages)))
 
 
-SHIPPED = [path for folder in FOLDERS[:3] for path in sorted((ROOT / folder).rglob("*.py"))]
+SHIPPED = [path for folder in FOLDERS[:4] for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
 def test_no_module_is_imported_by_the_name_of_its_folder(path: Path) -> None:
     # From the root of the repository `import engine` works, and makes a second copy of every class.
-    assert imports_of(path, *FOLDERS[:3]) == []
+    assert imports_of(path, *FOLDERS[:4]) == []
 
 
 def test_nothing_shipped_imports_the_benchmarks_or_the_tests() -> None:

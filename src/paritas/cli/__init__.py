@@ -17,7 +17,7 @@ from paritas import __version__, interrupts
 from paritas.cli.demo import demo
 from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
-from paritas.cli.options import GIVEN, Settings, drop_output, in_one_line, show_error
+from paritas.cli.options import GIVEN, Models, drop_output, in_one_line, show_error
 from paritas.cli.search import index, recall, search
 from paritas.errors import ParitasError
 from paritas.interrupts import seen
@@ -62,7 +62,7 @@ def cli(context: click.Context, registry: str | None) -> None:
     paritas tune all-MiniLM-L6-v2                    find what is fastest on this machine
     paritas doctor                                   see what is wrong on it
     """
-    context.obj = Settings(registry)
+    context.obj = Models(registry)
 
 
 @cli.command()

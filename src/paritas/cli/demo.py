@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from paritas import store
-from paritas.cli.options import GIVEN, Settings, as_json, find_or_export, index_path, note, print_json
+from paritas.cli.options import GIVEN, Models, as_json, index_path, is_terminal, note, print_json
 
 MODEL = "all-MiniLM-L6-v2"
 
@@ -28,7 +28,7 @@ QUESTIONS = (
 )
 @as_json
 @click.pass_obj
-def demo(settings: Settings, out: str | None, as_json: bool) -> None:
+def demo(models: Models, out: str | None, as_json: bool) -> None:
     """Export all-MiniLM-L6-v2 and make this Python's own documentation searchable.
 
     Every public, documented name of the standard library becomes a document. Without a network, install the
@@ -38,18 +38,18 @@ def demo(settings: Settings, out: str | None, as_json: bool) -> None:
     paritas demo
     paritas demo --out ./stdlib.index
     """
-    from paritas.cli.indexing import build_index, summarize
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import check_target
-    from paritas.stdlib_docs import stdlib_documents
+    from paritas.examples.python_docs import stdlib_documents
+    from paritas.indexing import build_index, summarize
 
     started = time.perf_counter()
     target = Path(out) if out else store.home() / "stdlib.index"
     check_target(Path(index_path(str(target))))
-    bundle = find_or_export(settings, MODEL, "fp32")
+    bundle = models.find_or_export(MODEL, "fp32")
     note(f"reading the docstrings of Python {sys.version.split()[0]}")
     with Encoder(bundle) as encoder:
-        built, stats = build_index(encoder, stdlib_documents(), role="passage")
+        built, stats = build_index(encoder, stdlib_documents(), role="passage", progress=is_terminal())
         with built:
             built.save(target)
             answers = built.search(encoder.encode(QUESTIONS, role="query"), 3)

@@ -8,19 +8,19 @@ import click
 
 from paritas.cli.options import (
     GIVEN,
-    Settings,
+    Models,
     as_json,
     complete_model,
     note,
     precision_option,
     print_json,
-    table,
 )
+from paritas.cli.tables import table
 from paritas.engine.bundle.directory import Bundle
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
-    from paritas.doctor import BundleState, Cpu, Findings, Graph
+    from paritas.doctor import BundledGraph, BundleState, Cpu, Findings
     from paritas.engine.settings import Measured
 
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
 @as_json
 @click.pass_obj
 def tune(
-    settings: Settings,
+    models: Models,
     model: str,
     precision: Precision | Literal["auto"],
     seconds: float,
@@ -60,7 +60,7 @@ def tune(
     from paritas.engine.runtime.precision import choose_precision
     from paritas.engine.settings import forget_tuned, keep_tuned
 
-    bundle = Bundle(settings.find(model))
+    bundle = Bundle(models.find(model))
     chosen, _ = choose_precision(bundle, precision, on_cpu=True)
     place = {"bundle": str(bundle.directory), "precision": chosen}
     if forget:
@@ -161,7 +161,7 @@ def _state(bundle: BundleState) -> str:
     return "not all read" if bundle.unread_bytes else "whole"
 
 
-def _graph(graph: Graph) -> list[object]:
+def _graph(graph: BundledGraph) -> list[object]:
     made = [_mb(graph.size_bytes), " ".join(graph.certified) or "-", graph.date]
     runs = graph.settings
     if runs is None:

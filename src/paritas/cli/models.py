@@ -11,15 +11,14 @@ from msgspec.structs import replace
 from paritas import store
 from paritas.cli.options import (
     GIVEN,
-    Settings,
+    Models,
     as_json,
-    certificate_table,
     complete_model,
     note,
     print_json,
     show_error,
-    table,
 )
+from paritas.cli.tables import certificate_table, table
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.bundle.manifest import Quantization
 from paritas.errors import BundleError, InputError, ParitasError
@@ -29,7 +28,7 @@ from paritas.registry import POOLINGS, PRECISIONS, Model, Precision, Role, RoleE
 @click.command()
 @as_json
 @click.pass_obj
-def models(settings: Settings, as_json: bool) -> None:
+def models(models: Models, as_json: bool) -> None:
     """List the models of the registry and those exported by hub id or directory.
 
     What an entry of the registry leaves to the checkpoint is shown once it is exported.
@@ -38,7 +37,7 @@ def models(settings: Settings, as_json: bool) -> None:
     paritas models
     paritas --registry my_models.yaml models --json
     """
-    registry = settings.registry()
+    registry = models.registry()
     rows = [_row(name, model, store.bundle_path(name)) for name, model in registry.items()]
     named = {row.bundle for row in rows}
     rows += [_row(path.name, Model(), path) for path in store.bundles() if str(path) not in named]
@@ -149,7 +148,7 @@ def _row(name: str, model: Model, path: Path) -> _Row:
 @as_json
 @click.pass_obj
 def export(
-    settings: Settings,
+    models: Models,
     model: str,
     source: str | None,
     pooling: str | None,
@@ -187,7 +186,7 @@ def export(
         calibration=calibration,
         judgements=judgements,
         out=out,
-        registry=settings.registry(),
+        registry=models.registry(),
         report=note,
     )
     if as_json:
@@ -242,7 +241,7 @@ def _size_mb(bundle: Bundle) -> float:
 @as_json
 @click.pass_obj
 def verify(
-    settings: Settings,
+    models: Models,
     bundle: str,
     reference: str | None,
     provider: str,
@@ -263,16 +262,16 @@ def verify(
     paritas verify all-MiniLM-L6-v2 --judgements ./scifact
     """
     from paritas.export.certificate.certify import verify as certify_again
-    from paritas.export.certificate.retrieval import compare_retrieval, read_judgements
+    from paritas.export.certificate.retrieval import compare_retrieval, read_collection
 
-    opened = Bundle(settings.find(bundle))
-    collection = read_judgements(Path(judgements)) if judgements is not None else None
+    opened = Bundle(models.find(bundle))
+    collection = read_collection(Path(judgements)) if judgements is not None else None
     vectors = None
     if reference is not None:
         from paritas.export.certificate.reference import reference_again
         from paritas.export.checkpoint.sources import open_same_checkpoint
 
-        with open_same_checkpoint(opened, settings.registry(), reference) as directory:
+        with open_same_checkpoint(opened, models.registry(), reference) as directory:
             note("the probes through PyTorch")
             vectors = reference_again(opened, directory)
     try:

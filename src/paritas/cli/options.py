@@ -1,11 +1,10 @@
-"""What several commands share: settings, options and ways to print."""
+"""What several commands share: the models they know, options, and how they answer."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,32 +15,28 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from paritas.arguments import not_utf8
-from paritas.engine.bundle.directory import Bundle
-from paritas.engine.bundle.lookup import find
-from paritas.engine.bundle.manifest import Certificate
-from paritas.errors import BundleError, InputError, NotExportedError, ParitasError, RegistryError
-from paritas.registry import PRECISIONS, Precision, Registry, Role, load_registry
+from paritas.errors import InputError, ParitasError
+from paritas.models import find_or_export, find_registered
+from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """The options of the whole command line."""
+class Models:
+    """The models that the whole command line knows: those built in, and those of --registry."""
 
     registry_path: str | None
 
     def registry(self) -> Registry:
-        """Return the models, the user's own included."""
+        """Return the registry."""
         return load_registry(self.registry_path)
 
     def find(self, model: str) -> Path:
-        """Return MODEL's bundle directory as `find` does, with --registry's models among the known."""
-        try:
-            return find(model)
-        except RegistryError:
-            self.registry()[model]  # unknown here too: ends here, with the nearest of all names
-            raise NotExportedError(
-                f"{model} was not exported yet; type: paritas --registry {self.registry_path} export {model}"
-            ) from None
+        """Return MODEL's bundle directory; see `paritas.models.find_registered`."""
+        return find_registered(model, self.registry_path)
+
+    def find_or_export(self, model: str, precision: Precision | Literal["auto"]) -> str:
+        """Return MODEL's bundle directory; what was not exported yet is exported now."""
+        return find_or_export(model, precision, registry_path=self.registry_path, report=note)
 
 
 def complete_model(
@@ -139,88 +134,6 @@ def note(text: str) -> None:
     click.echo(text, err=True)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """Return rows in aligned columns; numbers to the right."""
-    cells = [list(header), *([str(value) for value in row] for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-    numeric = [
-        bool(rows) and all(isinstance(row[column], (int, float)) for row in rows)
-        for column in range(len(header))
-    ]
-    lines = []
-    for row in cells:
-        padded = [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, numeric, strict=True)
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
-
-
-def certificate_table(certificates: dict[Any, Certificate]) -> str:
-    """Return certificates as a table: a row for each precision and role, for INT8 also for each length."""
-    rows: list[list[object]] = []
-    for precision, certificate in certificates.items():
-        parts = dict(certificate.by_role)
-        if precision == "int8":
-            parts |= {f"{tokens} tokens": figures for tokens, figures in certificate.by_length.items()}
-        for name, figures in parts.items():
-            rows.append(
-                [
-                    precision,
-                    name,
-                    figures.probes,
-                    f"{figures.max_abs_diff:.1e}",
-                    f"{figures.min_cosine:.7f}",
-                    f"{figures.p1_cosine:.7f}",
-                    f"{figures.mean_cosine:.7f}",
-                    _bound(certificate) if name in certificate.by_role else "",
-                    certificate.reference,
-                ]
-            )
-    header = [
-        "precision",
-        "texts",
-        "probes",
-        "max diff",
-        "min cosine",
-        "1st percentile",
-        "mean cosine",
-        "bound",
-        "reference",
-    ]
-    lines = [table(header, rows)]
-    for precision, certificate in certificates.items():
-        if (found := certificate.retrieval) is not None:
-            lines.append(
-                f"{precision} on {found.collection} ({found.documents} documents, {found.queries} queries): "
-                f"nDCG@10 {found.ndcg:.2f}, FP32 {found.ndcg_fp32:.2f}; recall@10 {found.recall:.4f}"
-            )
-    return "\n".join([*lines, *_places(certificates)])
-
-
-def _places(certificates: dict[Any, Certificate]) -> list[str]:
-    """Where the certificates were made; one line if all were made in one place."""
-    return list(
-        dict.fromkeys(
-            f"on {certificate.cpu}, onnxruntime {certificate.versions['onnxruntime']}, {certificate.date}"
-            + (f"; tokens as {certificate.tokens} has them" if certificate.tokens else "")
-            for certificate in certificates.values()
-        )
-    )
-
-
-def _bound(certificate: Certificate) -> str:
-    parts = []
-    if certificate.bound.max_abs_diff is not None:
-        parts.append(f"diff <= {certificate.bound.max_abs_diff:g}")
-    if certificate.bound.min_cosine is not None:
-        parts.append(f"cosine >= {certificate.bound.min_cosine:g}")
-    if certificate.bound.mean_cosine is not None:
-        parts.append(f"mean >= {certificate.bound.mean_cosine:g}")
-    return ", ".join(parts)
-
-
 def index_path(given: str) -> str:
     """Return an index's directory as it was given.
 
@@ -230,43 +143,6 @@ def index_path(given: str) -> str:
     if fault := not_utf8(given):
         raise InputError(fault)
     return given
-
-
-def find_role(roles: Mapping[str, Role], name: str) -> Role:
-    """Return a model's role.
-
-    Raises:
-        InputError: it has none of that name.
-    """
-    if name not in roles:
-        raise InputError(f"unknown role {name!r}; the model has {', '.join(roles)}")
-    return roles[name]
-
-
-def find_or_export(settings: Settings, model: str, precision: Precision | Literal["auto"]) -> str:
-    """Return MODEL's bundle directory; what was not exported yet is exported now.
-
-    Raises:
-        ParitasError: neither found nor exportable.
-    """
-    try:
-        bundle = Bundle(settings.find(model))
-    except NotExportedError:
-        return _exported_now(settings, model, ["fp32", "int8"] if precision == "auto" else [precision])
-    if precision != "auto":
-        bundle.variant(precision)  # says what to type: how the bundle was made is its maker's choice
-    return str(bundle.directory)
-
-
-def _exported_now(settings: Settings, model: str, precisions: list[Precision]) -> str:
-    from paritas.export import export_model
-
-    note(f"{model} was not exported yet; doing that first")
-    try:
-        made = export_model(model, precisions=precisions, registry=settings.registry(), report=note)
-    except ParitasError as error:
-        raise BundleError(f"{error} (while exporting {model}; see: paritas export --help)") from error
-    return str(made.directory)
 
 
 def is_terminal() -> bool:

@@ -10,12 +10,11 @@ import click
 
 from paritas.cli.options import (
     GIVEN,
-    Settings,
+    Models,
     as_json,
     complete_model,
-    find_or_export,
-    find_role,
     index_path,
+    is_terminal,
     precision_option,
     print_json,
     top_k,
@@ -68,7 +67,7 @@ asked_as = click.option("--role", type=GIVEN, default="query", show_default=True
 @as_json
 @click.pass_obj
 def index(
-    settings: Settings,
+    models: Models,
     input_: str,
     model: str,
     precision: Precision | Literal["auto"],
@@ -88,18 +87,20 @@ def index(
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     cat notes.txt | paritas index - --model all-MiniLM-L6-v2 --out notes.index
     """
-    from paritas.cli.indexing import build_index, summarize
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import check_target
+    from paritas.indexing import build_index, summarize
 
     if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
         found = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
         raise InputError(f"{input_}: {found}; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(index_path(out)))
     started = time.perf_counter()
-    bundle = find_or_export(settings, model, precision)
+    bundle = models.find_or_export(model, precision)
     with Encoder(bundle, precision=precision, truncate_dim=truncate_dim) as encoder:
-        built, stats = build_index(encoder, read_documents(input_), role=role, dtype=dtype)
+        built, stats = build_index(
+            encoder, read_documents(input_), role=role, dtype=dtype, progress=is_terminal()
+        )
         with built:
             built.save(out)
     summary = summarize(stats, out, time.perf_counter() - started)
@@ -120,7 +121,7 @@ def index(
 @as_json
 @click.pass_obj
 def search(
-    settings: Settings,
+    models: Models,
     index_: str,
     queries: tuple[str, ...],
     k: int,
@@ -139,7 +140,7 @@ def search(
     from paritas.engine.index import VectorIndex
 
     index_ = index_path(index_)
-    with VectorIndex.load(index_) as opened, _encoder(settings, opened, model, precision) as encoder:
+    with VectorIndex.load(index_) as opened, _encoder(models, opened, model, precision) as encoder:
         answers = opened.search(encoder.encode(queries, role=role), k, exact=exact)
     if as_json:
         print_json([{"query": query, "hits": hits} for query, hits in zip(queries, answers, strict=True)])
@@ -169,7 +170,7 @@ def search(
 @as_json
 @click.pass_obj
 def recall(
-    settings: Settings,
+    models: Models,
     index_: str,
     queries: str | None,
     sample: int,
@@ -187,6 +188,7 @@ def recall(
     paritas recall corpus.index --queries questions.jsonl
     """
     from paritas.engine.index import VectorIndex
+    from paritas.indexing import find_role
 
     given = {"--model": model, "--precision": precision, "--role": role if role != "query" else None}
     if queries is None and (unused := [name for name, value in given.items() if value is not None]):
@@ -195,7 +197,7 @@ def recall(
         if queries is None:
             vectors = opened.sample(sample)
         else:
-            with _encoder(settings, opened, model, precision) as encoder:
+            with _encoder(models, opened, model, precision) as encoder:
                 pair = find_role(encoder.contract.roles, role).pair
                 texts = [document.as_text(pair=pair) for document in read_documents(queries)]
                 vectors = encoder.encode(texts, role=role)
@@ -209,26 +211,24 @@ def recall(
         click.echo(f"recall@{k} {value:.4f} over {len(vectors)} queries and {documents} documents")
 
 
-def _encoder(
-    settings: Settings, opened: VectorIndex, model: str | None, precision: Precision | None
-) -> Encoder:
+def _encoder(models: Models, opened: VectorIndex, model: str | None, precision: Precision | None) -> Encoder:
     """Load the encoder an index was made with, or the one asked for if it fits."""
     from paritas.engine.bundle.directory import Bundle
     from paritas.engine.encoder import Encoder
 
-    bundle = Bundle(settings.find(model) if model is not None else _origin(settings, opened))
+    bundle = Bundle(models.find(model) if model is not None else _origin(models, opened))
     shorter = opened.info.dim if opened.info.dim < bundle.manifest.contract.dim else None
     encoder = Encoder(bundle, precision=precision or opened.info.precision, truncate_dim=shorter)
     opened.check(encoder)
     return encoder
 
 
-def _origin(settings: Settings, opened: VectorIndex) -> Path:
+def _origin(models: Models, opened: VectorIndex) -> Path:
     """Return the bundle that made an index: where it lay then, else the store's of that name."""
     if Path(opened.info.bundle).is_dir():
         return Path(opened.info.bundle)
     try:
-        return settings.find(opened.info.model)
+        return models.find(opened.info.model)
     except RegistryError as error:
         raise BundleError(
             f"the bundle that made the index is gone from {opened.info.bundle}; give it with --model"

@@ -1,28 +1,43 @@
-"""Encoding a stream of documents into an index, and saying how it went; shared by `index` and `demo`."""
+"""Encoding a stream of documents into an index, and saying how it went."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 
 from msgspec import Struct
 from tqdm import tqdm
 
-from paritas.cli.options import find_role, is_terminal
 from paritas.documents import Document
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex
 from paritas.engine.schedule.stats import EncodeStats
 from paritas.errors import InputError
+from paritas.registry import Role
 
 # Documents encoded and added at a time. Sorting by length within so many leaves next to no small batches.
 _CHUNK = 4096
 
 
 def build_index(
-    encoder: Encoder, documents: Iterable[Document], *, role: str, dtype: ScalarType = "f32"
+    encoder: Encoder,
+    documents: Iterable[Document],
+    *,
+    role: str,
+    dtype: ScalarType = "f32",
+    progress: bool = False,
 ) -> tuple[VectorIndex, EncodeStats]:
-    """Encode documents as they come and add them to a new index; return it and what the encoder did.
+    """Encode documents as they come and add them to a new index.
+
+    Args:
+        encoder: makes the vectors.
+        documents: read as they are needed.
+        role: the documents' role, such as "passage".
+        dtype: how the index stores vectors.
+        progress: show a bar on standard error.
+
+    Returns:
+        The index, in memory, and what the encoder did.
 
     Raises:
         InputError: there are no documents, or the model lacks the role.
@@ -31,7 +46,7 @@ def build_index(
     built = VectorIndex(encoder, dtype=dtype)
     total: EncodeStats | None = None
     iterator = iter(documents)
-    with tqdm(unit=" texts", disable=not is_terminal()) as bar:
+    with tqdm(unit=" texts", disable=not progress) as bar:
         while chunk := list(islice(iterator, _CHUNK)):
             vectors = encoder.encode([document.as_text(pair=pair) for document in chunk], role=role)
             built.add(
@@ -84,3 +99,14 @@ def summarize(stats: EncodeStats, out: str, total_s: float) -> Summary:
         encode_s=round(stats.total_s, 3),
         total_s=round(total_s, 3),
     )
+
+
+def find_role(roles: Mapping[str, Role], name: str) -> Role:
+    """Return a model's role.
+
+    Raises:
+        InputError: it has none of that name.
+    """
+    if name not in roles:
+        raise InputError(f"unknown role {name!r}; the model has {', '.join(roles)}")
+    return roles[name]

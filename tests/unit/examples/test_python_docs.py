@@ -14,14 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from paritas import stdlib_docs
-from paritas.stdlib_docs import stdlib_documents
+from paritas.examples import python_docs as stdlib_docs
+from paritas.examples.python_docs import stdlib_documents
 
 # As a program: the documents go to the standard error, so that whatever an import prints stands alone.
 _DUMP = """
 import json, sys, threading
 from dataclasses import asdict
-from paritas.stdlib_docs import stdlib_documents
+from paritas.examples.python_docs import stdlib_documents
 documents = [asdict(document) for document in stdlib_documents()]
 modules = sorted({"antigravity", "this", "idlelib", "lib2to3", "test", "turtledemo"} & set(sys.modules))
 json.dump({"documents": documents, "modules": modules, "threads": threading.active_count()}, sys.stderr)
