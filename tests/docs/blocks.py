@@ -14,7 +14,9 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
-_BLOCK = re.compile(r"^```(?P<language>[^\s`]*)[^\n]*\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(
+    r"^```(?P<language>[^\s`]*)(?P<rest>[^\n]*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 _FILE = re.compile(r"\A# (?P<name>[\w.-]+\.\w+)\n")
 
 
@@ -26,6 +28,8 @@ class Block:
     line: int
     language: str
     code: str
+    is_output: bool = False
+    """Marked `text output`: what the last command before it writes, to the letter."""
 
     @property
     def place(self) -> str:
@@ -43,7 +47,8 @@ def blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks of a page in order."""
     text = page.read_text(encoding="utf-8")
     for found in _BLOCK.finditer(text):
-        yield Block(page, text.count("\n", 0, found.start()) + 1, found["language"], found["code"])
+        line = text.count("\n", 0, found.start()) + 1
+        yield Block(page, line, found["language"], found["code"], found["rest"].strip() == "output")
 
 
 def commands(block: Block) -> list[str]:

@@ -26,9 +26,8 @@ PARSED = {
     "paritas export all-MiniLM-L6-v2 --precision fp32,int8": "calibration takes half a minute",
     "paritas export all-MiniLM-L6-v2 --precision fp32,int8 --calibration my_texts.txt": "the same",
     "paritas export all-mpnet-base-v2 --precision fp32,int8": "minutes",
-    "paritas export all-mpnet-base-v2 --precision fp32,int8 --calibration my_texts.txt --judgements ./scifact": (
-        "minutes, and SciFact's files"
-    ),
+    "paritas export all-mpnet-base-v2 --precision fp32,int8 --calibration my_texts.txt"
+    " --judgements ./scifact": "minutes, and SciFact's files",
     "paritas export my-org/my-encoder --frontend optimum": "PyTorch's exporter; tests/parity runs it",
     "paritas export all-MiniLM-L6-v2 --source ./checkpoint": "the model is exported already",
     "paritas export intfloat/e5-small-v2@main": "exported already, by the same commit",

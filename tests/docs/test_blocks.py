@@ -19,9 +19,15 @@ SHOWN = {"text", "mermaid", "{toctree}", "{eval-rst}"}
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_block_of_the_page_works(page: Path, scratch: Path) -> None:
     names: dict[str, Any] = {"__name__": "page"}
+    output = ""
     for block in blocks(page):
         try:
-            _work(block, scratch, names)
+            if block.is_output:
+                assert block.code == output
+            elif block.language == "sh":
+                output = _shell(block, scratch)
+            else:
+                _work(block, scratch, names)
         except BaseException as error:
             error.add_note(f"in the block at {block.place}")
             raise
@@ -38,8 +44,6 @@ def _work(block: Block, scratch: Path, names: dict[str, Any]) -> None:
         yaml.safe_load(block.code)
     elif block.language == "dockerfile":
         _check_dockerfile(block)
-    elif block.language == "sh":
-        _shell(block, scratch)
     elif block.language == "python":
         if block.file is None:
             run_python(block, names)
@@ -47,13 +51,16 @@ def _work(block: Block, scratch: Path, names: dict[str, Any]) -> None:
         pytest.fail(f"{block.place}: no test knows what to do with a block of {block.language!r}")
 
 
-def _shell(block: Block, scratch: Path) -> None:
+def _shell(block: Block, scratch: Path) -> str:
+    """Run or check the commands of a block; return what the last one that ran wrote."""
+    output = ""
     for command in commands(block):
         entry = check_for(command)
         if entry is None:
-            run_shell(command, scratch)
+            output = run_shell(command, scratch)
         else:
             entry[1](command)
+    return output
 
 
 def _check_dockerfile(block: Block) -> None:
