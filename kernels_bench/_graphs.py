@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import paritas.engine.runtime.session  # noqa: F401 - sets what onnxruntime reads while it is imported
 from paritas.engine.runtime.cpus import available_cpus, dot_product, instructions
-from paritas.export.graph.edits import CONTRIB
+from paritas.export.graph.nodes import CONTRIB
 
 
 class TinyGraph:

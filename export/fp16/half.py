@@ -15,15 +15,8 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from paritas.errors import ExportError
-from paritas.export.graph.edits import (
-    cast_node,
-    copy_model,
-    names_read,
-    readers_of,
-    rename_inputs,
-    set_nodes,
-    tensors_of_type,
-)
+from paritas.export.graph.nodes import cast_node, copy_model, names_read, rename_inputs, set_nodes
+from paritas.export.graph.view import GraphView, tensors_of_type
 from paritas.export.graph.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 
 _FLOAT16_MAX = float(np.finfo(np.float16).max)
@@ -100,12 +93,12 @@ class _HalfCompute:
 
     def _kept_full(self) -> set[str]:
         """Names of the sums whose only readers compute in FP32: residuals, masked scores, their biases."""
-        readers = readers_of(self.model)
+        consumers = GraphView(self.model).consumers
         full: set[str] = set()
         for node in reversed(self.model.graph.node):
             if node.op_type in _MATRIX | _LAYOUT:
                 continue
-            following = [reader for name in node.output for reader in readers[name]]
+            following = [reader for name in node.output for reader in consumers[name]]
             only_full = bool(following) and all(reader.name in full for reader in following)
             if node.op_type not in _ELEMENTWISE or only_full:
                 full.add(node.name)

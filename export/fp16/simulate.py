@@ -11,7 +11,8 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from paritas.export.graph.edits import cast_node, copy_model, rename_inputs, set_nodes, tensors_of_type
+from paritas.export.graph.nodes import cast_node, copy_model, rename_inputs, set_nodes
+from paritas.export.graph.view import tensors_of_type
 
 
 def simulate_fp16(model: onnx.ModelProto) -> onnx.ModelProto:

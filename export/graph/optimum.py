@@ -17,7 +17,8 @@ import onnx
 
 from paritas.errors import ExportError, MissingExtraError
 from paritas.export.graph.builder import OPSET
-from paritas.export.graph.edits import drop_unused, names_read, read_constants_directly
+from paritas.export.graph.nodes import names_read
+from paritas.export.graph.passes.cleanup import drop_unused, read_constants_directly
 from paritas.export.graph.weights_file import WeightsFile, externalize
 from paritas.export.networks.graph import OUTPUT
 

@@ -22,7 +22,7 @@ from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import plan
 from paritas.engine.tokenize.tokenizer import Text, Tokenizer, Tokens, check_texts
 from paritas.errors import ExportError, InputError
-from paritas.export.graph.edits import copy_model
+from paritas.export.graph.nodes import copy_model
 from paritas.registry import Role
 
 BUILT_IN = "built-in"

@@ -9,7 +9,8 @@ import onnx
 from onnx import TensorProto
 
 from paritas.errors import ExportError
-from paritas.export.graph.edits import count_reads, every_node, readers_of
+from paritas.export.graph.nodes import every_node
+from paritas.export.graph.view import GraphView
 from paritas.export.graph.weights_file import is_large
 
 _QUANTIZED = {
@@ -62,8 +63,7 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
             "INT8 starts from the FP32 checkpoint"
         )
     constants = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
-    readers = readers_of(model)
-    exposed = {output.name for output in model.graph.output}
+    view = GraphView(model)
     found = []
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.input[0] in constants or node.input[1] not in constants:
@@ -72,9 +72,9 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
         if len(matrix.dims) != 2 or not is_large(matrix.dims):
             continue
         product = node.output[0]
-        following = readers[product]
+        following = view.consumers[product]
         adder, bias = None, None
-        if len(following) == 1 and following[0].op_type == "Add" and product not in exposed:
+        if len(following) == 1 and following[0].op_type == "Add" and product not in view.outputs:
             other = [name for name in following[0].input if name != product]
             if (
                 len(other) == 1
@@ -134,14 +134,13 @@ class _Trace:
     """The way back from a tensor, node by node, as long as nothing else reads what is passed."""
 
     def __init__(self, model: onnx.ModelProto, layers: Sequence[Linear]) -> None:
-        self._producers = {name: node for node in model.graph.node for name in node.output}
+        self._view = GraphView(model)
         self._layers = {layer.output: layer.name for layer in layers}
-        self._reads = count_reads(model)
 
     def input(self, name: str | None, op_type: str, place: int = 0) -> str | None:
         """Return an input of the node that makes a tensor; None where it is not such a node."""
-        node = self._producers.get(name or "")
-        if name is None or node is None or node.op_type != op_type or self._reads[name] != 1:
+        node = self._view.producers.get(name or "")
+        if name is None or node is None or node.op_type != op_type or self._view.reads(name) != 1:
             return None
         if op_type == "Transpose" and [list(given.ints) for given in node.attribute] not in _HEADS_MOVED:
             return None
@@ -149,4 +148,4 @@ class _Trace:
 
     def layer(self, name: str | None) -> str | None:
         """Return the name of the linear layer that makes a tensor, None where there is none."""
-        return self._layers.get(name) if name is not None and self._reads[name] == 1 else None
+        return self._layers.get(name) if name is not None and self._view.reads(name) == 1 else None

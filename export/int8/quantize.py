@@ -25,16 +25,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from paritas.engine.bundle.manifest import Contract, Figures, Quantization
 from paritas.export.certificate.certify import compare
-from paritas.export.graph.edits import (
-    CONTRIB,
-    add_contrib,
-    cast_node,
-    copy_model,
-    names_read,
-    quantize_before_moving,
-    set_nodes,
-    transpose_in_products,
-)
+from paritas.export.graph.nodes import CONTRIB, add_contrib, cast_node, copy_model, names_read, set_nodes
+from paritas.export.graph.passes.quantize_before_moving import quantize_before_moving
+from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 from paritas.export.graph.weights_file import WeightsFile, is_large, read_tensor, replace_initializers
 from paritas.export.int8.calibration import Activations, Calibration, vectors
 from paritas.export.int8.input_quantization import (

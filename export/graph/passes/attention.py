@@ -7,7 +7,9 @@ from typing import NamedTuple
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.graph.edits import CONTRIB, add_contrib, drop_unused, readers_of, set_nodes
+from paritas.export.graph.nodes import CONTRIB, add_contrib, set_nodes
+from paritas.export.graph.passes.cleanup import drop_unused
+from paritas.export.graph.view import GraphView
 
 # Orders of axes: (batch, seq, heads, head dim) to (batch, heads, seq, head dim) and back, and to columns.
 _ROWS = [0, 2, 1, 3]
@@ -34,13 +36,13 @@ def fuse_attention(model: onnx.ModelProto) -> None:
     onnxruntime has no such kernel, and the operator gains nothing (MPNet, whose positions are added: 0.97
     to 1.03): that attention stays as it is.
     """
-    paths = _Paths(model)
+    view = GraphView(model)
     fused: dict[str, list[onnx.NodeProto]] = {}
     """What takes the place of the node with an output."""
     for node in model.graph.node:
-        found = _attention(node, paths) if node.op_type == "Softmax" else None
-        if found is not None:
-            fused[found.after[-1].output[0]] = _operators(found)
+        attention = _attention(node, view) if node.op_type == "Softmax" else None
+        if attention is not None:
+            fused[attention.after[-1].output[0]] = _operators(attention)
     if not fused:
         return
     set_nodes(model, [new for node in model.graph.node for new in fused.get(node.output[0], [node])])
@@ -48,49 +50,19 @@ def fuse_attention(model: onnx.ModelProto) -> None:
     add_contrib(model)
 
 
-class _Paths:
-    """Ways through a graph, from tensor to tensor."""
-
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self._nodes = {name: node for node in model.graph.node for name in node.output}
-        self._readers = readers_of(model)
-        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
-
-    def up(self, name: str, *op_types: str) -> list[onnx.NodeProto]:
-        """Return the nodes of these types that made a tensor, the last one first; none where they did not."""
-        path = []
-        for op_type in op_types:
-            node = self._nodes.get(name)
-            if node is None or node.op_type != op_type:
-                return []
-            path.append(node)
-            name = node.input[0]
-        return path
-
-    def down(self, name: str, *op_types: str) -> list[onnx.NodeProto]:
-        """Return the nodes of these types that read a tensor first, each as its only reader; or none."""
-        path = []
-        for op_type in op_types:
-            readers = self._readers[name]
-            if [(node.op_type, list(node.input[:1])) for node in readers] != [(op_type, [name])]:
-                return []
-            path += readers
-            name = path[-1].output[0]
-        return path
-
-    def split(self, name: str, order: list[int]) -> tuple[str, int]:
-        """Return from which tensor heads were split, in which order of axes, and how many; or "" and 0."""
-        path = self.up(name, "Transpose", "Reshape")
-        if not path or _attributes(path[0]) != {"perm": order} or path[1].input[1] not in self._constants:
-            return "", 0
-        shape = numpy_helper.to_array(self._constants[path[1].input[1]])
-        return path[1].input[0], int(shape[2])
+def _split(view: GraphView, name: str, order: list[int]) -> tuple[str, int]:
+    """Return from which tensor heads were split, in which order of axes, and how many; or "" and 0."""
+    path = view.up(name, "Transpose", "Reshape")
+    if not path or _attributes(path[0]) != {"perm": order} or path[1].input[1] not in view.constants:
+        return "", 0
+    shape = numpy_helper.to_array(view.constants[path[1].input[1]])
+    return path[1].input[0], int(shape[2])
 
 
-def _attention(softmax: onnx.NodeProto, paths: _Paths) -> _Attention | None:
+def _attention(softmax: onnx.NodeProto, view: GraphView) -> _Attention | None:
     """Return the attention around a Softmax; None where it has another form."""
-    plain, turned = paths.up(softmax.input[0], "MatMul"), paths.up(softmax.input[0], "FusedMatMul")
-    context = paths.down(softmax.output[0], "MatMul")
+    plain, turned = view.up(softmax.input[0], "MatMul"), view.up(softmax.input[0], "FusedMatMul")
+    context = view.down(softmax.output[0], "MatMul")
     if not context or _attributes(softmax) != {"axis": -1}:
         return None
     if not plain and [_attributes(node) for node in turned] != [{"transB": 1}]:
@@ -98,32 +70,32 @@ def _attention(softmax: onnx.NodeProto, paths: _Paths) -> _Attention | None:
     (scores,) = plain or turned
     joined = ("Transpose", "Reshape")
     start = context[0].output[0]
-    after = paths.down(start, *joined) or paths.down(start, "QuantizeLinear", *joined)
+    after = view.down(start, *joined) or view.down(start, "QuantizeLinear", *joined)
     if not after or _attributes(after[-2]) != {"perm": _ROWS}:
         return None
     split = [
-        paths.split(scores.input[0], _ROWS),
-        paths.split(scores.input[1], _COLUMNS if plain else _ROWS),
-        paths.split(context[0].input[1], _ROWS),
+        _split(view, scores.input[0], _ROWS),
+        _split(view, scores.input[1], _COLUMNS if plain else _ROWS),
+        _split(view, context[0].input[1], _ROWS),
     ]
     if len({heads for _, heads in split}) > 1 or not split[0][1]:
         return None
     return _Attention([name for name, _ in split], split[0][1], after)
 
 
-def _operators(found: _Attention) -> list[onnx.NodeProto]:
+def _operators(attention: _Attention) -> list[onnx.NodeProto]:
     """Return the operator, and behind it what quantised the context."""
-    output = found.after[-1].output[0]
-    quantize = [node for node in found.after if node.op_type == "QuantizeLinear"]
+    output = attention.after[-1].output[0]
+    quantize = [node for node in attention.after if node.op_type == "QuantizeLinear"]
     fused = f"{output}.float" if quantize else output
     nodes = [
         helper.make_node(
             "MultiHeadAttention",
-            found.projections,
+            attention.projections,
             [fused],
             name=f"{output}.fused",
             domain=CONTRIB,
-            num_heads=found.heads,
+            num_heads=attention.heads,
             scale=1.0,
         )
     ]

@@ -13,7 +13,8 @@ from onnx import TensorProto, helper
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.session import Session
 from paritas.errors import ExportError, RunError
-from paritas.export.graph.edits import copy_model, drop_unused, names_read, rename_inputs, set_nodes
+from paritas.export.graph.nodes import copy_model, names_read, rename_inputs, set_nodes
+from paritas.export.graph.passes.cleanup import drop_unused
 
 _MASK = "attention_mask"
 # Names that no other tensor has.

@@ -14,16 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from paritas.errors import ExportError
 from paritas.export.fp16.half import half_compute, half_weights
 from paritas.export.fp16.simulate import simulate_fp16
-from paritas.export.graph.edits import (
-    CONTRIB,
-    drop_unused,
-    every_node,
-    names_read,
-    quantize_before_moving,
-    rename_inputs,
-    transpose_in_products,
-)
+from paritas.export.graph.nodes import CONTRIB, every_node, names_read, rename_inputs
 from paritas.export.graph.passes.attention import fuse_attention
+from paritas.export.graph.passes.cleanup import drop_unused
+from paritas.export.graph.passes.quantize_before_moving import quantize_before_moving
+from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 from paritas.export.graph.weights_file import WeightsFile, externalize
 from paritas.export.int8.linear import linear_layers
 

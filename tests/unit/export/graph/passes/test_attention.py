@@ -16,8 +16,10 @@ from onnx import helper, numpy_helper
 from paritas import Encoder, export_model
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.runtime.session import write_optimized
-from paritas.export.graph.edits import copy_model, quantize_before_moving, set_nodes, transpose_in_products
+from paritas.export.graph.nodes import copy_model, set_nodes
 from paritas.export.graph.passes.attention import fuse_attention
+from paritas.export.graph.passes.quantize_before_moving import quantize_before_moving
+from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.networks.graph import export_native

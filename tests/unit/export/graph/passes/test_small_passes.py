@@ -1,4 +1,4 @@
-"""Edits of graphs that are already there."""
+"""Small passes over graphs that are already there."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from paritas.export.graph.edits import (
-    CONTRIB,
-    quantize_before_moving,
-    read_constants_directly,
-    transpose_in_products,
-)
+from paritas.export.graph.nodes import CONTRIB
+from paritas.export.graph.passes.cleanup import read_constants_directly
+from paritas.export.graph.passes.quantize_before_moving import quantize_before_moving
+from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 
 KEYS = helper.make_node("Transpose", ["k"], ["keys"], name="keys", perm=[0, 2, 3, 1])
 SCORES = helper.make_node("MatMul", ["q", "keys"], ["scores"], name="scores")
