@@ -6,6 +6,9 @@
     (1, 384)
 
 Importing this package loads nothing heavy: each public name is fetched when first asked for.
+
+`__all__` lists the public names. Formats on disk and the documents of `--json` are public too. Every other
+module and name is private, and may change in any release.
 """
 
 from __future__ import annotations
@@ -17,8 +20,11 @@ from paritas import errors
 from paritas.errors import ParitasError
 
 if TYPE_CHECKING:
+    from paritas.engine.bundle.directory import Bundle
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import Hit, VectorIndex
+    from paritas.engine.schedule.call import Encoded
+    from paritas.engine.schedule.scheduler import Job
     from paritas.engine.schedule.stats import EncodeStats
     from paritas.export import export_model
     from paritas.registry import load_registry
@@ -26,9 +32,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Bundle",
     "EncodeStats",
+    "Encoded",
     "Encoder",
     "Hit",
+    "Job",
     "ParitasError",
     "VectorIndex",
     "__version__",
@@ -38,9 +47,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Bundle": "paritas.engine.bundle.directory",
     "EncodeStats": "paritas.engine.schedule.stats",
+    "Encoded": "paritas.engine.schedule.call",
     "Encoder": "paritas.engine.encoder",
     "Hit": "paritas.engine.index",
+    "Job": "paritas.engine.schedule.scheduler",
     "VectorIndex": "paritas.engine.index",
     "export_model": "paritas.export",
     "load_registry": "paritas.registry",

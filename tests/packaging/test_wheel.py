@@ -207,13 +207,6 @@ def test_two_onnxruntimes_are_refused_by_name_with_what_to_type(tmp_path: Path) 
     assert loaded == "False"
 
 
-def test_every_public_name_can_be_imported() -> None:
-    assert [name for name in paritas.__all__ if getattr(paritas, name, None) is None] == []
-    assert dir(paritas) == sorted(paritas.__all__)
-    with pytest.raises(AttributeError, match="module 'paritas' has no attribute 'Decoder'"):
-        _ = paritas.Decoder  # type: ignore[attr-defined]
-
-
 def test_the_engine_loads_nothing_of_the_export_and_no_framework() -> None:
     paths = [path.relative_to(ROOT).with_suffix("") for path in sorted((ROOT / "engine").rglob("[!_]*.py"))]
     names = [".".join(["paritas", *path.parts]) for path in paths]
