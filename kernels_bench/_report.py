@@ -161,11 +161,15 @@ def bounded(name: str, value: float, *, floor: float, aim: float) -> dict[str, A
     return {"name": name, "value": significant(value, 3), "floor": floor, "aim": aim}
 
 
+def less_is_better(figure: Mapping[str, Any]) -> bool:
+    """Say whether a figure is the better the smaller it is: its aim is then below its floor."""
+    return bool(figure["aim"] < figure["floor"])
+
+
 def meets(figure: Mapping[str, Any], bound: str) -> bool:
     """Say whether a figure meets its "floor" or its "aim"."""
-    less_is_better = figure["aim"] < figure["floor"]
     value, asked = figure["value"], figure[bound]
-    return bool(value <= asked if less_is_better else value >= asked)
+    return bool(value <= asked if less_is_better(figure) else value >= asked)
 
 
 def verdict(figure: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ AIMED = (
     *("shapes-all-mpnet-base-v2", "first_token"),
 )
 """The results whose figures are asked for."""
-PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", _report.RESULTS / "README.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", *sorted(_report.RESULTS.glob("*.md")))
 
 _PLACE = re.compile(r"(<!-- begin (\S+(?: \w+=\S+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- begin\b")
@@ -93,7 +93,7 @@ def aims(results: Mapping[str, Mapping[str, Any]]) -> str | None:
     rows = [
         {
             "asked": figure["name"],
-            "at_least": f"{figure['floor']:g}",
+            "must": f"{'at most' if _report.less_is_better(figure) else 'at least'} {figure['floor']:g}",
             "aim": f"{figure['aim']:g}",
             "reached": f"{figure['value']:g}{'' if _report.meets(figure, 'floor') else ': missed'}",
             "by": f"`bench_{name.partition('-')[0]}`",
@@ -153,7 +153,7 @@ def _read(path: Path) -> dict[str, Any]:
 @click.command()
 @click.option("--cpu", help="Whose results to show, as their files end. Default: this machine's.")
 def main(cpu: str | None) -> None:
-    """Fill the tables of README.md, docs/int8.md and kernels_bench/results/README.md."""
+    """Fill the tables of README.md, docs/int8.md and the pages in kernels_bench/results."""
     slug = cpu or _report.cpu_slug(cpu_name())
     for page in PAGES:
         text, missing = filled(page, slug)

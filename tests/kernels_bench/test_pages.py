@@ -111,8 +111,8 @@ def test_a_section_of_some_rows_shows_those_alone() -> None:
 def test_all_that_is_asked_for_stands_in_one_table() -> None:
     less = {"figures": [_report.bounded("start, s", 0.6, floor=0.5, aim=0.25)]}
     assert (pages.aims({"peers-model": RESULT, "start-model": less}) or "").splitlines()[2:] == [
-        "| share | 0.5 | 0.7 | 0.6 | `bench_peers` |",
-        "| start, s | 0.5 | 0.25 | 0.6: missed | `bench_start` |",
+        "| share | at least 0.5 | 0.7 | 0.6 | `bench_peers` |",
+        "| start, s | at most 0.5 | 0.25 | 0.6: missed | `bench_start` |",
     ]
     assert pages.aims({}) is None
 
