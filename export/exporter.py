@@ -207,8 +207,8 @@ class _Build:
         save_reference(self.directory, chosen, reference)
         certificates: dict[Precision, Certificate] = {}
         for precision in self.precisions:
-            found = self.certify(precision, chosen, reference, reference_name)
-            certificates[precision] = msgspec.structs.replace(found, tokens=reading.name)
+            certificate = self.certify(precision, chosen, reference, reference_name)
+            certificates[precision] = msgspec.structs.replace(certificate, tokens=reading.name)
             self.report(f"certified: {precision}")
         (self.directory / _SIMULATED).unlink(missing_ok=True)
         self.manifest({name: self.variant(name, certificates[name]) for name in self.precisions})
@@ -307,7 +307,7 @@ class _Build:
     ) -> Certificate:
         """Run each graph of a precision, what accelerators make of theirs too; the worse one counts."""
         bound = self.model.bound(precision)
-        found = []
+        runs = []
         for cpu_graph in [None, _SIMULATED] if precision == "fp16" else [None]:
             # The engine loads only what a manifest vouches for, so each run has one of its own.
             self.manifest({precision: self.variant(precision, _pending(bound), cpu_graph)})
@@ -322,8 +322,8 @@ class _Build:
                     f"{self.named.name}: {precision} cannot be made of this network, its graph does not run; "
                     f"export without {precision}: {error}"
                 ) from error
-            found.append(certificate)
-        return worse(*found)
+            runs.append(certificate)
+        return worse(*runs)
 
     def opened(self) -> Bundle:
         """Return the bundle as its last manifest says; no digest is taken again."""

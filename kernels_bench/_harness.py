@@ -179,8 +179,8 @@ def race(forms: Mapping[str, Callable[[], object]], rounds: int, *, reference: s
 
 def spread(values: Sequence[float], *, scale: float = 1.0) -> dict[str, float]:
     """Return the 20th, 50th and 80th percentile of some values, each times `scale`, to four digits."""
-    found = np.quantile(np.asarray(values, np.float64) * scale, (0.2, 0.5, 0.8))
-    return {name: significant(value) for name, value in zip(("p20", "p50", "p80"), found, strict=True)}
+    quantiles = np.quantile(np.asarray(values, np.float64) * scale, (0.2, 0.5, 0.8))
+    return {name: significant(value) for name, value in zip(("p20", "p50", "p80"), quantiles, strict=True)}
 
 
 def significant(value: float, digits: int = 4) -> float:

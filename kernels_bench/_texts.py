@@ -45,8 +45,8 @@ def paragraphs(count: int) -> list[str]:
 
 def titled_paragraphs(count: int) -> list[tuple[str, str]]:
     """Return so many of SQuAD's paragraphs as (title, text)."""
-    found = spaced_documents(evaluation_data() / "squad" / "corpus.jsonl", count)
-    return [(document.title, document.text) for document in found]
+    documents = spaced_documents(evaluation_data() / "squad" / "corpus.jsonl", count)
+    return [(document.title, document.text) for document in documents]
 
 
 def questions(count: int) -> list[str]:

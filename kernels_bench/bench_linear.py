@@ -187,9 +187,9 @@ def measure(layer: Layer, rounds: int) -> list[dict[str, Any]]:
     ]
 
 
-def relative_error(found: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
+def relative_error(values: NDArray[np.float32], exact: NDArray[np.float32]) -> float:
     """Return the root mean square of the difference over that of the exact values."""
-    return float(np.sqrt(np.square(found - exact).mean() / np.square(exact).mean()))
+    return float(np.sqrt(np.square(values - exact).mean() / np.square(exact).mean()))
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

@@ -90,9 +90,9 @@ def main(model: str, count: int, calls: int, contender: Precision | None, as_jso
     for precision in PRECISIONS:
         arguments = ["--model", model, "--texts", str(count), "--calls", str(calls)]
         command = [sys.executable, "-m", MODULE, *arguments, "--contender", precision]
-        found = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
-        series[precision] = found["samples"]
-        rows.append({"precision": precision, **summary(series[precision]), **found["figures"]})
+        row = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+        series[precision] = row["samples"]
+        rows.append({"precision": precision, **summary(series[precision]), **row["figures"]})
     result = {
         "question": f"{name}: resident memory over {count} paragraphs, a burst and {calls:,} calls",
         "model": name,
@@ -116,8 +116,8 @@ def go_through_phases(model: str, precision: Precision, count: int, calls: int) 
     encoder.encode(texts, role="passage")
     sampler.phase = "burst"
     with ThreadPoolExecutor(BURST_THREADS) as threads:
-        found = threads.map(lambda _: encoder.encode(longest, role="passage"), range(BURST_THREADS))
-    if not all(np.array_equal(each, expected) for each in found):
+        bursts = threads.map(lambda _: encoder.encode(longest, role="passage"), range(BURST_THREADS))
+    if not all(np.array_equal(each, expected) for each in bursts):
         raise SystemExit("callers at once get other vectors than one alone")
     sampler.phase = "rest"
     time.sleep(2)

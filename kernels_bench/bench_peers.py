@@ -184,8 +184,8 @@ def measure(stage: Stage, entry: Entry, texts: int, patience: float) -> dict[str
     if seconds / timed * texts <= patience:
         timed, seconds = texts, contender.round()["seconds"]
     latencies = contender.ask("queries")["seconds"]
-    found = {"start_s": contender.start_s, "texts": timed, "seconds": seconds, "latencies": latencies}
-    return {**found, **contender.finish()}
+    timing = {"start_s": contender.start_s, "texts": timed, "seconds": seconds, "latencies": latencies}
+    return {**timing, **contender.finish()}
 
 
 def row(entry: Entry, entries: list[Entry], agreed: dict[str, Cosines], tokens: float) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     What an engine that did not run would be needed for is left out.
     """
     own = {row["engine"]: row for row in rows if row["threads"] == MODES[0] and row["error"] is None}
-    found = [
+    figures = [
         _report.bounded(
             f"{ours} in bulk, against {other}",
             own[ours]["texts_per_s"] / own[other]["texts_per_s"],
@@ -246,11 +246,11 @@ def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     if "paritas int8" in own and others:
         latency = own["paritas int8"]["query_p50_ms"] / min(others)
         name = "paritas int8, one query: median latency over that of the fastest other engine"
-        found.append(_report.bounded(name, latency, floor=0.75, aim=0.5))
+        figures.append(_report.bounded(name, latency, floor=0.75, aim=0.5))
     if "paritas int8" in own:
         peak = own["paritas int8"]["peak_rss_mb"]
-        found.append(_report.bounded("paritas int8 in bulk: peak RSS, MB", peak, floor=450, aim=300))
-    return found
+        figures.append(_report.bounded("paritas int8 in bulk: peak RSS, MB", peak, floor=450, aim=300))
+    return figures
 
 
 def cosines(work: Path, name: str) -> Cosines:
@@ -263,10 +263,10 @@ def cosines(work: Path, name: str) -> Cosines:
         return None, None
     ours, exact = (np.load(work / f"{each}.npy").astype(np.float64) for each in (name, REFERENCE))
     ours /= np.linalg.norm(ours, axis=1, keepdims=True)  # what BF16 normalises is 0.2 % off unit length
-    found = np.einsum("ij,ij->i", ours, exact)
-    if name == "paritas fp32" and found.min() < 0.99999:
-        raise click.ClickException(f"{name} and {REFERENCE} disagree: cosine {found.min():.6f}")
-    return round(float(found.mean()), 5), round(float(found.min()), 5)
+    cosines = np.einsum("ij,ij->i", ours, exact)
+    if name == "paritas fp32" and cosines.min() < 0.99999:
+        raise click.ClickException(f"{name} and {REFERENCE} disagree: cosine {cosines.min():.6f}")
+    return round(float(cosines.mean()), 5), round(float(cosines.min()), 5)
 
 
 def draw(result: dict[str, Any], path: Path) -> None:

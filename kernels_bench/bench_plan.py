@@ -71,20 +71,20 @@ class Graph:
 
     def vectors(self, tokens: Tokens, batches: Sequence[Batch]) -> NDArray[np.float32]:
         """Return one vector a text, float32, (texts, dim)."""
-        found = np.empty((len(tokens.lengths), self._contract.dim), np.float32)
+        vectors = np.empty((len(tokens.lengths), self._contract.dim), np.float32)
 
         def run(batch: Batch) -> None:
             input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
             feeds = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": type_ids}
             wanted = {name: value for name, value in feeds.items() if name in self._inputs}
             hidden = self._session.run(None, wanted)[0]
-            found[batch.rows] = pool(
+            vectors[batch.rows] = pool(
                 hidden, mask, pooling=self._contract.pooling, normalized=self._contract.normalize
             )
 
         with ThreadPoolExecutor(available_cpus()) as threads:
             list(threads.map(run, batches))
-        return found
+        return vectors
 
 
 @click.command()

@@ -44,13 +44,13 @@ def operations(model: str, lengths: Sequence[int]) -> float:
 def gemms(model: str, precision: str) -> dict[str, tuple[TinyGraph, float]]:
     """Return GEMMs at a model's sizes, each with its operations, by a name with their sizes."""
     _, dim, intermediate = SIZES[model]
-    found = {}
+    speeds = {}
     for rows in TOKENS:
         for inner, outer in ((dim, dim), (dim, intermediate), (intermediate, dim)):
             work = 2.0 * rows * inner * outer
             for kernel, graph in _products(precision, rows, inner, outer).items():
-                found[f"{kernel} {rows} x {inner} x {outer}"] = (graph, work)
-    return found
+                speeds[f"{kernel} {rows} x {inner} x {outer}"] = (graph, work)
+    return speeds
 
 
 def _products(precision: str, rows: int, inner: int, outer: int) -> dict[str, TinyGraph]:
@@ -78,9 +78,9 @@ def _products(precision: str, rows: int, inner: int, outer: int) -> dict[str, Ti
 
 def gemm_peak(model: str, precision: str, rounds: int) -> tuple[float, str]:
     """Return the peak in GOP/s and which GEMM reached it: the fastest of all sizes and rounds."""
-    found = gemms(model, precision)
-    seconds = _harness.time_calls({name: graph for name, (graph, _) in found.items()}, rounds)
-    return max((found[name][1] / min(seconds[name]) / 1e9, name) for name in found)
+    products = gemms(model, precision)
+    seconds = _harness.time_calls({name: graph for name, (graph, _) in products.items()}, rounds)
+    return max((products[name][1] / min(seconds[name]) / 1e9, name) for name in products)
 
 
 @click.command()

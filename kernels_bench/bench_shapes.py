@@ -133,15 +133,15 @@ def sweep(
     rows = []
     for value in settings:
         rates = [tokens[value] / second for second in seconds[str(value)]]
-        found = _harness.spread(rates)
+        spread = _harness.spread(rates)
         rows.append(
             {
                 "precision": precision,
                 "sweep": name,
                 "value": value,
-                "tokens_per_s": found["p50"],
-                "p20": found["p20"],
-                "p80": found["p80"],
+                "tokens_per_s": spread["p50"],
+                "p20": spread["p20"],
+                "p80": spread["p80"],
             }
         )
     return rows

@@ -123,13 +123,13 @@ def filled(page: Path, cpu: str) -> tuple[str, list[str]]:
             borrowed.extend([words] if path else [])
         if path is None:
             return None
-        found = section(_read(path), where)
+        shown_section = section(_read(path), where)
         plot = path.with_suffix(".svg")
         # Once, and on the page beside them alone.
-        if found and plot.exists() and plot.parent == page.parent and plot not in shown:
+        if shown_section and plot.exists() and plot.parent == page.parent and plot not in shown:
             shown.add(plot)
-            found += f"\n\n![{name}]({plot.name})"
-        return found
+            shown_section += f"\n\n![{name}]({plot.name})"
+        return shown_section
 
     text, missing = fill(page.read_text(encoding="utf-8"), find)
     return text, missing + borrowed
@@ -141,8 +141,8 @@ def _saved(name: str, cpu: str) -> Path | None:
 
 
 def _newest(name: str) -> Path | None:
-    found = _report.RESULTS.glob(f"{name}-*.json")
-    return max(found, key=lambda path: _read(path)["date"], default=None)
+    results = _report.RESULTS.glob(f"{name}-*.json")
+    return max(results, key=lambda path: _read(path)["date"], default=None)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -127,7 +127,7 @@ def load_optimum(folder: str, file_name: str, subfolder: str = "") -> Callable[[
         tokenizer = AutoTokenizer.from_pretrained(setup.work / "onnx")  # cuts to the model's max_length
 
         def encode(texts: list[str]) -> Any:
-            found = []
+            vectors = []
             for start in range(0, len(texts), _BATCH):
                 batch = tokenizer(
                     texts[start : start + _BATCH],
@@ -138,8 +138,8 @@ def load_optimum(folder: str, file_name: str, subfolder: str = "") -> Callable[[
                 hidden = model(**batch).last_hidden_state
                 mask = batch["attention_mask"].unsqueeze(-1)
                 mean = (hidden * mask).sum(1) / mask.sum(1)
-                found.append(torch.nn.functional.normalize(mean).numpy())
-            return np.concatenate(found)
+                vectors.append(torch.nn.functional.normalize(mean).numpy())
+            return np.concatenate(vectors)
 
         return encode
 

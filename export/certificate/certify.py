@@ -104,9 +104,9 @@ def compare_tokens(
                     )
 
 
-def _first(found: Sequence[int], expected: Sequence[int]) -> str:
+def _first(ours: Sequence[int], expected: Sequence[int]) -> str:
     """Return where two sequences part."""
-    pairs = itertools.zip_longest(found, expected)
+    pairs = itertools.zip_longest(ours, expected)
     place, (one, other) = next((place, pair) for place, pair in enumerate(pairs) if pair[0] != pair[1])
     return f"{one} at place {place}, and {other}"
 
@@ -142,9 +142,9 @@ def certify(
     rows, vectors = np.array(every + padded), np.concatenate(parts)
 
     def figures_of(part: NDArray[np.bool_]) -> Figures:
-        found = compare(vectors[part], reference[rows[part]])
+        figures = compare(vectors[part], reference[rows[part]])
         return msgspec.structs.replace(
-            found, probes=len(np.unique(rows[part])), worst_probe=int(rows[part][found.worst_probe])
+            figures, probes=len(np.unique(rows[part])), worst_probe=int(rows[part][figures.worst_probe])
         )
 
     figures = figures_of(np.ones(len(rows), bool))

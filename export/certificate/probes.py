@@ -135,7 +135,7 @@ def _around(max_length: int) -> list[str]:
 
 def tokenized(probes: Sequence[Probe], contract: Contract, reading: SecondReading) -> list[Probe]:
     """Return probes with the token ids that a second reading of the checkpoint gives them."""
-    found = []
+    with_tokens = []
     for probe in probes:
         role = contract.roles[probe.role]
         text = check_texts([probe.text], role)[0]
@@ -147,8 +147,8 @@ def tokenized(probes: Sequence[Probe], contract: Contract, reading: SecondReadin
                 f"{reading.name} gives the text {probe.text!r} no token; expected special tokens around "
                 "every text, by the tokenizer's post_processor"
             )
-        found.append(Probe(probe.role, probe.text, ids, types, _prompt_tokens(contract, role, reading)))
-    return found
+        with_tokens.append(Probe(probe.role, probe.text, ids, types, _prompt_tokens(contract, role, reading)))
+    return with_tokens
 
 
 def _prompt_tokens(contract: Contract, role: Role, reading: SecondReading) -> int:

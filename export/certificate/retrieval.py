@@ -87,8 +87,8 @@ def ndcg(gains: Sequence[int], possible: Sequence[int]) -> float:
     discounts = 1 / np.log2(np.arange(2, _K + 2))
     ideal = np.array(sorted(possible, reverse=True)[:_K], dtype=float)
     best = float((ideal * discounts[: len(ideal)]).sum())
-    found = np.array(gains[:_K], dtype=float)
-    return float((found * discounts[: len(found)]).sum()) / best if best > 0 else 0.0
+    ranked = np.array(gains[:_K], dtype=float)
+    return float((ranked * discounts[: len(ranked)]).sum()) / best if best > 0 else 0.0
 
 
 def rank(encoder: Encoder, collection: JudgedCollection) -> NDArray[np.int64]:

@@ -95,12 +95,12 @@ def _numbered(files: TokenizerFiles) -> dict[int, AddedToken]:
         if not isinstance(stated, Mapping):
             raise ExportError(f"{place} is {str(stated)[:60]}; expected an object of tokens by id")
         return {_number(key, place): _parse(entry, place) for key, entry in stated.items()}
-    found = {}
+    named = {}
     values = [value for value in _named_values(files).values() if value is not None]
     special = {_content(token) for token in [*values, *additional(files)]}
     for content, number in files.added.items():
         is_special = content in special
-        found[_number(number, f"{files.directory / ADDED_TOKENS}: {content}")] = AddedToken(
+        named[_number(number, f"{files.directory / ADDED_TOKENS}: {content}")] = AddedToken(
             content, normalized=not is_special, special=is_special
         )
     place = f"{files.directory / TOKENIZER}: added_tokens"
@@ -109,8 +109,8 @@ def _numbered(files: TokenizerFiles) -> dict[int, AddedToken]:
         raise ExportError(f"{place} is {str(stated)[:60]}; expected a list of tokens")
     for entry in stated:
         token = _parse(entry, place)
-        found[_number(entry.get("id"), place)] = token
-    return found
+        named[_number(entry.get("id"), place)] = token
+    return named
 
 
 def tokens_named(files: TokenizerFiles) -> list[str]:
@@ -133,11 +133,11 @@ def check_ids(files: TokenizerFiles, tokenizer: Tokenizer) -> None:
     Where transformers 4.57 makes a tokenizer of vocab.txt alone, it takes them from there; 5 does not.
     """
     for number, token in _numbered(files).items():
-        found = tokenizer.token_to_id(token.content)
-        if found != number:
+        token_id = tokenizer.token_to_id(token.content)
+        if token_id != number:
             raise ExportError(
                 f"{files.directory}: the added token {token.content!r} has the id {number} in the files "
-                f"beside vocab.txt, and {found} by it; make them agree"
+                f"beside vocab.txt, and {token_id} by it; make them agree"
             )
 
 
@@ -172,7 +172,7 @@ def _named_values(files: TokenizerFiles) -> dict[str, Any]:
 
 def additional(files: TokenizerFiles) -> list[str | AddedToken]:
     """Return the special tokens without a name: those of both files, and the extra ones."""
-    found: list[str | AddedToken] = []
+    kept: list[str | AddedToken] = []
     for source, file in ((files.config, TOKENIZER_CONFIG), (files.special, SPECIAL_TOKENS_MAP)):
         stated = source.get("additional_special_tokens")
         if stated is not None and not isinstance(stated, list):
@@ -184,9 +184,9 @@ def additional(files: TokenizerFiles) -> list[str | AddedToken]:
                 if isinstance(entry, str)
                 else _parse(entry, f"{file}: additional_special_tokens", special=True)
             )
-            if token not in found:
-                found.append(token)
-    return [*found, *_extra(files)]
+            if token not in kept:
+                kept.append(token)
+    return [*kept, *_extra(files)]
 
 
 def _extra(files: TokenizerFiles) -> list[str | AddedToken]:

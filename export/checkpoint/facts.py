@@ -294,15 +294,15 @@ def _default_prompt(model: Mapping[str, Any], path: Path) -> Fact[str] | None:
     name = model.get("default_prompt_name")
     if name is None:
         return None
-    found = _prompts(model, path)
+    prompts = _prompts(model, path)
     if not isinstance(name, str) or (
-        name not in found and name not in ("query", "document")
+        name not in prompts and name not in ("query", "document")
     ):  # always there to it
         raise ExportError(
             f"{path}: default_prompt_name is {brief(name)}; expected one of the prompts there: "
-            f"{', '.join(found) or 'none'}"
+            f"{', '.join(prompts) or 'none'}"
         )
-    return found.get(name) if name not in _OF_ONE_SIDE else None
+    return prompts.get(name) if name not in _OF_ONE_SIDE else None
 
 
 def _similarity(model: Mapping[str, Any], path: Path) -> Fact[str]:

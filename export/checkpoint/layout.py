@@ -45,13 +45,13 @@ def collect(directory: Path, get: Get, place: str) -> tuple[list[str], list[str]
         SourceError: there are no weights; or as `read_entries`, `shards` and `get`.
         ExportError: as `read_entries`.
     """
-    found: list[str] = []
+    names: list[str] = []
     absent: list[str] = []
 
     def take(folder: str, name: str, *, required: bool = False) -> bool:
         file = str(PurePosixPath(folder, name))
         there = get(file, required=required) is not None
-        (found if there else absent).append(file)
+        (names if there else absent).append(file)
         return there
 
     def take_weights(folder: str) -> None:
@@ -85,7 +85,7 @@ def collect(directory: Path, get: Get, place: str) -> tuple[list[str], list[str]
         take(entry.folder, CONFIG)
         if entry.kind in ("Dense", "LayerNorm"):
             take_weights(entry.folder)
-    return found, absent
+    return names, absent
 
 
 def _names_a_file(path: Path) -> bool:

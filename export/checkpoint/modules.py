@@ -226,9 +226,9 @@ def _layer_norm(folder: Path) -> tuple[Module, NDArray[np.float32], NDArray[np.f
 
 def _read(folder: Path, expected: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[np.float32]]:
     weights = open_weights(folder)
-    found = dict(weights.shapes())
-    if found != dict(expected):
-        raise SourceError(f"{folder}: its weights are {found}; {CONFIG} asks for {dict(expected)}")
+    shapes = dict(weights.shapes())
+    if shapes != dict(expected):
+        raise SourceError(f"{folder}: its weights are {shapes}; {CONFIG} asks for {dict(expected)}")
     arrays = {name: weights[name] for name in expected}
     for name, value in arrays.items():
         if not np.isfinite(value).all():

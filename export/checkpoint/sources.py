@@ -86,15 +86,15 @@ def resolve(model: str | os.PathLike[str], registry: Registry, source: str | Non
                 f"{name}: no config.json and no modules.json; expected a checkpoint's directory"
             )
         return Named(path.resolve().name, Model(), name, DIRECTORY, store.bundle_path(path))
-    found = store.hub_id(name)
-    if found is None or isinstance(model, Path):
+    hub_id = store.hub_id(name)
+    if hub_id is None or isinstance(model, Path):
         if os.sep in name:
             raise SourceError(
                 f"{name}: no such directory; expected one with config.json, or a hub id: owner/name"
             )
         registry[name]  # unknown: ends here, with the nearest name
         raise AssertionError(name)
-    repo, revision = found
+    repo, revision = hub_id
     hub_source = HubSource(repo, revision or lock.locked_commit(repo) or "main")
     entry = Model(sources=Sources(hub=hub_source))
     return Named(name, entry, source or "hub", "hub", store.bundle_path(name))
@@ -221,11 +221,11 @@ def _check_same(bundle: Bundle, directory: Path) -> None:
         if not (directory / file).is_file():
             raise SourceError(f"{directory / file}: missing; the bundle was made from a checkpoint with it")
         try:
-            found = digest(directory / file)
+            actual = digest(directory / file)
         except OSError as error:
             raise SourceError(f"{directory / file}: cannot be read: {error}") from error
-        if found != expected:
+        if actual != expected:
             raise SourceError(
-                f"{directory / file}: sha256 {found}, the bundle was made from {expected}; "
+                f"{directory / file}: sha256 {actual}, the bundle was made from {expected}; "
                 "give the checkpoint it was made from"
             )

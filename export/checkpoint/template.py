@@ -66,12 +66,12 @@ class Template:
 
 
 def _pieces(stated: Sequence[Mapping[str, Any]], template: Mapping[str, Any]) -> Pieces:
-    found: list[tuple[int | str, int]] = []
+    pieces: list[tuple[int | str, int]] = []
     for piece in stated:
         if "Sequence" in piece:
-            found.append((piece["Sequence"]["id"], piece["Sequence"]["type_id"]))
+            pieces.append((piece["Sequence"]["id"], piece["Sequence"]["type_id"]))
             continue
         special = piece["SpecialToken"]
         known = template["special_tokens"].get(special["id"], {"ids": []})
-        found += [(number, special["type_id"]) for number in known["ids"]]
-    return tuple(found)
+        pieces += [(number, special["type_id"]) for number in known["ids"]]
+    return tuple(pieces)

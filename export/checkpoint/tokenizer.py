@@ -141,8 +141,8 @@ def _class_name(files: TokenizerFiles) -> tuple[str, str]:
     """Return the name of the class in effect, without "Fast", and where it is named."""
     config_path = files.directory / CONFIG
     config = read_json(config_path) if config_path.is_file() else {}
-    found = files.config.get("tokenizer_class"), config.get("tokenizer_class")
-    for name, path in zip(found, (files.directory / TOKENIZER_CONFIG, config_path), strict=True):
+    classes = files.config.get("tokenizer_class"), config.get("tokenizer_class")
+    for name, path in zip(classes, (files.directory / TOKENIZER_CONFIG, config_path), strict=True):
         if name is not None:
             return str(name).removesuffix("Fast"), f"{path}: tokenizer_class"
     network = config.get("model_type")

@@ -82,9 +82,9 @@ def open_weights(directory: Path) -> Weights:
 def _check_index(directory: Path, weights: Weights) -> None:
     """Refuse shards with other weights than their index says: transformers 4.57 makes up what it lacks."""
     index = next(name for name in (SAFETENSORS_INDEX, PYTORCH_INDEX) if (directory / name).exists())
-    listed, found = set(read_json(directory / index)["weight_map"]), set(weights.shapes())
-    if listed != found:
-        name = min(listed ^ found)
+    listed, stored = set(read_json(directory / index)["weight_map"]), set(weights.shapes())
+    if listed != stored:
+        name = min(listed ^ stored)
         where = "in no shard" if name in listed else "in a shard, and not listed"
         raise SourceError(f"{directory / index}: weight_map: {name!r} is {where}; save the model again")
 

@@ -116,10 +116,10 @@ def _checkmake_wordpiece(files: TokenizerFiles, unknown: str) -> None:
 def _agree(files: TokenizerFiles, key: str, expected: Any) -> None:
     part, _, name = key.partition(".")
     stated = files.tokenizer.get(part)
-    found = stated.get(name) if isinstance(stated, Mapping) else stated
-    if found != expected:
+    value = stated.get(name) if isinstance(stated, Mapping) else stated
+    if value != expected:
         raise ExportError(
-            f"{files.directory / TOKENIZER}: {key} is {brief(found)}, which transformers 4.57 takes; 5 makes "
+            f"{files.directory / TOKENIZER}: {key} is {brief(value)}, which transformers 4.57 takes; 5 makes "
             f"it {expected!r} by the class and {TOKENIZER_CONFIG}; make them agree, or name the "
             f"tokenizer_class PreTrainedTokenizerFast if {TOKENIZER} is right"
         )

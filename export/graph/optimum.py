@@ -68,8 +68,8 @@ def _keep_output(model: onnx.ModelProto) -> onnx.ModelProto:
     """Drop every output but last_hidden_state, and the nodes and weights only they needed."""
     outputs = [output for output in model.graph.output if output.name == OUTPUT]
     if not outputs:
-        found = [output.name for output in model.graph.output]
-        raise ExportError(f"the traced graph has no output {OUTPUT!r}, only {found}")
+        names = [output.name for output in model.graph.output]
+        raise ExportError(f"the traced graph has no output {OUTPUT!r}, only {names}")
     del model.graph.output[:]
     model.graph.output.extend(outputs)
     read_constants_directly(model)

@@ -163,9 +163,9 @@ def vectors(graph: Path, tokens: Tokens, contract: Contract) -> NDArray[np.float
     """Return a graph's vectors of tokenised texts, its directory a bundle's: float32, (texts, dim)."""
     head = Head.load(contract, graph.parent)
     session = Session(graph, provider="cpu", threads=available_cpus())
-    found = np.empty((len(tokens.lengths), contract.dim), np.float32)
+    pooled = np.empty((len(tokens.lengths), contract.dim), np.float32)
     for batch in plan(tokens.lengths, max_batch_tokens=_TOKEN_BUDGET):
         input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
         hidden = session.run(input_ids, mask, type_ids)
-        found[batch.rows] = head(hidden, mask)
-    return found
+        pooled[batch.rows] = head(hidden, mask)
+    return pooled

@@ -64,7 +64,7 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
         )
     constants = {t.name: t for t in model.graph.initializer if t.data_type == TensorProto.FLOAT}
     view = GraphView(model)
-    found = []
+    layers = []
     for node in model.graph.node:
         if node.op_type != "MatMul" or node.input[0] in constants or node.input[1] not in constants:
             continue
@@ -82,7 +82,7 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
                 and list(constants[other[0]].dims) == [matrix.dims[1]]
             ):
                 adder, bias = following[0], other[0]
-        found.append(
+        layers.append(
             Linear(
                 name=node.name,
                 source=node.input[0],
@@ -92,9 +92,9 @@ def linear_layers(model: onnx.ModelProto) -> list[Linear]:
                 output=adder.output[0] if adder is not None else product,
             )
         )
-    if not found:
+    if not layers:
         raise ExportError("the graph has no linear layer (a MatMul with a constant matrix) to quantise")
-    return found
+    return layers
 
 
 def attention_values(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[str, str]:
@@ -107,14 +107,14 @@ def attention_values(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[s
     trace = _Trace(model, layers)
     shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
     outputs = {layer.name: shapes[layer.weight][1] for layer in layers}
-    found = {}
+    values_of = {}
     for layer in layers:
         context = trace.input(trace.input(layer.source, "Reshape"), "Transpose")
         split = trace.input(trace.input(context, "MatMul", 1), "Transpose")
         values = trace.layer(trace.input(split, "Reshape"))
         if values is not None and outputs[values] == shapes[layer.weight][0]:
-            found[layer.source] = values
-    return found
+            values_of[layer.source] = values
+    return values_of
 
 
 def rectified_outputs(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[str, str]:
@@ -123,11 +123,11 @@ def rectified_outputs(model: onnx.ModelProto, layers: Sequence[Linear]) -> dict[
     Only where nothing else reads what lies between the two.
     """
     trace = _Trace(model, layers)
-    found = {
+    names = {
         layer.source: trace.layer(trace.input(layer.source, "Gelu") or trace.input(layer.source, "Relu"))
         for layer in layers
     }
-    return {source: name for source, name in found.items() if name is not None}
+    return {source: name for source, name in names.items() if name is not None}
 
 
 class _Trace:

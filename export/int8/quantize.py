@@ -132,8 +132,8 @@ class _Quantizer:
         """Choose how inputs are quantised, then round the weights."""
         seen: dict[str, ChannelStatistics] = {}
         for name, values in self.activations.of(self.calibration.seen):
-            found = ChannelStatistics.of(values)
-            seen[name] = seen[name].joined(found) if name in seen else found
+            statistics = ChannelStatistics.of(values)
+            seen[name] = seen[name].joined(statistics) if name in seen else statistics
         for name in self.sources:
             weights = np.concatenate([self.constant(layer.weight) for layer in self.readers(name)], axis=1)
             self.quantizations[name] = choose_input_quantization(
@@ -368,8 +368,8 @@ class _Writer:
         self._constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))
         # To whole cache lines, for what follows them in a prepared graph; see engine/runtime/session.py.
         self._constant(f"{table}.scales", np.pad(scales, ((0, -len(scales) % 16), (0, 0))))
-        found = self._add("Gather", [f"{table}.int8", rows], f"{output}.int8")
-        self.nodes.append(cast_node(found, f"{output}.steps", TensorProto.FLOAT))
+        integers = self._add("Gather", [f"{table}.int8", rows], f"{output}.int8")
+        self.nodes.append(cast_node(integers, f"{output}.steps", TensorProto.FLOAT))
         scale = self._add("Gather", [f"{table}.scales", rows], f"{output}.scale")
         self._add("Mul", [f"{output}.steps", scale], output)
 

@@ -91,7 +91,7 @@ def open_wordpiece(directory: Path, *, lowercase: bool = False) -> WordPiece:
         SourceError: a file is missing or damaged.
     """
     try:
-        found = _Files(directory).open()
+        tokenizer = _Files(directory).open()
     except UnknownPartError as error:
         raise _unknown(directory / _BACKEND, error.name, error.found, error.known) from error
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
@@ -100,9 +100,9 @@ def open_wordpiece(directory: Path, *, lowercase: bool = False) -> WordPiece:
             f"{type(error).__name__}: {error}"
         ) from error
     if not lowercase:
-        return found
-    lower, after = normalizer({"type": "Lowercase"}), found.normalize
-    return replace(found, normalize=lambda text: after(lower(text)))
+        return tokenizer
+    lower, after = normalizer({"type": "Lowercase"}), tokenizer.normalize
+    return replace(tokenizer, normalize=lambda text: after(lower(text)))
 
 
 def is_of_release_5(directory: Path) -> bool:
@@ -118,9 +118,9 @@ def is_of_release_5(directory: Path) -> bool:
     return saved_as_list or config.get("tokenizer_class") == "TokenizersBackend"
 
 
-def _unknown(path: Path, key: str, found: object, known: Sequence[str]) -> MissingExtraError:
+def _unknown(path: Path, key: str, value: object, known: Sequence[str]) -> MissingExtraError:
     return MissingExtraError(
-        f"{path}: {key} is {found!r}; without transformers, the tokens of a checkpoint can be checked for "
+        f"{path}: {key} is {value!r}; without transformers, the tokens of a checkpoint can be checked for "
         f"{', '.join(known)}; type: pip install 'transformers<4.58'"
     )
 
@@ -180,8 +180,8 @@ class _Files:
             raise SourceError(f"{path}: holds {type(content).__name__}; expected an object")
         return content
 
-    def _refuse(self, name: str, key: str, found: object, known: Sequence[str]) -> MissingExtraError:
-        return _unknown(self._directory / name, key, found, known)
+    def _refuse(self, name: str, key: str, value: object, known: Sequence[str]) -> MissingExtraError:
+        return _unknown(self._directory / name, key, value, known)
 
     def _choose_class(self) -> _Class:
         """tokenizer_config.json names it, else config.json does, else config.json's model_type decides."""
@@ -226,12 +226,12 @@ class _Files:
             if isinstance(value, dict):
                 named[key] = replace(_token(value), special=True)
             elif key == _MORE_SPECIAL and isinstance(value, list):
-                found = list(more)
+                tokens = list(more)
                 for entry in value:
                     token = replace(_token(entry), special=True) if isinstance(entry, dict) else entry
-                    if token not in found:
-                        found.append(token)
-                named[key] = found
+                    if token not in tokens:
+                        tokens.append(token)
+                named[key] = tokens
             else:
                 named[key] = value
         return named
@@ -280,11 +280,11 @@ class _Files:
         # A list is transformers 5's form, which 4.57 cannot load.
         extra = options.get("extra_special_tokens") or []
         values += [_settle(value) for value in (extra.values() if isinstance(extra, dict) else extra)]
-        found: dict[str, str | Token] = {}
+        special: dict[str, str | Token] = {}
         for value in values:
             if value:
-                found.setdefault(_content(value), value)
-        return list(found.values())
+                special.setdefault(_content(value), value)
+        return list(special.values())
 
     def _overruled(self, stored: dict[str, Any] | None, options: dict[str, Any]) -> dict[str, Any] | None:
         """Return the normalizer after the class's settings, which count even where no file names them.

@@ -80,11 +80,13 @@ class _Transformers:
         # As batches of one: asked for a single pair, transformers takes an empty second text for no pair.
         parts = [[part] for part in (text if isinstance(text, tuple) else (text,))]
         try:
-            found = self._tokenizer(*parts, truncation=True, max_length=max_length)
+            encoding = self._tokenizer(*parts, truncation=True, max_length=max_length)
         except Exception as error:  # of many kinds
             raise SourceError(f"{self.name} cannot tokenise {str(text)[:60]!r}: {_line(error)}") from error
-        input_ids = found["input_ids"][0]
-        return input_ids, found["token_type_ids"][0] if "token_type_ids" in found else [0] * len(input_ids)
+        input_ids = encoding["input_ids"][0]
+        return input_ids, encoding["token_type_ids"][0] if "token_type_ids" in encoding else [0] * len(
+            input_ids
+        )
 
 
 def _line(error: Exception) -> str:

@@ -94,9 +94,9 @@ def pathname(name: str, value: Any, expected: str) -> str:
         InputError: neither a string nor a path, or one that no file can have.
     """
     if isinstance(value, (str, os.PathLike)):
-        found = os.fspath(value)
-        if isinstance(found, str) and found and "\0" not in found:
-            return plain(found)
+        path = os.fspath(value)
+        if isinstance(path, str) and path and "\0" not in path:
+            return plain(path)
     raise wrong(name, value, expected)
 
 
@@ -119,7 +119,7 @@ def wrong(name: str, value: Any, expected: str) -> InputError:
 
 def shown(value: Any) -> str:
     """Return a value as a message shows it: short, and with its type where the value does not tell it."""
-    found = repr(value)
-    found = found if len(found) <= 60 else f"{found[:60]}..."
+    shown = repr(value)
+    shown = shown if len(shown) <= 60 else f"{shown[:60]}..."
     plain = value is None or isinstance(value, (str, bytes, int, float))
-    return found if plain else f"{type(value).__name__} {found}"
+    return shown if plain else f"{type(value).__name__} {shown}"

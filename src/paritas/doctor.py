@@ -200,11 +200,11 @@ def _version(name: str) -> str | None:
 
 
 def _cpu() -> Cpu:
-    found = instructions()
+    names = instructions()
     return Cpu(
         name=cpu_name(),
-        instructions=found,
-        dot_product=dot_product(found),
+        instructions=names,
+        dot_product=dot_product(names),
         present=os.cpu_count() or 1,
         available=available_cpus(),
         affinity=cpu_affinity(),
@@ -259,13 +259,13 @@ def _store() -> tuple[Store, list[BundleState]]:
     bundles: list[BundleState] = []
     error = None
     try:
-        found = sorted(path for path in (home / "bundles").iterdir() if path.is_dir())
+        directories = sorted(path for path in (home / "bundles").iterdir() if path.is_dir())
     except FileNotFoundError:
-        found = []
+        directories = []
     except OSError as fault:
-        found, error = [], str(fault)
+        directories, error = [], str(fault)
     room_bytes = _READ_AT_MOST_BYTES
-    for directory in found:
+    for directory in directories:
         if directory.name.startswith("."):  # an export under way
             continue
         state, read_bytes = _bundle(directory, room_bytes)
@@ -278,10 +278,10 @@ def _store() -> tuple[Store, list[BundleState]]:
 
 def _leftovers(home: Path) -> list[Leftover]:
     prepared = home / "cache" / "prepared"
-    found = workplace.leftovers(home / "bundles")
+    leftovers = workplace.leftovers(home / "bundles")
     with contextlib.suppress(OSError, TimeoutError), files.locked(prepared, patience_s=0):
-        found += prepared.glob(".partial-*")
-    return [Leftover(str(path), _size_bytes(path)) for path in found]
+        leftovers += prepared.glob(".partial-*")
+    return [Leftover(str(path), _size_bytes(path)) for path in leftovers]
 
 
 def _writable(path: Path) -> bool:
@@ -397,19 +397,19 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _store_problems(found: Store) -> list[Problem]:
+def _store_problems(store: Store) -> list[Problem]:
     elsewhere = "export PARITAS_HOME=DIR, a folder that can be written to"
-    if not found.path:
-        what = (found.error or "").partition("; ")[0]
+    if not store.path:
+        what = (store.error or "").partition("; ")[0]
         return [Problem("warning", f"{what}; only bundles given by path load, and slower", elsewhere)]
-    if found.error is not None:
-        return [Problem("error", f"bundles cannot be listed: {found.error}", elsewhere)]
-    if not found.writable:
-        what = f"{found.path} cannot be written to: bundles load slower, and nothing can be exported or tuned"
+    if store.error is not None:
+        return [Problem("error", f"bundles cannot be listed: {store.error}", elsewhere)]
+    if not store.writable:
+        what = f"{store.path} cannot be written to: bundles load slower, and nothing can be exported or tuned"
         return [Problem("warning", what, elsewhere)]
     return [
         Problem("warning", f"{each.path}: {each.size_bytes / 1e6:.1f} MB, left by a killed process", removal)
-        for each in found.leftovers
+        for each in store.leftovers
         for removal in [f"rm -r {shlex.quote(each.path)}"]
     ]
 

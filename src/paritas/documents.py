@@ -119,8 +119,8 @@ def _parse(line: str, place: str) -> Document:
         if key == "title" and value is None:
             value = ""
         if not isinstance(value, str):
-            found = "is missing" if key not in fields else f"is {type(value).__name__}"
-            raise InputError(f'{place}: "{key}" {found}; expected a string')
+            fault = "is missing" if key not in fields else f"is {type(value).__name__}"
+            raise InputError(f'{place}: "{key}" {fault}; expected a string')
         if not is_unicode(value):
             raise InputError(f'{place}: "{key}" holds half a surrogate pair, such as \\ud83d alone')
         values.append(value)

@@ -76,10 +76,10 @@ def guarded(call: Callable[[], None]) -> None:
             sys.exit(CODE)
 
 
-def _unraisable(found: Any) -> None:
+def _unraisable(unraisable: Any) -> None:
     """Raise what a finaliser swallowed once more, when the finaliser is done."""
-    if not issubclass(found.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(found)
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
         return
     if _state.leaving:
         return

@@ -251,11 +251,11 @@ def _parse(path: Path) -> dict[str, Model]:
 
 
 def _nearest_key(message: str) -> str:
-    found = re.search(r"unknown field `([^`]*)`", message)
-    if not found:
+    match = re.search(r"unknown field `([^`]*)`", message)
+    if not match:
         return ""
     known = {field for struct in _STRUCTS for field in struct.__struct_fields__}
-    return did_you_mean(found[1], known)
+    return did_you_mean(match[1], known)
 
 
 def _check(name: str, model: Model, place: str) -> None:

@@ -30,10 +30,10 @@ def home() -> Path:
     Raises:
         StoreError: this user has no home directory, or its name is not UTF-8.
     """
-    found = _home()
-    if fault := not_utf8(found):
+    directory = _home()
+    if fault := not_utf8(directory):
         raise StoreError(f"{fault}; the store is there; type: export {ENVIRONMENT_VARIABLE}=DIR")
-    return found
+    return directory
 
 
 def _home() -> Path:
@@ -43,12 +43,12 @@ def _home() -> Path:
     import platformdirs
 
     try:
-        found = platformdirs.user_data_path("paritas", appauthor=False)
+        directory = platformdirs.user_data_path("paritas", appauthor=False)
     except (RuntimeError, KeyError) as error:  # no HOME, and no such user
         raise _homeless(str(error)) from error
-    if not found.is_absolute():
-        raise _homeless(f"no absolute path is known, only {found}")
-    return found
+    if not directory.is_absolute():
+        raise _homeless(f"no absolute path is known, only {directory}")
+    return directory
 
 
 def _homeless(why: str) -> StoreError:
@@ -70,10 +70,10 @@ def tuned() -> Path:
 
 def hub_id(name: str) -> tuple[str, str | None] | None:
     """Return repository and revision of a name such as owner/name@revision, None for another name."""
-    found = _HUB_ID.fullmatch(name)
-    if found is None or "--" in name or ".." in name:
+    match = _HUB_ID.fullmatch(name)
+    if match is None or "--" in name or ".." in name:
         return None
-    return found["repo"], found["revision"]
+    return match["repo"], match["revision"]
 
 
 def bundle_path(model: str | Path) -> Path:

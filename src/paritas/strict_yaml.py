@@ -60,5 +60,5 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _at(found: Any) -> str:
-    return f" in line {found.start_mark.line + 1}, column {found.start_mark.column + 1}"
+def _at(node: Any) -> str:
+    return f" in line {node.start_mark.line + 1}, column {node.start_mark.column + 1}"

@@ -86,10 +86,10 @@ def _rename_twice(work: Path, target: Path) -> None:
 def leftovers(parent: Path) -> list[Path]:
     """Return what killed processes left in a directory: what is of ours and no living process's."""
     try:
-        found = sorted(path for path in parent.iterdir() if _is_ours(path))
+        directories = sorted(path for path in parent.iterdir() if _is_ours(path))
     except OSError:
         return []
-    return [path for path in found if _is_free(path)]
+    return [path for path in directories if _is_free(path)]
 
 
 def _clear(parent: Path) -> None:

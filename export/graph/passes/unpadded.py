@@ -77,11 +77,11 @@ def without_mask(model: onnx.ModelProto, directory: Path, longest: int) -> onnx.
 
 def _scores(model: onnx.ModelProto) -> set[str]:
     """Return the tensors that are attention's scores, or are only added to them: what a Softmax is given."""
-    found: set[str] = set()
+    scores: set[str] = set()
     for node in reversed(model.graph.node):
-        if node.op_type == "Softmax" or (node.op_type in ("Add", "Slice") and node.output[0] in found):
-            found.update(node.input)
-    return found
+        if node.op_type == "Softmax" or (node.op_type in ("Add", "Slice") and node.output[0] in scores):
+            scores.update(node.input)
+    return scores
 
 
 def _adds_nothing(model: onnx.ModelProto, added: Sequence[str], directory: Path, longest: int) -> bool:
@@ -139,11 +139,11 @@ def _largest_of(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto
 
 def _depends_on_tokens(part: onnx.ModelProto) -> bool:
     """Say whether the output follows from more than the mask and the inputs' shapes."""
-    found = {value.name for value in part.graph.input} - {_MASK}
+    dependent = {value.name for value in part.graph.input} - {_MASK}
     for node in part.graph.node:
-        if node.op_type != "Shape" and found.intersection(names_read(node)):
-            found.update(node.output)
-    return any(output.name in found for output in part.graph.output)
+        if node.op_type != "Shape" and dependent.intersection(names_read(node)):
+            dependent.update(node.output)
+    return any(output.name in dependent for output in part.graph.output)
 
 
 def _lengths(longest: int) -> Iterator[int]:

@@ -70,16 +70,16 @@ def tune(
         else:
             click.echo(f"forgotten: {gone}" if gone else f"nothing was tuned for {model} in {chosen}")
         return
-    found = tuning.tune(bundle, chosen, seconds=seconds, report=note)
-    record = keep_tuned(bundle, found)
+    tuned = tuning.tune(bundle, chosen, seconds=seconds, report=note)
+    record = keep_tuned(bundle, tuned)
     if as_json:
-        print_json({**place, "record": str(record), "tuned": found})
+        print_json({**place, "record": str(record), "tuned": tuned})
         return
-    for race in found.races:
+    for race in tuned.races:
         click.echo(_figures(race) + "\n")
     click.echo(
-        f"{model} in {chosen} now runs with {found.cpus} threads, {found.workers} workers and "
-        f"{found.max_batch_tokens} tokens a batch: {_won(found.gain)}\nkept: {record}"
+        f"{model} in {chosen} now runs with {tuned.cpus} threads, {tuned.workers} workers and "
+        f"{tuned.max_batch_tokens} tokens a batch: {_won(tuned.gain)}\nkept: {record}"
     )
 
 
@@ -111,18 +111,23 @@ def doctor(context: click.Context, as_json: bool) -> None:
     """
     from paritas.doctor import examine
 
-    found = examine()
+    findings = examine()
     if as_json:
-        print_json(found)
+        print_json(findings)
     else:
-        advice = [_advice(bundle, found.cpu) for bundle in found.bundles]
-        parts = [_machine(found), _bundles(found.bundles), "\n".join(filter(None, advice)), _problems(found)]
+        advice = [_advice(bundle, findings.cpu) for bundle in findings.bundles]
+        parts = [
+            _machine(findings),
+            _bundles(findings.bundles),
+            "\n".join(filter(None, advice)),
+            _problems(findings),
+        ]
         click.echo("\n\n".join(filter(None, parts)))
-    context.exit(0 if found.ok else 2)
+    context.exit(0 if findings.ok else 2)
 
 
-def _machine(found: Findings) -> str:
-    cpu, memory, runtime, store = found.cpu, found.memory, found.onnxruntime, found.store
+def _machine(findings: Findings) -> str:
+    cpu, memory, runtime, store = findings.cpu, findings.memory, findings.onnxruntime, findings.store
     limiting = "quota" if cpu.available < cpu.affinity else "affinity" if cpu.affinity < cpu.present else ""
     quota = "no quota" if cpu.quota is None else f"a quota of {cpu.quota:g}"
     limit = "no cgroup limit" if memory.limit_bytes is None else f"limited to {_mb(memory.limit_bytes)} MB"
@@ -133,7 +138,7 @@ def _machine(found: Findings) -> str:
         "CPUs": f"{cpu.available} of {cpu.present}: affinity to {cpu.affinity}, {quota}"
         + (f"; the {limiting} limits" if limiting else ""),
         "memory": f"{_mb(memory.total_bytes)} MB, {limit}",
-        "versions": ", ".join(f"{name} {version}" for name, version in found.versions.items()),
+        "versions": ", ".join(f"{name} {version}" for name, version in findings.versions.items()),
         "runtime": f"{installed or 'none'}: {', '.join(runtime.providers) or 'does not load'}",
         "store": f"{store.path or 'none'}, {'writable' if store.writable else 'not writable'}; cache "
         f"{_mb(store.cache_bytes)} MB, of it prepared graphs {_mb(store.prepared_bytes)}",
@@ -189,8 +194,8 @@ def _advice(bundle: BundleState, cpu: Cpu) -> str:
     return "\n".join(lines)
 
 
-def _problems(found: Findings) -> str:
-    problems = [f"{one.severity}: {one.what}\n  type: {one.mend}" for one in found.problems]
+def _problems(findings: Findings) -> str:
+    problems = [f"{one.severity}: {one.what}\n  type: {one.mend}" for one in findings.problems]
     return "\n".join(problems) or "no problems"
 
 

@@ -92,8 +92,8 @@ def index(
     from paritas.indexing import build_index, summarize
 
     if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
-        found = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
-        raise InputError(f"{input_}: {found}; expected JSON Lines, plain text, or - for standard input")
+        what = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
+        raise InputError(f"{input_}: {what}; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(index_path(out)))
     started = time.perf_counter()
     bundle = models.find_or_export(model, precision)
