@@ -76,9 +76,9 @@ def test_a_signal_while_reading_stdin_leaves_nothing_and_keeps_the_former_index(
 
 def test_a_fault_of_ours_ends_with_1_and_its_traceback(folder: Path, environment: dict[str, str]) -> None:
     fault = (
-        "from paritas.cli import options\n"
+        "from paritas import models\n"
         "def find(model): raise RuntimeError('a wheel came off')\n"
-        "options.find = find\n"
+        "models.find = find\n"
         "from paritas.cli import main\n"
         "main()\n"
     )

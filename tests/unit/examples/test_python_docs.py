@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from paritas.examples import python_docs as stdlib_docs
+from paritas.examples import python_docs
 from paritas.examples.python_docs import stdlib_documents
 
 # As a program: the documents go to the standard error, so that whatever an import prints stands alone.
@@ -197,8 +197,8 @@ def test_a_file_of_a_modules_name_is_not_run(tmp_path):
     ],
 )
 def test_only_the_installations_own_modules_are_loaded(origin, expected):
-    assert stdlib_docs._is_installed(ModuleSpec("name", None, origin=origin)) is expected
+    assert python_docs._is_installed(ModuleSpec("name", None, origin=origin)) is expected
 
 
 def test_no_spec_is_no_module():
-    assert not stdlib_docs._is_installed(None)
+    assert not python_docs._is_installed(None)
