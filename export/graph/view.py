@@ -8,8 +8,9 @@ import onnx
 
 from paritas.export.graph.nodes import names_read
 
-# onnx-ir 1.1 has such a view too, and was weighed. It asks for sympy, takes 0.66 s to import beside onnx's 0.27,
-# and writes all-MiniLM-L6-v2's graph back with other bytes. The passes need no more than what stands here.
+# onnx-ir 1.1 has such a view too, and was weighed. It asks for sympy, takes 0.66 s to import beside onnx's
+# 0.27, and writes all-MiniLM-L6-v2's graph back with other bytes. The passes need no more than what stands
+# here.
 
 
 class GraphView:
