@@ -6,13 +6,16 @@ The bias has the buckets of T5 (Raffel et al. 2019, arXiv:1910.10683, section 2.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.export.graph.builder import GraphBuilder
 from paritas.export.networks.positions import AfterPadding
 from paritas.export.networks.record import Architecture
+
+if TYPE_CHECKING:
+    from paritas.export.graph.builder import GraphBuilder
 
 # transformers' MPNetEncoder reads its table of position biases by 32 buckets whatever its size.
 _BUCKETS = 32

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
 
-from paritas.export.graph.builder import GraphBuilder
+if TYPE_CHECKING:
+    from paritas.export.graph.builder import GraphBuilder
 
 
 class Positions(Protocol):
@@ -72,6 +72,8 @@ class AfterPadding:
 
     def write(self, graph: GraphBuilder, table: str, ids: str, sequence_axis: int) -> str:
         """Write the same: `ids`' shape, and D behind it."""
+        from onnx import TensorProto
+
         add = graph.add
         pad = graph.constant("pad_token_id", np.array(self.pad_token_id, dtype=np.int64))
         is_pad = add("Equal", ids, pad, output="positions.is_pad")

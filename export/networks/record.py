@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.export.graph.builder import GraphBuilder
 from paritas.export.networks.positions import Positions
+
+if TYPE_CHECKING:
+    from paritas.export.graph.builder import GraphBuilder
 
 Shape = tuple[int, ...]
 Config = Mapping[str, Any]
@@ -91,7 +93,7 @@ class Network:
 
     @property
     def head_dim(self) -> int:
-        """ChannelStatistics of one head."""
+        """Channels of one head."""
         return self.dim // self.heads
 
     @property

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -394,6 +396,16 @@ def test_a_pair_with_an_empty_text_is_a_pair_to_pytorch_too(
     np.testing.assert_allclose(
         reference_torch(facts, contract, chosen), reference_numpy(facts, contract, chosen), rtol=0, atol=1e-6
     )
+
+
+def test_pytorch_judges_a_bundle_where_onnx_is_not_installed() -> None:
+    """`paritas verify --reference` needs torch and transformers, and nothing of the export extra."""
+    code = (
+        "import sys; sys.modules['onnx'] = None; "
+        "from paritas.export.certificate.reference import reference_again; print(reference_again.__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (0, "reference_again\n"), result.stderr
 
 
 def test_the_error_function_is_exact_to_13_digits() -> None:
