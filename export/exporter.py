@@ -88,7 +88,8 @@ def export_model(
             installed, else the hub.
         pooling: how vectors are pooled, for a checkpoint that does not say; see `paritas.registry.POOLINGS`.
         precisions: one or more of "fp32", "fp16", "int8".
-        frontend: "native" (BERT and MPNet, no torch) or "optimum" (any network optimum-onnx knows).
+        frontend: "native" (BERT, MPNet, RoBERTa, XLM-R and CamemBERT, no torch) or "optimum" (any network
+            that optimum-onnx knows).
         calibration: a file of texts like those to be encoded, one a line, for INT8; built-in ones take part
             too, and alone where None. A few hundred lines are enough.
         judgements: a collection in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv);

@@ -40,6 +40,7 @@ from paritas.export.checkpoint.wordpiece import (
     parse_tokenizer,
     read_vocabulary,
 )
+from paritas.export.networks.known import ARCHITECTURES
 
 _CLASSES = {
     "BertTokenizer": BERT,
@@ -65,11 +66,12 @@ _INPUTS = ["input_ids", "attention_mask"]
 _EMPTY = {"type": "WordLevel", "vocab": {}, "unk_token": ""}
 # What transformers takes for no limit.
 _UNLIMITED = 1e20
-_BY_NETWORK = {
-    "bert": "BertTokenizer",
-    "electra": "ElectraTokenizer",
-    "distilbert": "DistilBertTokenizer",
-    "mpnet": "MPNetTokenizer",
+# The class by model_type, where no file names one. A native network's record has its own.
+_BY_NETWORK = {"electra": "ElectraTokenizer", "distilbert": "DistilBertTokenizer"}
+_BY_NETWORK |= {
+    model_type: architecture.tokenizer_class
+    for model_type, architecture in ARCHITECTURES.items()
+    if architecture.tokenizer_class is not None
 }
 
 

@@ -16,4 +16,9 @@ LAYER = {
     "output_norm": "output.LayerNorm",
 }
 
-BERT = Architecture(prefix="bert", layer=LAYER, positions=lambda _config: FromZero())
+BERT = Architecture(
+    prefix="bert",
+    layer=LAYER,
+    positions=lambda _config, _place: FromZero(),
+    tokenizer_class="BertTokenizer",
+)

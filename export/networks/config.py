@@ -42,7 +42,7 @@ def read_network(config: Config, place: str) -> Network:
         intermediate=_size(config, "intermediate_size", place),
         vocab_size=_size(config, "vocab_size", place),
         position_rows=_size(config, "max_position_embeddings", place),
-        positions=architecture.positions(config),
+        positions=architecture.positions(config, place),
         token_types=_size(config, "type_vocab_size", place) if architecture.has_token_types else 0,
         norm_eps=_norm_eps(config, place),
     )

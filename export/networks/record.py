@@ -49,8 +49,10 @@ class Architecture:
     """Stands before the encoder's names where heads were saved with it."""
     layer: Mapping[str, str]
     """The checkpoint's names of a layer's parts, by ours."""
-    positions: Callable[[Config], Positions]
-    """How the positions of a configuration are counted."""
+    positions: Callable[[Config, str], Positions]
+    """How the positions of a configuration are counted; the second argument names its file in errors."""
+    tokenizer_class: str | None = None
+    """Of its tokenizer, where no file names one; None where only transformers knows that class."""
     has_token_types: bool = True
     position_bias: PositionBias | None = None
     options: Mapping[str, object] = field(default_factory=dict)

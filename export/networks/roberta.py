@@ -15,10 +15,10 @@ from paritas.export.networks.record import Architecture, Config
 _PAD_TOKEN_ID = 1
 
 
-def _positions(config: Config) -> AfterPadding:
+def _positions(config: Config, place: str) -> AfterPadding:
     pad_token_id = config.get("pad_token_id", _PAD_TOKEN_ID)
-    if not isinstance(pad_token_id, int) or pad_token_id < 0:
-        raise SourceError(f"config.json: pad_token_id is {pad_token_id!r}; expected a token's id")
+    if not isinstance(pad_token_id, int) or isinstance(pad_token_id, bool) or pad_token_id < 0:
+        raise SourceError(f"{place}: pad_token_id is {pad_token_id!r}; expected a token's id")
     return AfterPadding(pad_token_id)
 
 

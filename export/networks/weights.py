@@ -15,7 +15,15 @@ from paritas.export.networks.config import read_network
 from paritas.export.networks.record import WORD_EMBEDDINGS, Network, Shape
 
 # Parts of a checkpoint that last_hidden_state does not need: buffers, the pooler, the training heads.
-_UNUSED = ("pooler.", "embeddings.position_ids", "cls.", "lm_head.", "classifier.", "qa_outputs.")
+_UNUSED = (
+    "pooler.",
+    "embeddings.position_ids",
+    "embeddings.token_type_ids",
+    "cls.",
+    "lm_head.",
+    "classifier.",
+    "qa_outputs.",
+)
 # Faults that one error names.
 _SHOWN = 8
 

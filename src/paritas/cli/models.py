@@ -128,7 +128,8 @@ def _row(name: str, model: Model, path: Path) -> _Row:
     type=click.Choice(["native", "optimum"]),
     default="native",
     show_default=True,
-    help="native: BERT and MPNet, without torch. optimum: any network optimum-onnx knows.",
+    help="native: BERT, MPNet, RoBERTa, XLM-R and CamemBERT, without torch. "
+    "optimum: any network optimum-onnx knows.",
 )
 @click.option(
     "--calibration",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from safetensors.numpy import load_file, save_file
 from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
 from paritas.export.networks.config import read_network
+from paritas.export.networks.known import ARCHITECTURES
 from paritas.export.networks.mpnet import MPNET as MPNET_MADE_OF
 from paritas.export.networks.mpnet import BucketedBias
 from paritas.export.networks.positions import AfterPadding, FromZero
 from paritas.export.networks.record import Network
 from paritas.export.networks.weights import open_network
+from paritas.registry import load_registry
 from tests.unit.tiny import BERT, MPNET, write_tiny_bert
 
 Weights = dict[str, NDArray[Any]]
@@ -89,10 +92,10 @@ def test_robertas_positions_start_after_the_padding_id_it_names(
     assert network.max_length == 42 - pad_token_id - 1
 
 
-@pytest.mark.parametrize("value", [-1, "1", None, 1.0])
+@pytest.mark.parametrize("value", [-1, "1", None, 1.0, True])
 def test_a_padding_id_of_roberta_that_is_none(value: object) -> None:
-    with pytest.raises(SourceError, match=r"pad_token_id is .*; expected a token's id"):
-        read_network({**ROBERTA, "pad_token_id": value}, "config.json")
+    with pytest.raises(SourceError, match=r"^x/config\.json: pad_token_id is .*; expected a token's id"):
+        read_network({**ROBERTA, "pad_token_id": value}, "x/config.json")
 
 
 @pytest.mark.parametrize("model_type", ["roberta", "xlm-roberta", "camembert"])
@@ -123,6 +126,20 @@ def test_a_roberta_is_exported_without_torch(tmp_path: Path) -> None:
     assert certificate.figures.max_abs_diff <= 1e-5
     assert bundle.manifest.contract.network == "roberta"
     assert bundle.manifest.contract.roles["query"].max_length == 41
+
+
+def test_parts_of_networks_can_be_joined_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part alone is a network's; a new network may have token types and a bias, and count from zero."""
+    monkeypatch.setitem(ARCHITECTURES, "bert", replace(ARCHITECTURES["bert"], position_bias=BucketedBias()))
+    checkpoint = write_tiny_bert(tmp_path / "checkpoint")
+    path = tmp_path / "registry.yaml"
+    roles = "{passage: {max_length: 24, pair: true}}"
+    path.write_text(f"models: {{mine: {{network: bert, dim: 16, pooling: mean, roles: {roles}}}}}")
+    registry = load_registry(path)
+    bundle = export_model("mine", source=checkpoint, out=tmp_path / "bundle", registry=registry)
+    certificate = bundle.variant("fp32").certificate
+    assert certificate.reference == "NumPy float64"
+    assert certificate.figures.max_abs_diff <= 1e-5
 
 
 def test_what_transformers_leaves_out_of_a_configuration_has_its_defaults() -> None:
@@ -311,6 +328,7 @@ def test_an_encoder_saved_with_its_heads_is_found(
         weights["qa_outputs.weight"] = np.zeros((2, 16), np.float32)
         weights[f"{prefix}pooler.dense.weight"] = np.zeros((16, 16), np.float32)
         weights[f"{prefix}embeddings.position_ids"] = np.arange(40)[None]
+        weights[f"{prefix}embeddings.token_type_ids"] = np.zeros((1, 40), np.int64)
 
     expected = read_all(checkpoints[name])
     found = read_all(edited(checkpoints[name], tmp_path, edit))
