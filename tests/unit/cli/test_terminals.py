@@ -158,9 +158,9 @@ def test_a_query_that_looks_like_the_option_asks_for_no_document(folder: Path, r
 
 def test_a_fault_of_ours_is_a_document_too(folder: Path, environment: dict[str, str]) -> None:
     fault = (
-        "import sys; from paritas.cli import main, options\n"
+        "import sys; from paritas import models; from paritas.cli import main\n"
         "def find(model): raise RuntimeError('a wheel came off')\n"
-        "options.find = find\n"
+        "models.find = find\n"
         "sys.argv = ['paritas', 'verify', 'bert.bundle', '--json']\n"
         "main()\n"
     )
