@@ -2,10 +2,15 @@
 
     python -m kernels_bench.bench_memory [--model all-MiniLM-L6-v2] [--json] [--save]
 
-A process for each precision reads its own resident memory every 50 ms while it goes through five phases:
-loading and a first text, bulk (SQuAD paragraphs in one call), a burst (16 threads that each encode the
-longest paragraphs at once), a rest of two seconds, and calls of 1 to 16 texts of random lengths, one after
-another. Memory that grows with the number of calls would show as a slope in the last phase.
+A process for each precision reads its own resident memory every 50 ms. It goes through five phases:
+
+1. loading and a first text
+2. bulk: SQuAD paragraphs in one call
+3. a burst: 16 threads that each encode the longest paragraphs at once
+4. a rest of two seconds
+5. calls of 1 to 16 texts of random lengths, one after another
+
+Memory that grows with the number of calls would show as a slope in the last phase.
 
 What it does not show: memory that several processes share, such as the mapped weights of FP32; other systems
 than Linux.

@@ -4,10 +4,12 @@
 
 sentence-transformers (PyTorch, onnxruntime, OpenVINO), optimum, fastembed and light-embed encode the same
 SQuAD paragraphs and questions as paritas, from the same checkpoint. The vectors of a quarter of the
-paragraphs are compared first, with those of PyTorch in FP32. Then, in every round and in turns, each engine
-gets a fresh process in its own environment, which loads, encodes one text, warms up on an eighth of the
-paragraphs and is timed; it ends before the next one starts, so that no two share the memory. All run with
-threads of their own, and, unless `--threads own` leaves that out, once more with the same.
+paragraphs are compared first, with those of PyTorch in FP32.
+
+Then the engines take turns in every round. Each gets a fresh process in its own environment. It loads,
+encodes one text, warms up on an eighth of the paragraphs and is timed. It ends before the next one starts, so
+that no two share the memory. All run with threads of their own, and once more with the same number unless
+`--threads own`.
 
 An engine that cannot run has a row that says why. One that would take longer than `--patience` for the
 paragraphs, as PyTorch in BF16 does on a CPU without instructions for it, is timed on the eighth that it warms

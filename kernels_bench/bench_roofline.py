@@ -2,12 +2,14 @@
 
     python -m kernels_bench.bench_roofline [--model all-MiniLM-L6-v2] [--json] [--save]
 
-A round's peak is the fastest of its runs of onnxruntime's GEMM alone, in FP32 and in INT8 (MatMulInteger,
-and MatMulIntegerToFloat as encoders run it), at the encoder's own sizes and several numbers of tokens, on all
-CPUs. Held against it are the operations that the texts need, two for each product and sum of linear layers
-and attention, over the time of encoding them just after, everything included: tokenising, normalisation,
-softmax, pooling. So a share of 1 is out of reach, and attention, which INT8 graphs compute in FP32, counts as
-if it were bytes. Shares and rates are medians over the rounds.
+A round's peak is the fastest run of onnxruntime's GEMM alone, on all CPUs. It is run at the encoder's own
+sizes and several numbers of tokens, in FP32 and in INT8 (MatMulInteger, and MatMulIntegerToFloat as encoders
+run it).
+
+The texts are encoded just after. Their rate is the operations they need over the time it takes. Each product
+and sum of linear layers and attention counts as two operations. The time includes tokenising, normalisation,
+softmax and pooling, so a share of 1 is out of reach. INT8 graphs compute attention in FP32; it counts as if
+it were bytes. Shares and rates are medians over the rounds.
 
 What it does not show: what share the memory's bandwidth would allow single queries; other models.
 """

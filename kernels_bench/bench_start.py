@@ -2,10 +2,11 @@
 
     python -m kernels_bench.bench_start [--model all-MiniLM-L6-v2] [--rounds 15] [--json] [--save]
 
-Each round spawns a fresh `python` for each precision, in turns, and takes the wall clock from before the
-spawn to the line with which the process says that it has its first vector: interpreter, imports, digests,
-loading and one short text. Beside it the time of a `python` that imports nothing. Further rounds follow where
-the system is told before each start to drop the bundle and the store's cache, which then come from the disk.
+Each round spawns a fresh `python` for each precision, in turns. The time runs from before the spawn until the
+process says that it has its first vector. It covers interpreter, imports, digests, loading and one short
+text. Beside it stands the time of a `python` that imports nothing.
+
+Further rounds start from the disk: before each, the system is told to drop the bundle and the store's cache.
 
 What it does not show: packages that come from the disk as well; the first start of all, which prepares the
 graph; other engines' starts (bench_peers).

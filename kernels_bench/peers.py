@@ -2,11 +2,18 @@
 
     python peers.py ENGINE CHECKPOINT WORK [THREADS]
 
-It speaks the harness's protocol: a JSON line when the first vector is there, and one for each word that it
-reads: "vectors" (encode the quality texts, to WORK/ENGINE.npy), "warm" (encode the warm texts), "go" (the
-seconds that the speed texts take), "queries" (the seconds of each query, one at a time), "versions", "end"
-(the peak memory). Texts are in WORK/texts.json. What fails is answered as {"error": reason}. Without THREADS
-all engines keep their defaults.
+It speaks the harness's protocol. It writes a JSON line when the first vector is there, and one for each word
+that it reads:
+
+    vectors    encode the quality texts, to WORK/ENGINE.npy
+    warm       encode the warm texts
+    go         the seconds that the speed texts take
+    queries    the seconds of each query, one at a time
+    versions   of what it runs with
+    end        the peak memory
+
+Texts are in WORK/texts.json. What fails is answered as {"error": reason}. Without THREADS all engines keep
+their defaults.
 
 It does not import paritas, which the peers' environments lack, but where paritas is the engine.
 """

@@ -17,8 +17,8 @@ overflow column goes on counting, then the next, each over a copy of the same we
 with idle 0 for columns above the main one and 255 for those below. The sum is exact as long as the last
 column is not full. An 8-bit saturating conversion of the shifted value is just that counting, so a column
 costs one more row in the integer product. (Zhao et al. 2019, arXiv:1901.09504, split outlier channels in
-halves; here only what overflows is split off.) The alternative, a product in FP32 of the clipped part with
-those channels' weights, needs a pass of its own over every output, and those are up to four times as wide.
+halves; here only what overflows is split off.) The alternative is a product in FP32 of the clipped part with
+those channels' weights. It needs a pass of its own over every output, and those are up to four times as wide.
 
 Behind a rectifier the layer before computes the overflow columns itself, *rectified*: a channel's weights
 once more, the bias lowered by as much as the main column holds, because max(x - c, 0) is what a ReLU makes of

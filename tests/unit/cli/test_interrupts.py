@@ -63,13 +63,14 @@ def call():
 guarded(call)
 """,
     "while the interpreter waits for a thread": """
-import threading
-def call():
-    main = threading.main_thread()
-    threading.Thread(target=lambda: (main.join(0.2), ctrl_c_for(main), threading.Event().wait(60))).start()
-def ctrl_c_for(thread):
-    signal.pthread_kill(thread.ident, signal.SIGINT)
-guarded(call)
+import threading, time
+from paritas import interrupts
+def wait():
+    while not interrupts._state.leaving:
+        time.sleep(0.01)
+    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    threading.Event().wait(60)
+guarded(lambda: threading.Thread(target=wait).start())
 """,
     "in code that is guarded twice": """
 guarded(lambda: guarded(ctrl_c))
