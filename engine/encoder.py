@@ -55,7 +55,7 @@ class Encoder:
             `max_batch_tokens` are lowered to keep it. The first load of a bundle on a machine may take more.
         cache: on a CPU, use three things that the store keeps. They are this machine's optimized graph (see
             `paritas.engine.runtime.optimized`), digests of files (`paritas.engine.bundle.digest_cache`) and
-            what was tuned (`paritas.engine.settings`).
+            what was tuned (`paritas.engine.tuned`).
         truncate_dim: return the first so many channels of each vector; all of them where None. They are
             scaled to unit length again where the model normalises. For models trained for it (Matryoshka).
     """

@@ -19,8 +19,9 @@ from paritas.engine.runtime.optimized import open_optimized
 from paritas.engine.runtime.precision import choose_precision
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.call import TOKENS_BYTES, Stages
-from paritas.engine.settings import Settings, choose_settings, find_tuned
+from paritas.engine.settings import Settings, choose_settings
 from paritas.engine.tokenize.tokenizer import Tokenizer
+from paritas.engine.tuned import find_tuned
 from paritas.errors import BundleError
 from paritas.registry import Precision
 
@@ -105,12 +106,13 @@ def load_bundle(bundle: Bundle, options: EncoderOptions) -> Loaded:
     head, tokenizer = bundle.read(files, partial(_read, bundle, contract), use_cache=options.cache)
     dim = options.dim(contract.dim)
     load = GraphLoader(bundle, head, graph, variant.files, options.provider, use_cache)
+    tuned = find_tuned(bundle, precision) if use_cache else None
     settings = choose_settings(
         options.threads,
         options.workers,
         options.max_batch_tokens,
         on_cpu=on_cpu,
-        tuned=find_tuned(bundle, precision) if use_cache else None,
+        tuned=tuned.settings if tuned is not None else None,
     )
     session, settings = _load_within(options.limit_bytes, load, settings, contract, tokenizer)
     stages = Stages(contract, tokenizer, head, dim, settings.max_batch_tokens, options.padding)

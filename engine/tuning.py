@@ -23,8 +23,9 @@ from paritas.engine.bundle.manifest import TOKENIZER
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime.cpus import cpu_name
 from paritas.engine.runtime.session import VERSION
-from paritas.engine.settings import Measured, Tuned, choose_settings, tuned_path
+from paritas.engine.settings import choose_settings
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
+from paritas.engine.tuned import Measured, Tuned, tuned_path
 from paritas.errors import InputError
 from paritas.registry import Precision
 

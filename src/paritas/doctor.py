@@ -348,7 +348,8 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     certificate = variant.certificate
     try:
         from paritas.engine.runtime.optimized import has_optimized
-        from paritas.engine.settings import choose_settings, find_tuned, read_tuned
+        from paritas.engine.settings import choose_settings
+        from paritas.engine.tuned import find_tuned, read_tuned
     except _NOT_LOADED:  # said once, of onnxruntime
         return BundledGraph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
@@ -363,7 +364,7 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
         certificate.date,
         prepared=prepared,
         damage=damage,
-        settings=choose_settings(None, None, None, on_cpu=True, tuned=tuned),
+        settings=choose_settings(None, None, None, on_cpu=True, tuned=tuned.settings if tuned else None),
         gain=tuned.gain if tuned else None,
         tuned_cpus=before.cpus if before else None,
     )

@@ -4,7 +4,7 @@ $PARITAS_HOME, or the user's data folder
 ├── bundles/<model>/        what `paritas export` writes unless told otherwise; see `bundle_path`
 │   └── .<model>.partial-*  an export under way, or what a killed one left; see workplace.py
 ├── cache/                  what can be made again; optimized.py and digest_cache.py write it
-├── tuned/                  what `paritas tune` found, see engine/settings.py
+├── tuned/                  what `paritas tune` found, see engine/tuned.py
 └── pins.json               commits and digests of first exports, see export/checkpoint/lock.py
 """
 

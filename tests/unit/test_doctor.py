@@ -15,7 +15,8 @@ from paritas.doctor import BundleState, Findings, Problem, cgroup_memory_limit, 
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import cpus
-from paritas.engine.settings import Settings, Tuned, keep_tuned
+from paritas.engine.settings import Settings
+from paritas.engine.tuned import Tuned, keep_tuned
 from tests.unit.files import change_byte
 
 VNNI = ["avx2", "avx512f", "avx512_vnni"]

@@ -21,7 +21,7 @@ from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
     from paritas.doctor import BundledGraph, BundleState, Cpu, Findings
-    from paritas.engine.settings import Measured
+    from paritas.engine.tuned import Measured
 
 
 @click.command()
@@ -48,7 +48,7 @@ def tune(
     """Measure with how many workers and how large batches MODEL is fastest on this machine, and keep it.
 
     Encoders of that bundle and precision use what was found, unless they are given threads, workers or a
-    token budget, as long as they see as many CPUs. Vectors do not depend on it. Best run while the machine
+    batch size, as long as they see as many CPUs. Vectors do not depend on it. Best run while the machine
     has nothing else to do.
 
     \b
@@ -58,7 +58,7 @@ def tune(
     """
     from paritas.engine import tuning
     from paritas.engine.runtime.precision import choose_precision
-    from paritas.engine.settings import forget_tuned, keep_tuned
+    from paritas.engine.tuned import forget_tuned, keep_tuned
 
     bundle = Bundle(models.find(model))
     chosen, _ = choose_precision(bundle, precision, on_cpu=True)
@@ -93,7 +93,7 @@ def _figures(race: list[Measured]) -> str:
         [one.workers, one.max_batch_tokens, round(one.tokens_per_s), f"{one.ratio:.2f}", one.rounds]
         for one in race
     ]
-    return table(["workers", "token budget", "tokens/s", "ratio", "rounds"], rows)
+    return table(["workers", "batch tokens", "tokens/s", "ratio", "rounds"], rows)
 
 
 @click.command()
@@ -141,7 +141,7 @@ def _machine(findings: Findings) -> str:
         "versions": ", ".join(f"{name} {version}" for name, version in findings.versions.items()),
         "runtime": f"{installed or 'none'}: {', '.join(runtime.providers) or 'does not load'}",
         "store": f"{store.path or 'none'}, {'writable' if store.writable else 'not writable'}; cache "
-        f"{_mb(store.cache_bytes)} MB, of it prepared graphs {_mb(store.prepared_bytes)}",
+        f"{_mb(store.cache_bytes)} MB, of it optimized graphs {_mb(store.prepared_bytes)}",
     }
     return "\n".join(f"{name:<10}{fact}" for name, fact in facts.items())
 
@@ -149,7 +149,7 @@ def _machine(findings: Findings) -> str:
 def _bundles(bundles: list[BundleState]) -> str:
     if not bundles:
         return "no bundles; type: paritas export all-MiniLM-L6-v2"
-    header = ["bundle", "state", "precision", "MB", "certified with", "on", "prepared"]
+    header = ["bundle", "state", "precision", "MB", "certified with", "on", "optimized"]
     header += ["threads/workers/tokens", "by"]
     rows = [
         [bundle.model, _state(bundle), precision, *_graph(graph)]

@@ -11,8 +11,9 @@ from paritas.engine import tuning
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime.cpus import available_cpus
-from paritas.engine.settings import Settings, find_tuned, keep_tuned
+from paritas.engine.settings import Settings
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
+from paritas.engine.tuned import find_tuned, keep_tuned
 from paritas.engine.tuning import Candidate, Seconds, race, search, tune, winner
 from paritas.errors import BundleError, InputError
 
