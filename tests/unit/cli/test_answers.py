@@ -210,7 +210,7 @@ def test_tune_measures_and_keeps_what_it_found_until_it_is_forgotten(folder: Pat
     result = run(*shlex.split("tune bert.bundle --precision fp16 --seconds 0.01"))
     *_, race, verdict = said(result).split("\n\n")
     header, *rows = race.splitlines()
-    assert header.split() == ["workers", "token", "budget", "tokens/s", "ratio", "rounds"]
+    assert header.split() == ["workers", "batch", "tokens", "tokens/s", "ratio", "rounds"]
     assert [row.split()[1] for row in rows] == ["512", "128", "256", "1024"]
     verdict, kept = verdict.splitlines()
     assert re.match(r"bert\.bundle in fp16 now runs with \d+ threads, \d+ workers and 512 tokens", verdict)
