@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from paritas import files
 from paritas.arguments import not_utf8
-from paritas.engine.bundle.digest_cache import file_state
+from paritas.engine.bundle.digest_cache import FileState, file_state
 from paritas.engine.bundle.digests import Messages, VerifiedFiles
-from paritas.engine.bundle.manifest import MODULES, TOKENIZER, Variant, read_manifest
+from paritas.engine.bundle.manifest import MODULES, TOKENIZER, Manifest, Variant, read_manifest
 from paritas.errors import BundleError
 from paritas.registry import Precision
 
@@ -50,12 +50,29 @@ class Bundle:
             raise BundleError(fault)
         path = self.directory / MANIFEST
         try:
-            self._manifest_state = file_state(path)
+            state = file_state(path)
             content = files.read(path)
         except OSError as error:
             raise BundleError(f"{self.directory}: not a bundle: cannot read {MANIFEST}: {error}") from error
-        self.manifest = read_manifest(path, content)
-        self._files = VerifiedFiles(self.directory, self.manifest.files, _MESSAGES)
+        self._describe(read_manifest(path, content), state)
+
+    @classmethod
+    def draft(cls, directory: Path, manifest: Manifest) -> Bundle:
+        """Return a bundle that is being exported, so that it can be run before its manifest is written.
+
+        Args:
+            directory: where its files lie.
+            manifest: what they are; they are taken for verified as they are now.
+        """
+        draft = cls.__new__(cls)
+        draft.directory = directory
+        draft._describe(manifest, None)
+        draft._files.trust(manifest.files)
+        return draft
+
+    def _describe(self, manifest: Manifest, manifest_state: FileState | None) -> None:
+        self.manifest, self._manifest_state = manifest, manifest_state
+        self._files = VerifiedFiles(self.directory, manifest.files, _MESSAGES)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -116,10 +133,6 @@ class Bundle:
     def verified(self) -> set[str]:
         """Names of the files verified since this object was made."""
         return self._files.names
-
-    def trust(self) -> None:
-        """Take all files for verified as they are now, for whoever wrote them this moment."""
-        self._files.trust(self.manifest.files)
 
     def verify(self, names: list[str] | None = None) -> None:
         """Check files against their digests.

@@ -189,7 +189,8 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
     cpu_graph: str
     """The graph for CPUs; the same file where one serves both."""
     files: list[str]
-    certificate: Certificate
+    certificate: Certificate | None
+    """None while it is being exported; a manifest without it is never written, and none is read."""
     unpadded_graph: str = msgspec.field(default="", name="equal_length_graph")
     """The graph for CPUs where no batch is padded, without `attention_mask`; empty: `cpu_graph` serves."""
     quantization: Quantization | None = None
@@ -199,6 +200,12 @@ class Variant(Struct, frozen=True, forbid_unknown_fields=True):
         if not on_cpu:
             return self.graph
         return self.cpu_graph if max_padding else self.unpadded_graph or self.cpu_graph
+
+    @property
+    def certified(self) -> Certificate:
+        """The certificate of a precision whose export has ended."""
+        assert self.certificate is not None
+        return self.certificate
 
     def names(self) -> list[str]:
         """Return the names of all its files, each once."""
@@ -250,6 +257,9 @@ def read_manifest(path: Path, content: bytes) -> Manifest:
     if fault := check_pooling(manifest.contract.pooling):
         raise BundleError(f"{path}: {fault}; export the model again")
     _check_names(path, manifest)
+    for precision, variant in manifest.precisions.items():
+        if variant.certificate is None:
+            raise BundleError(f"{path}: {precision} has no certificate; export the model again")
     if _SEAL in document and document[_SEAL] != _seal(document):
         raise BundleError(f"{path}: changed since the export; restore the file or export the model again")
     return manifest
@@ -257,6 +267,7 @@ def read_manifest(path: Path, content: bytes) -> Manifest:
 
 def manifest_bytes(manifest: Manifest) -> bytes:
     """Return what manifest.json holds: the manifest, and at its end a digest of all that is before it."""
+    assert all(variant.certificate for variant in manifest.precisions.values())
     document: dict[str, Any] = json.loads(msgspec.json.encode(manifest))
     sealed = {**document, _SEAL: _seal(document)}
     return msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n"

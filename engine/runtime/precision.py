@@ -37,7 +37,8 @@ def choose_precision(
     if not on_cpu:
         raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
     fast = dot_product(instructions())
-    if "int8" in has and fast != (certified := dot_product(has["int8"].certificate.instructions)):
+    certificate = has["int8"].certificate if "int8" in has else None
+    if certificate is not None and fast != (certified := dot_product(certificate.instructions)):
         _log.warning(
             "%s: the INT8 certificate was made with %s, this CPU has %s; its integers are the same, %s; "
             "`paritas verify %s` repeats the certificate here",
@@ -61,7 +62,7 @@ def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str
     if "int8" not in has or not on_cpu:
         why = "the bundle has no INT8" if on_cpu else "INT8 graphs are for CPUs"
         return ("fp32" if "fp32" in has else next(iter(has))), why
-    figures = has["int8"].certificate.figures
+    figures = has["int8"].certified.figures
     proof = f"certified, mean cosine {figures.mean_cosine:.4f}, smallest {figures.min_cosine:.4f}"
     fast = dot_product(instructions())
     if fast is not None:

@@ -119,9 +119,20 @@ def certify(
     *,
     bound: Bound,
     reference_name: str,
+    tokens: str = "",
     provider: str = "cpu",
 ) -> Certificate:
     """Encode the probes, some a second time in padded batches, and hold them against reference and bound.
+
+    Args:
+        bundle: the graphs; it may be a draft.
+        precision: which of them.
+        probes: what is encoded.
+        reference: float32, (probes, dim), what the vectors should be.
+        bound: how far they may be from it.
+        reference_name: what the certificate calls the reference.
+        tokens: what it calls the second reading whose tokens the probes carry.
+        provider: where to run; see `Encoder`.
 
     Raises:
         ParityError: outside the bound; names the precision, the figure and the worst probe.
@@ -129,8 +140,7 @@ def certify(
     """
     contract = bundle.manifest.contract
     tokenizer = bundle.read([TOKENIZER], partial(Tokenizer.of, bundle.directory, contract), use_cache=False)
-    reader = bundle.manifest.precisions[precision].certificate.tokens or "the reference"
-    compare_tokens(tokenizer, contract, probes, bundle.manifest.model, reader)
+    compare_tokens(tokenizer, contract, probes, bundle.manifest.model, tokens or "the reference")
     lengths = _lengths(tokenizer, bundle, probes)
     every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
@@ -173,7 +183,7 @@ def certify(
         instructions=instructions(),
         versions=versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        tokens=bundle.manifest.precisions[precision].certificate.tokens,
+        tokens=tokens,
     )
 
 
@@ -270,6 +280,7 @@ def verify(
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():
+        certified = variant.certified
         if precision == "int8" and not is_cpu(provider):
             continue
         certificates[precision] = certify(
@@ -277,8 +288,9 @@ def verify(
             precision,
             probes,
             stored if reference is None else reference,
-            bound=variant.certificate.bound,
-            reference_name=variant.certificate.reference if reference is None else "PyTorch float32",
+            bound=certified.bound,
+            reference_name=certified.reference if reference is None else "PyTorch float32",
+            tokens=certified.tokens,
             provider=provider,
         )
     return certificates

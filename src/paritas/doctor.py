@@ -345,7 +345,7 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     graph = variant.graph_for(on_cpu=True)
     names = {graph, *variant.files}
     size_bytes = sum(bundle.manifest.files[name].size_bytes for name in names)
-    certificate = variant.certificate
+    certificate = variant.certified
     try:
         from paritas.engine.runtime.optimized import has_optimized
         from paritas.engine.settings import choose_settings

@@ -19,7 +19,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.tokenize.tokenizer import Text
 from paritas.export import export_model
 from paritas.export.checkpoint.sources import open_checkpoint
-from paritas.export.exporter import Frontend
+from paritas.export.contract import Frontend
 from paritas.registry import load_registry
 from tests.parity.pytorch import pytorch_vectors
 from tests.parity.texts import pairs, texts

@@ -137,7 +137,7 @@ def test_a_bert_by_optimum_is_held_against_numpy_and_its_weights_checked(
 ) -> None:
     options = {"frontend": "optimum", "out": tmp_path / "bundle", "registry": tiny_registry}
     bundle = export_model("tiny-bert", source=str(checkpoints["tiny-bert"]), **options)
-    assert bundle.variant("fp32").certificate.reference == "NumPy float64"
+    assert bundle.variant("fp32").certified.reference == "NumPy float64"
     broken = drop(
         shutil.copytree(checkpoints["tiny-bert"], tmp_path / "checkpoint"),
         "encoder.layer.1.output.LayerNorm.bias",
@@ -272,7 +272,7 @@ def test_batches_of_one_length_lose_the_mask_where_it_adds_nothing(made: Made) -
 
 def test_what_is_known_here_is_held_against_numpy(made: Made) -> None:
     expected = "NumPy float64" if made.network in ARCHITECTURES else "PyTorch float32"
-    assert {made.bundle.variant(precision).certificate.reference for precision in PRECISIONS} == {expected}
+    assert {made.bundle.variant(precision).certified.reference for precision in PRECISIONS} == {expected}
 
 
 def test_every_linear_layer_is_found(made: Made) -> None:

@@ -193,7 +193,7 @@ def export(
     if as_json:
         print_json({"bundle": str(bundle.directory), "manifest": bundle.manifest})
         return
-    click.echo(certificate_table({p: v.certificate for p, v in bundle.manifest.precisions.items()}))
+    click.echo(certificate_table({p: v.certified for p, v in bundle.manifest.precisions.items()}))
     for variant in bundle.manifest.precisions.values():
         if variant.quantization is not None:
             click.echo(_quantized(variant.quantization))

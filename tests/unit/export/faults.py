@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from paritas.export import exporter
+from paritas.export import precisions
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.networks.graph import export_native
 
@@ -52,4 +52,4 @@ def let_native_be_wrong(monkeypatch: pytest.MonkeyPatch, fault: Fault) -> None:
         fault(model.graph)
         return model
 
-    monkeypatch.setattr(exporter, "export_native", export)
+    monkeypatch.setattr(precisions, "export_native", export)

@@ -14,10 +14,8 @@ import pytest
 from paritas.engine.bundle.directory import Bundle
 from paritas.errors import ExportError, ParityError
 from paritas.export import export_model
-from paritas.export.exporter import _replace
-from paritas.registry import (
-    Registry,
-)
+from paritas.registry import Registry
+from paritas.workplace import put
 from tests.unit.export.entries import entry
 from tests.unit.export.faults import ONE_WEIGHT, let_native_be_wrong
 from tests.unit.files import contents
@@ -193,7 +191,7 @@ def test_exports_of_one_place_at_the_same_moment_all_end_and_leave_one_bundle(tm
         work.mkdir()
         (work / "manifest.json").write_text(work.name, encoding="utf-8")
     with ThreadPoolExecutor(16) as pool:
-        for done in [pool.submit(_replace, work, out) for work in works]:
+        for done in [pool.submit(put, work, out) for work in works]:
             done.result()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (out / "manifest.json").read_text(encoding="utf-8") in {work.name for work in works}

@@ -96,7 +96,7 @@ def test_the_certificate_says_what_was_compared(bundles: dict[str, Bundle], tiny
         assert reference.shape == (len(probes), 16)
         assert list(bundle.manifest.precisions) == list(BOTH)
         for precision, variant in bundle.manifest.precisions.items():
-            certificate = variant.certificate
+            certificate = variant.certified
             assert certificate.reference == "NumPy float64"
             assert certificate.tokens == f"transformers {transformers.__version__}"
             assert certificate.bound == tiny_registry[name].bound(precision)
@@ -110,8 +110,8 @@ def test_the_certificate_says_what_was_compared(bundles: dict[str, Bundle], tiny
 
 def test_tiny_models_are_far_inside_their_bounds(bundles: dict[str, Bundle]) -> None:
     for bundle in bundles.values():
-        assert bundle.variant("fp32").certificate.figures.max_abs_diff < 1e-6
-        assert bundle.variant("fp16").certificate.figures.min_cosine > 0.99999
+        assert bundle.variant("fp32").certified.figures.max_abs_diff < 1e-6
+        assert bundle.variant("fp16").certified.figures.min_cosine > 0.99999
 
 
 def test_the_tokenizer_is_the_checkpoints(bundles: dict[str, Bundle], checkpoints: dict[str, Path]) -> None:

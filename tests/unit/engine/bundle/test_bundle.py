@@ -143,6 +143,10 @@ def test_a_manifest_that_is_not_json_is_refused(copy: Path, data: bytes) -> None
         ),
         (lambda m: m["contract"].update(modules=[{"kind": "cnn"}]), "Invalid enum value 'cnn'"),
         (lambda m: m["contract"].update(modules=[{"kind": "dense"}]), r"no digest of modules\.npz"),
+        (
+            lambda m: m["precisions"]["fp32"].update(certificate=None),
+            "fp32 has no certificate",
+        ),
         (lambda m: m["contract"]["roles"].update(query={}), "missing required field `max_length`"),
         (lambda m: m["precisions"].update(int4={}), "Invalid enum value 'int4'"),
         (lambda m: m["precisions"].clear(), r"length >= 1 - at `\$\.precisions`"),

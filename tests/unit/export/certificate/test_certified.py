@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import Variant
 from paritas.errors import ExportError, ParityError
-from paritas.export import export_model, exporter
+from paritas.export import export_model, precisions
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import BOTH, entry
@@ -121,7 +121,7 @@ def test_a_fault_of_the_graph_for_one_length_alone_is_found_out(
     tiny_registry: Registry,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cut = exporter.without_mask
+    cut = precisions.without_mask
 
     def wrong(*arguments: Any) -> onnx.ModelProto | None:
         result = cut(*arguments)
@@ -129,7 +129,7 @@ def test_a_fault_of_the_graph_for_one_length_alone_is_found_out(
         position_table(result).raw_data = position_table(result).raw_data[::-1]
         return result
 
-    monkeypatch.setattr(exporter, "without_mask", wrong)
+    monkeypatch.setattr(precisions, "without_mask", wrong)
     with pytest.raises(ParityError, match=f"tiny-mpnet {precision}: "):
         export_model(
             "tiny-mpnet",
@@ -144,7 +144,7 @@ def test_a_fault_of_the_graph_for_padded_batches_alone_is_found_out_in_long_text
     tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table's last row serves texts of max_length only."""
-    cut = exporter.without_mask
+    cut = precisions.without_mask
     right: list[bytes] = []
 
     def fault(graph: onnx.GraphProto) -> None:
@@ -159,7 +159,7 @@ def test_a_fault_of_the_graph_for_padded_batches_alone_is_found_out_in_long_text
         return result
 
     let_native_be_wrong(monkeypatch, fault)
-    monkeypatch.setattr(exporter, "without_mask", mended)
+    monkeypatch.setattr(precisions, "without_mask", mended)
     with pytest.raises(ParityError, match="tiny-mpnet fp32: largest difference"):
         export_model(
             "tiny-mpnet",
@@ -189,7 +189,7 @@ def test_a_precision_whose_graph_does_not_run_is_named(
         model.graph.node[-1].op_type = "NoOperator"
         return model
 
-    monkeypatch.setattr(exporter, "simulate_fp16", broken)
+    monkeypatch.setattr(precisions, "simulate_fp16", broken)
     with pytest.raises(ExportError, match=r"^tiny-bert: fp16 cannot be made of this network.*without fp16: "):
         export_model(
             "tiny-bert",
@@ -204,7 +204,7 @@ def test_a_precision_whose_graph_does_not_run_is_named(
 def test_where_the_mask_is_needed_one_graph_serves_all_batches(
     tmp_path: Path, checkpoints: dict[str, Path], tiny_registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporter, "without_mask", lambda *_: None)
+    monkeypatch.setattr(precisions, "without_mask", lambda *_: None)
     bundle = export_model(
         "tiny-mpnet",
         source=str(checkpoints["tiny-mpnet"]),
@@ -223,7 +223,7 @@ def test_the_graph_for_accelerators_is_certified_too(
     tiny_registry: Registry,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    convert = exporter.half_compute
+    convert = precisions.half_compute
 
     def wrong(model: onnx.ModelProto, directory: Path, weights: WeightsFile) -> onnx.ModelProto:
         result = convert(model, directory, weights)
@@ -233,7 +233,7 @@ def test_the_graph_for_accelerators_is_certified_too(
                 del node.attribute[:]
         return result
 
-    monkeypatch.setattr(exporter, "half_compute", wrong)
+    monkeypatch.setattr(precisions, "half_compute", wrong)
     with pytest.raises(ParityError, match="tiny-bert fp16: smallest cosine"):
         export_model(
             "tiny-bert",

@@ -215,10 +215,10 @@ def test_a_bundle_verifies_again_as_it_was_certified(name: str, bundles: dict[st
     bundle = bundles[name]
     certificates = verify(bundle)
     for precision, certificate in certificates.items():
-        stored = bundle.variant(precision).certificate
+        stored = bundle.variant(precision).certified
         assert (certificate.reference, certificate.bound) == (stored.reference, stored.bound)
         assert certificate.figures.probes == stored.figures.probes
-    full, half = (bundle.variant(precision).certificate for precision in ("fp32", "fp16"))
+    full, half = (bundle.variant(precision).certified for precision in ("fp32", "fp16"))
     assert certificates["fp32"].figures == full.figures
     assert certificates["fp32"].by_role == full.by_role
     # The stored one is of the worse graph, which is the accelerators'; here the CPU's is run.

@@ -110,10 +110,10 @@ def test_an_export_keeps_what_a_search_loses(
         out=tmp_path / "out",
         registry=tiny_registry,
     )
-    retrieval = made.manifest.precisions["fp16"].certificate.retrieval
+    retrieval = made.manifest.precisions["fp16"].certified.retrieval
     assert retrieval is not None
     assert retrieval.collection == "mini"
-    assert made.manifest.precisions["fp32"].certificate.retrieval is None
+    assert made.manifest.precisions["fp32"].certified.retrieval is None
 
 
 def test_judgements_without_fp32_to_compare_with_are_refused(tmp_path: Path, tiny_registry: Registry) -> None:

@@ -16,8 +16,7 @@ from paritas.engine.bundle.digests import digest
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.bundle.manifest import FileEntry
 from paritas.errors import ParityError
-from paritas.export import export_model
-from paritas.export import exporter as exporter_module
+from paritas.export import build, export_model
 from paritas.export.certificate.certify import verify
 from paritas.export.checkpoint.facts import read_facts
 from paritas.registry import Registry
@@ -52,7 +51,7 @@ def test_a_tokenizer_that_is_misread_makes_no_bundle(
         CHANGES[name](stated)
         return replace(facts, tokenizer=replace(facts.tokenizer, content=json.dumps(stated).encode()))
 
-    monkeypatch.setattr(exporter_module, "read_facts", misread)
+    monkeypatch.setattr(build, "read_facts", misread)
     with pytest.raises(
         ParityError, match=r"^tiny-bert: role \w+, .*: the engine has token (ids|types) .* at place"
     ):
@@ -74,7 +73,7 @@ def test_a_truncation_that_is_misread_makes_no_bundle(
         facts = read_facts(directory)
         return replace(facts, tokenizer=replace(facts.tokenizer, truncation_side=other))
 
-    monkeypatch.setattr(exporter_module, "read_facts", misread)
+    monkeypatch.setattr(build, "read_facts", misread)
     with pytest.raises(ParityError, match="the engine has token ids"):
         export_model(source, pooling="mean", out=tmp_path / "b")
 
@@ -100,7 +99,7 @@ def test_the_second_reading_is_not_the_engines(
     """Without transformers too, where a tokenizer in Python stands in."""
     from paritas.export.second_reading.files import open_wordpiece
 
-    monkeypatch.setattr(exporter_module, "open_second_reading", open_wordpiece)
+    monkeypatch.setattr(build, "open_second_reading", open_wordpiece)
     bundle = export_model(checkpoints["tiny-bert"], pooling="mean", out=tmp_path / "b")
-    assert bundle.variant("fp32").certificate.tokens == "WordPiece in Python"
+    assert bundle.variant("fp32").certified.tokens == "WordPiece in Python"
     assert verify(bundle)["fp32"].tokens == "WordPiece in Python"

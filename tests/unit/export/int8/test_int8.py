@@ -108,7 +108,7 @@ def test_the_manifest_says_how_it_was_quantised(bundle: Bundle) -> None:
 
 
 def test_the_certificate_tells_texts_apart_by_length_and_knows_its_cpu(bundle: Bundle) -> None:
-    certificate = bundle.manifest.precisions["int8"].certificate
+    certificate = bundle.manifest.precisions["int8"].certified
     assert list(certificate.by_length) == ["1-16", "17-64"]
     assert sum(figures.probes for figures in certificate.by_length.values()) == certificate.figures.probes
     assert certificate.bound.mean_cosine == 0.996
@@ -133,7 +133,7 @@ def test_an_mpnet_with_int8_alone_is_certified(tmp_path: Path) -> None:
     source = write_tiny_mpnet(tmp_path / "mpnet", **WIDE)
     registry = entry(tmp_path, network="mpnet", dim=64, pooling="mean", max_length=24)
     made = export(source, registry, tmp_path / "out", precisions=["int8"])
-    assert made.manifest.precisions["int8"].certificate.figures.mean_cosine > 0.996
+    assert made.manifest.precisions["int8"].certified.figures.mean_cosine > 0.996
 
 
 # What vectors promise.
@@ -259,7 +259,7 @@ def test_a_bundle_without_int8_says_what_to_type(bundles: dict[str, Bundle]) -> 
 def test_verify_proves_int8_again_and_leaves_it_out_elsewhere(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = bundle.manifest.precisions["int8"].certificate
+    before = bundle.manifest.precisions["int8"].certified
     found = certify_module.verify(Bundle(bundle.directory))["int8"]
     assert (found.figures, found.by_length) == (before.figures, before.by_length)
     asked: list[str] = []
@@ -337,7 +337,7 @@ def test_layers_kept_are_named_and_the_outcome_is_better(
     assert set(kept) < {
         layer.name for layer in linear_layers(onnx.load(bundle.directory / "model.fp32.onnx"))
     }
-    before = bundle.manifest.precisions["int8"].certificate.figures
+    before = bundle.manifest.precisions["int8"].certified.figures
     assert made.certificate.figures.mean_cosine > before.mean_cosine
 
 
@@ -377,7 +377,7 @@ def test_overflow_behind_a_gelu_is_computed_by_the_layer_before(
     apart = export(loud_checkpoint, registry, tmp_path / "apart")
     assert "layer.0.gelu.overflow" in {node.name for node in graph(apart).graph.node}
     for bundle in (made, apart):
-        assert bundle.manifest.precisions["int8"].certificate.figures.mean_cosine > 0.9999
+        assert bundle.manifest.precisions["int8"].certified.figures.mean_cosine > 0.9999
 
 
 @pytest.mark.parametrize("kept", ["value", "attention_output", "intermediate", "output"])

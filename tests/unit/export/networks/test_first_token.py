@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.export import export_model, exporter
+from paritas.export import export_model, precisions
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8.calibration import built_in_texts
 from paritas.export.networks.graph import OUTPUT, export_native
@@ -116,7 +116,7 @@ def test_int8_is_calibrated_on_every_token(
 ) -> None:
     """So it computes what the graph of all tokens would, and a text's one row is not all that ranges see."""
     first = export(kind, tmp_path, "first")
-    monkeypatch.setattr(exporter, "export_native", lambda source, file, **_: export_native(source, file))
+    monkeypatch.setattr(precisions, "export_native", lambda source, file, **_: export_native(source, file))
     everything = export(kind, tmp_path, "everything")
     assert run(first.directory, "model.int8.onnx", OUTPUT)[0].shape[1] == 1
     assert run(everything.directory, "model.int8.onnx", OUTPUT)[0].shape[1] == 17

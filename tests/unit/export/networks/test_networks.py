@@ -121,7 +121,7 @@ def test_a_roberta_is_exported_without_torch(tmp_path: Path) -> None:
         max_position_embeddings=42,
     )
     bundle = export_model(checkpoint, pooling="mean", out=tmp_path / "bundle")
-    certificate = bundle.variant("fp32").certificate
+    certificate = bundle.variant("fp32").certified
     assert certificate.reference == "NumPy float64"
     assert certificate.figures.max_abs_diff <= 1e-5
     assert bundle.manifest.contract.network == "roberta"
@@ -137,7 +137,7 @@ def test_parts_of_networks_can_be_joined_otherwise(tmp_path: Path, monkeypatch: 
     path.write_text(f"models: {{mine: {{network: bert, dim: 16, pooling: mean, roles: {roles}}}}}")
     registry = load_registry(path)
     bundle = export_model("mine", source=checkpoint, out=tmp_path / "bundle", registry=registry)
-    certificate = bundle.variant("fp32").certificate
+    certificate = bundle.variant("fp32").certified
     assert certificate.reference == "NumPy float64"
     assert certificate.figures.max_abs_diff <= 1e-5
 
