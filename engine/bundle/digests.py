@@ -102,6 +102,21 @@ class VerifiedFiles:
             )
         raise BundleError(f"{path}: changed since {messages.since} ({difference}); {messages.if_changed}")
 
+    def doubtful(self, names: Iterable[str]) -> list[str]:
+        """Return those that neither this object nor the `DigestCache` knows as they are, smallest first."""
+        cache = DigestCache(self._directory)
+        doubtful = [
+            name
+            for name in names
+            if not self._is_as_verified(name) and cache.digest(name) != self._entries[name].sha256
+        ]
+        return sorted(doubtful, key=lambda name: self._entries[name].size_bytes)
+
+    def has_size(self, name: str) -> bool:
+        """Say whether a file is there and of the right size."""
+        state = _state_if_there(self._directory / name)
+        return state is not None and state.size_bytes == self._entries[name].size_bytes
+
     def check(self, names: Iterable[str], *, use_cache: bool = True) -> None:
         """Check files as `verify` does, but read none that is as it was when it was verified.
 

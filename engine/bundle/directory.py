@@ -146,6 +146,14 @@ class Bundle:
         with self._replaced_told():
             self._files.verify(names if names is not None else list(self.manifest.files))
 
+    def doubtful(self) -> list[str]:
+        """Return the files that `check` would have to read, the smallest first."""
+        return self._files.doubtful(self.manifest.files)
+
+    def has_size(self, name: str) -> bool:
+        """Say whether a file is there and as long as the manifest says, without reading it."""
+        return self._files.has_size(name)
+
     def check(self, names: list[str], *, use_cache: bool = True) -> None:
         """Check files as `verify` does, but none that is still as this object verified it.
 

@@ -20,7 +20,9 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
-    from paritas.doctor import BundledGraph, BundleState, Cpu, Findings
+    from paritas.doctor import Findings
+    from paritas.doctor.machine import Cpu
+    from paritas.doctor.store import BundledGraph, BundleState
     from paritas.engine.tuned import Measured
 
 

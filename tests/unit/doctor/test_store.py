@@ -1,4 +1,4 @@
-"""What the doctor finds: every state a machine, its packages or a bundle may be in."""
+"""The store as the doctor sees it: every state that it or a bundle may be in."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from paritas import doctor, workplace
-from paritas.doctor import BundleState, Findings, Problem, cgroup_memory_limit, examine
+from paritas import workplace
+from paritas.doctor import BundleState, Findings, Problem, examine
+from paritas.doctor import store as doctor_store
 from paritas.engine.bundle.directory import MANIFEST, Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import cpus
@@ -50,85 +51,8 @@ def with_int8(bundle: Path, instructions: list[str]) -> None:
 
 def having(monkeypatch: pytest.MonkeyPatch, instructions: list[str]) -> None:
     """Let this CPU have these instructions."""
-    for module in ("doctor", "engine.runtime.precision"):
+    for module in ("doctor.machine", "engine.runtime.precision"):
         monkeypatch.setattr(f"paritas.{module}.instructions", lambda: instructions)
-
-
-# The machine.
-
-
-def test_a_machine_with_nothing_exported_is_well(home: Path) -> None:
-    found = examine()
-    assert (found.ok, found.problems, found.bundles) == (True, [], [])
-    assert found.versions.keys() >= {"paritas", "python", "numpy", "tokenizers", "usearch"}
-    assert "CPUExecutionProvider" in found.onnxruntime.providers
-    assert (found.store.path, found.store.writable, found.store.cache_bytes) == (str(home), True, 0)
-    assert not home.exists()
-
-
-@pytest.mark.parametrize(
-    ("files", "limit"),
-    [
-        ({}, None),
-        ({"memory.max": "max\n"}, None),
-        ({"memory.max": "1000000\n"}, 1_000_000),
-        ({"memory/memory.limit_in_bytes": "2000000\n"}, 2_000_000),
-        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, None),
-        ({"memory.max": "lots\n", "pod/memory.max": "7\n", "pod/app/memory.max": "9\n"}, 7),
-        ({"memory.max": "8\n", "pod/other/memory.max": "7\n"}, 8),
-        ({"cpu/memory.max": "7\n"}, None),
-    ],
-)
-def test_the_tightest_memory_limit_of_this_cgroup_and_its_parents_counts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], limit: int | None
-) -> None:
-    (tmp_path / "own").write_text("0::/pod/app\n")
-    own = tmp_path / "own"
-    monkeypatch.setattr(cpus, "Path", lambda path: own if path == "/proc/self/cgroup" else Path(path))
-    for name, content in files.items():
-        (tmp_path / "cgroup" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "cgroup" / name).write_text(content)
-    assert cgroup_memory_limit(tmp_path / "cgroup") == limit
-
-
-# Packages.
-
-
-@pytest.mark.parametrize(
-    ("versions", "mend"),
-    [
-        ({"usearch": "2.26.1"}, None),
-        ({"usearch": "2.9.15"}, None),
-        ({"usearch": "2.26.2"}, "pip install 'usearch<2.26.2'"),
-        ({"usearch": "2.27.0+local"}, "pip install 'usearch<2.26.2'"),
-        ({"usearch": "3.0"}, "pip install 'usearch<2.26.2'"),
-        ({"transformers": "5.0.0"}, None),
-        ({"optimum-onnx": "0.1.0"}, None),
-        ({"optimum-onnx": "0.1.0", "transformers": "4.57.6"}, None),
-        ({"optimum-onnx": "0.1.0", "transformers": "4.58.0.dev0"}, "pip install 'transformers<4.58'"),
-        ({"optimum-onnx": "0.2.0", "transformers": "5.0.0"}, None),
-    ],
-)
-def test_packages_that_do_not_get_along_are_warned_of(
-    monkeypatch: pytest.MonkeyPatch, versions: dict[str, str], mend: str | None
-) -> None:
-    monkeypatch.setattr(doctor, "_version", versions.get)
-    found = examine()
-    assert [problem.mend for problem in found.problems] == ([mend] if mend else [])
-    assert found.ok
-
-
-@pytest.mark.parametrize(("value", "problems"), [("1", 0), ("0", 1), ("", 1)])
-def test_telemetry_that_the_user_asked_for_is_shown(
-    monkeypatch: pytest.MonkeyPatch, value: str, problems: int
-) -> None:
-    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", value)
-    found = examine()
-    assert (len(found.problems), found.ok) == (problems, True)
-    assert found.onnxruntime.telemetry == value
-
-
-# The store.
 
 
 def test_a_store_that_cannot_be_written_to_is_a_warning(
@@ -149,9 +73,6 @@ def test_exports_under_way_and_stray_files_are_no_bundles(placed: Path) -> None:
     shutil.copytree(placed, placed.with_name(".tiny-bert.partial-x"))
     (placed.parent / "notes.txt").touch()
     assert only(examine()).model == "tiny-bert"
-
-
-# Bundles.
 
 
 def test_a_whole_bundle_is_shown_with_what_it_runs_with(placed: Path, home: Path) -> None:
@@ -228,7 +149,7 @@ def cut_weights(bundle: Path) -> None:
 def test_a_damaged_bundle_is_an_error_and_the_next_one_is_looked_at(
     placed: Path, monkeypatch: pytest.MonkeyPatch, damage, message: str, room_bytes: int
 ) -> None:
-    monkeypatch.setattr(doctor, "_READ_AT_MOST_BYTES", room_bytes)
+    monkeypatch.setattr(doctor_store, "_READ_AT_MOST_BYTES", room_bytes)
     shutil.copytree(placed, placed.with_name("untouched"))
     damage(placed)
     found = examine()
@@ -250,13 +171,10 @@ def test_a_changed_byte_is_found_by_reading(placed: Path) -> None:
 def test_more_than_there_is_room_for_is_left_unread(placed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(placed, placed.with_name("second"))
     sizes = [entry.size_bytes for entry in Bundle(placed).manifest.files.values()]
-    monkeypatch.setattr(doctor, "_READ_AT_MOST_BYTES", sum(sizes) + min(sizes))
+    monkeypatch.setattr(doctor_store, "_READ_AT_MOST_BYTES", sum(sizes) + min(sizes))
     first, second = examine().bundles
     assert (first.unread_bytes, second.unread_bytes) == (0, sum(sizes) - min(sizes))
     assert (first.error, second.error) == (None, None)
-
-
-# What killed processes left, and damage in the cache.
 
 
 def test_what_killed_processes_left_is_shown_with_its_size(placed: Path, home: Path) -> None:

@@ -1,85 +1,29 @@
-"""What this machine, its packages and the store's bundles are like, and what is wrong with them.
-
-Nothing is encoded, and nothing here needs onnxruntime: where it is missing, that is a finding.
-"""
+"""The store: its bundles, what encoders would make of them here, and what killed processes left."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import re
 import shlex
-from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from paritas import __version__, files, store, workplace
-from paritas.engine.bundle.digest_cache import DigestCache
+from paritas import files, store, workplace
+from paritas.doctor.machine import NOT_LOADED, Cpu
+from paritas.doctor.problem import Problem
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime.cpus import (
-    available_cpus,
-    cpu_affinity,
-    cpu_name,
-    cpu_quota,
-    dot_product,
-    instructions,
-    own_cgroups,
-)
-from paritas.engine.runtime.installation import installed_runtimes
+from paritas.engine.runtime.cpus import dot_product
 from paritas.engine.runtime.precision import automatic_precision
-from paritas.errors import BundleError, MissingExtraError, StoreError
+from paritas.errors import BundleError, StoreError
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # its module needs onnxruntime
     from paritas.engine.settings import Settings
 
-_PACKAGES = ("numpy", "tokenizers", "usearch", "onnx", "optimum-onnx", "transformers")
-_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # What was never digested before is read up to here: 2 to 4 s where a CPU has no instructions for SHA-256.
 _READ_AT_MOST_BYTES = 10**9
-# What importing onnxruntime may raise: where one of two distributions was removed and took files of the other
-# with it, what is left may import as an empty package.
-_NOT_LOADED = (ImportError, OSError, AttributeError)
-
-
-class Cpu(Struct, frozen=True):
-    """The CPUs, and how many of them this process may use."""
-
-    name: str
-    """Its instruction sets among it."""
-    instructions: list[str]
-    dot_product: str | None
-    """What multiplies bytes fast and exactly; None where nothing does."""
-    present: int
-    available: int
-    """What affinity and quota leave."""
-    affinity: int
-    quota: float | None
-    """The cgroup's, in CPUs."""
-
-
-class Memory(Struct, frozen=True):
-    """The memory there is, and how much of it this process may use."""
-
-    total_bytes: int | None
-    """None where the system does not say."""
-    limit_bytes: int | None
-    """The cgroup's."""
-
-
-class Runtime(Struct, frozen=True):
-    """The onnxruntime that is installed, or several."""
-
-    distributions: dict[str, str]
-    """Versions by name."""
-    providers: list[str]
-    error: str | None
-    """Why it cannot be used."""
-    telemetry: str | None
-    """What the user set ORT_DISABLE_TELEMETRY to; where nothing, paritas sets 1."""
 
 
 class Leftover(Struct, frozen=True):
@@ -138,120 +82,8 @@ class BundleState(Struct, frozen=True):
     """Why."""
 
 
-class Problem(Struct, frozen=True):
-    """Something to mend."""
-
-    severity: Literal["error", "warning"]
-    """An error makes encoding impossible."""
-    what: str
-    mend: str
-    """What to type."""
-
-
-class Findings(Struct, frozen=True):
-    """All of it."""
-
-    ok: bool
-    """There are warnings at most."""
-    versions: dict[str, str]
-    cpu: Cpu
-    memory: Memory
-    onnxruntime: Runtime
-    store: Store
-    bundles: list[BundleState]
-    problems: list[Problem]
-
-
-def examine() -> Findings:
-    """Look at everything; what cannot be read is a finding, never an error."""
-    versions = _versions()
-    cpu = _cpu()
-    runtime = _runtime()
-    place, bundles = _store()
-    problems = [
-        *_runtime_problems(runtime),
-        *_package_problems(versions),
-        *_store_problems(place),
-        *(problem for bundle in bundles for problem in _bundle_problems(bundle, cpu)),
-    ]
-    return Findings(
-        ok=all(problem.severity == "warning" for problem in problems),
-        versions=versions,
-        cpu=cpu,
-        memory=Memory(_memory_total(), cgroup_memory_limit()),
-        onnxruntime=runtime,
-        store=place,
-        bundles=bundles,
-        problems=sorted(problems, key=lambda problem: problem.severity),
-    )
-
-
-def _versions() -> dict[str, str]:
-    versions = {"paritas": __version__, "python": platform.python_version()}
-    # From their records: importing usearch before onnxruntime may be one of the problems.
-    return versions | {name: version for name in _PACKAGES if (version := _version(name))}
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu() -> Cpu:
-    names = instructions()
-    return Cpu(
-        name=cpu_name(),
-        instructions=names,
-        dot_product=dot_product(names),
-        present=os.cpu_count() or 1,
-        available=available_cpus(),
-        affinity=cpu_affinity(),
-        quota=cpu_quota(),
-    )
-
-
-def _memory_total() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError):
-        return None
-
-
-def cgroup_memory_limit(cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Return the memory limit in bytes of this process's cgroup or the tightest of its parents, else None.
-
-    Args:
-        cgroup: where the cgroup hierarchy is mounted (version 2, or version 1's memory controller below it).
-    """
-    limits = []
-    for directory in own_cgroups("memory", cgroup=cgroup):
-        for name in ("memory.max", "memory.limit_in_bytes"):
-            try:
-                limits.append(int((directory / name).read_text()))
-            except (OSError, ValueError):  # not there, or "max"
-                continue
-    # Version 1 writes "no limit" as the largest number of pages there can be.
-    return min((limit for limit in limits if limit < 2**60), default=None)
-
-
-def _runtime() -> Runtime:
-    telemetry = os.environ.get(_TELEMETRY)
-    versions = {name: _version(name) or "unknown" for name in installed_runtimes()}
-    providers, error = [], None
-    try:
-        from paritas.engine.runtime.session import available_providers
-
-        providers = available_providers()
-    except MissingExtraError as fault:
-        error = str(fault)
-    except _NOT_LOADED as fault:
-        error = f"onnxruntime is damaged: {fault}; type: pip install --force-reinstall {' '.join(versions)}"
-    return Runtime(versions, providers, error, telemetry)
-
-
-def _store() -> tuple[Store, list[BundleState]]:
+def examine_store() -> tuple[Store, list[BundleState]]:
+    """Return what the store is like, and each of its bundles."""
     try:
         home = store.home()
     except StoreError as fault:
@@ -317,13 +149,11 @@ def _bundle(directory: Path, room_bytes: int) -> tuple[BundleState, int]:
 def _check(bundle: Bundle, room_bytes: int) -> tuple[int, int, str | None]:
     """Check sizes and digests, those as there is room; return bytes read, bytes left unread and the fault."""
     entries = bundle.manifest.files
-    known = DigestCache(bundle.directory)
-    doubtful = [name for name, entry in entries.items() if known.digest(name) != entry.sha256]
     read_bytes = unread_bytes = 0
     try:
-        for name in sorted(doubtful, key=lambda name: entries[name].size_bytes):
+        for name in bundle.doubtful():
             size_bytes = entries[name].size_bytes
-            if _has_size(bundle.directory / name, size_bytes) and read_bytes + size_bytes > room_bytes:
+            if read_bytes + size_bytes > room_bytes and bundle.has_size(name):
                 unread_bytes += size_bytes
                 continue
             bundle.check([name])
@@ -331,13 +161,6 @@ def _check(bundle: Bundle, room_bytes: int) -> tuple[int, int, str | None]:
     except BundleError as fault:
         return read_bytes, unread_bytes, str(fault)
     return read_bytes, unread_bytes, None
-
-
-def _has_size(path: Path, size_bytes: int) -> bool:
-    try:
-        return path.stat().st_size == size_bytes
-    except OSError:
-        return False
 
 
 def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
@@ -350,7 +173,7 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
         from paritas.engine.runtime.optimized import has_optimized
         from paritas.engine.settings import choose_settings
         from paritas.engine.tuned import find_tuned, read_tuned
-    except _NOT_LOADED:  # said once, of onnxruntime
+    except NOT_LOADED:  # said once, of onnxruntime
         return BundledGraph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
     damage = None
@@ -370,35 +193,8 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     )
 
 
-def _runtime_problems(runtime: Runtime) -> list[Problem]:
-    problems = []
-    if runtime.error is not None:
-        what, _, mend = runtime.error.partition("; type: ")
-        problems.append(Problem("error", what, mend))
-    if runtime.telemetry not in (None, "1"):
-        what = f"{_TELEMETRY} is {runtime.telemetry!r}: onnxruntime may report what runs here to its maker"
-        problems.append(Problem("warning", what, f"unset {_TELEMETRY}"))
-    return problems
-
-
-def _package_problems(versions: dict[str, str]) -> list[Problem]:
-    problems = []
-    usearch = versions.get("usearch", "0")
-    if _release(usearch) >= (2, 26, 2):
-        what = f"usearch {usearch} crashes the interpreter when it is imported before onnxruntime"
-        problems.append(Problem("warning", what, "pip install 'usearch<2.26.2'"))
-    optimum, transformers = versions.get("optimum-onnx"), versions.get("transformers", "0")
-    if optimum and _release(optimum) < (0, 2) and _release(transformers) >= (4, 58):
-        what = f"optimum-onnx {optimum} needs transformers below 4.58, not {transformers}"
-        problems.append(Problem("warning", what, "pip install 'transformers<4.58'"))
-    return problems
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
-
-
-def _store_problems(store: Store) -> list[Problem]:
+def store_problems(store: Store) -> list[Problem]:
+    """Return what is wrong with the store, its bundles aside."""
     elsewhere = "export PARITAS_HOME=DIR, a folder that can be written to"
     if not store.path:
         what = (store.error or "").partition("; ")[0]
@@ -415,7 +211,8 @@ def _store_problems(store: Store) -> list[Problem]:
     ]
 
 
-def _bundle_problems(bundle: BundleState, cpu: Cpu) -> list[Problem]:
+def bundle_problems(bundle: BundleState, cpu: Cpu) -> list[Problem]:
+    """Return what is wrong with one bundle, on these CPUs."""
     if bundle.error is not None:
         precisions = f" --precision {','.join(bundle.graphs)}" if bundle.graphs else ""
         return [Problem("error", bundle.error, f"paritas export {bundle.model}{precisions}")]
