@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.index.documents import Documents, Row
+from paritas.engine.index.document_table import DocumentTable, Row
 from paritas.engine.index.hnsw import HnswGraph, Neighbours, digests
 from paritas.engine.index.turns import Turns
 from paritas.errors import VectorIndexError
@@ -58,7 +58,7 @@ class _TornError(Exception):
 class Contents:
     """Vectors and their documents. All methods may be called by many threads at once."""
 
-    def __init__(self, graph: HnswGraph, documents: Documents) -> None:
+    def __init__(self, graph: HnswGraph, documents: DocumentTable) -> None:
         """Take what belongs together."""
         self._graph, self._documents = graph, documents
         self._closed = False

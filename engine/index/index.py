@@ -17,7 +17,7 @@ from paritas.arguments import choice, flag, plain, whole_number
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import arguments
 from paritas.engine.index.contents import Batch, Contents
-from paritas.engine.index.documents import Documents
+from paritas.engine.index.document_table import DocumentTable
 from paritas.engine.index.generations import Generation, naming, publish, read_info
 from paritas.engine.index.hnsw import HnswGraph, digests
 from paritas.engine.index.info import FORMAT, METRICS, SCALAR_TYPES, Hit, IndexInfo, Metric, ScalarType
@@ -74,7 +74,7 @@ class VectorIndex:
             expansion_add=whole_number("expansion_add", expansion_add, 1, _MOST_CANDIDATES),
             expansion_search=whole_number("expansion_search", expansion_search, 1, _MOST_CANDIDATES),
         )
-        self._contents = Contents(HnswGraph(self.info), Documents())
+        self._contents = Contents(HnswGraph(self.info), DocumentTable())
         self._mapped: Path | None = None
         """The directory it is searched in, read-only; None where it is in memory."""
 
@@ -105,7 +105,7 @@ class VectorIndex:
     def _open(cls, directory: Path, info: IndexInfo, *, mmap: bool) -> VectorIndex:
         with Generation(directory, info) as files, contextlib.ExitStack() as opened:
             with naming(files.texts):
-                documents = Documents(files.texts, read_only=mmap)
+                documents = DocumentTable(files.texts, read_only=mmap)
                 opened.callback(documents.close)
                 documents.check(info)
             files.check_texts()

@@ -47,7 +47,7 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         from pathlib import Path
         import numpy as np
         from paritas import Encoder, VectorIndex, files
-        from paritas.engine.index.documents import Documents
+        from paritas.engine.index.document_table import DocumentTable
         from paritas.engine.index.hnsw import HnswGraph
 
         def die(*args, **kwargs):
@@ -59,7 +59,7 @@ def test_a_crash_while_saving_leaves_the_old_index_whole(
         if point == "vectors":
             HnswGraph.save = die
         elif point == "texts":
-            Documents.save = die
+            DocumentTable.save = die
         elif point == "sync":
             files.sync = die
         else:

@@ -40,7 +40,7 @@ Row = tuple[Any, ...]
 """key, id, title, text; or the key alone"""
 
 
-class Documents:
+class DocumentTable:
     """A table of documents. May be used by many threads: calls take turns."""
 
     def __init__(self, path: Path | None = None, *, read_only: bool = False) -> None:
