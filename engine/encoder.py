@@ -99,7 +99,7 @@ class Encoder:
         # Absolute: the second session is loaded later, perhaps from another working directory.
         self.bundle = model if isinstance(model, Bundle) else Bundle(find(model).absolute())
         loaded = load_bundle(self.bundle, self._options)
-        self.contract, self._stages, self._settings = loaded.contract, loaded.stages, loaded.settings
+        self.contract, self.stages, self._settings = loaded.contract, loaded.stages, loaded.settings
         self.precision = loaded.contract.precision
         self.dim = loaded.stages.dim
         """The width of the vectors."""
@@ -158,8 +158,8 @@ class Encoder:
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
         shown = flag("progress", progress) and sys.stderr is not None
-        scheduler = self._open_scheduler()
-        call = self._call(texts, role, out)
+        scheduler = self.scheduler()
+        call = self.call(texts, role, out)
         with _watched(call.tally, shown=shown) as watch:
             vectors, stats = call.encode(scheduler, watch)
         if stats.batches >= _BURST:
@@ -184,12 +184,13 @@ class Encoder:
         Raises:
             InputError, ShapeError, BundleError: as `encode`.
         """
-        return self._call(texts, role, out).submit(self._open_scheduler())
+        return self.call(texts, role, out).submit(self.scheduler())
 
-    def _call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
+    def call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
+        """Return what takes texts through the stages; arguments and errors as `encode`."""
         tally = Tally()
-        distinct = Deduplicated(checked_texts(listed(texts), self._stages.tokenizer.role(role)))
-        return Call(self._stages, distinct, role, self._output(out, len(distinct)), tally)
+        distinct = Deduplicated(checked_texts(listed(texts), self.stages.tokenizer.role(role)))
+        return Call(self.stages, distinct, role, self._output(out, len(distinct)), tally)
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
         shape = (count, self.dim)
@@ -203,7 +204,12 @@ class Encoder:
             raise ShapeError("out must be C-contiguous and writeable")
         return out
 
-    def _open_scheduler(self) -> Scheduler:
+    def scheduler(self) -> Scheduler:
+        """Return where batches run.
+
+        Raises:
+            BundleError: the encoder was closed, or loaded before this process was forked.
+        """
         if self._scheduler is None:
             raise BundleError(f"the encoder of {self.bundle.directory} was closed")
         # A forked child has the session but none of its threads: a run would wait for them for ever, and

@@ -86,8 +86,8 @@ def beside_bulk(
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of each query beside bulk, and of each batch of bulk meanwhile."""
     seconds: list[float] = []
-    stages, scheduler = encoder._stages, encoder._open_scheduler()
-    window = encoder._call(paragraphs, "passage", None).window(slice(None))
+    stages, scheduler = encoder.stages, encoder.scheduler()
+    window = encoder.call(paragraphs, "passage", None).window(slice(None))
 
     def run(session: Session, batch: Batch) -> None:
         begun = time.perf_counter()

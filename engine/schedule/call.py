@@ -18,7 +18,7 @@ from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.schedule.scheduler import Job, Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Deduplicated
-from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, Tokenizer, Tokens
+from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, TokenArrays, Tokenizer, Tokens
 from paritas.errors import RunError
 
 # Texts that are planned together, while the next ones are tokenised. With so many, most batches are full and
@@ -72,14 +72,31 @@ class Stages:
         Raises:
             RunError: onnxruntime cannot run it; the message names the text.
         """
-        input_ids, mask, type_ids = window.tokens.arrays(batch.rows, batch.length)
-        begun = time.perf_counter()
         try:
-            hidden = session.run(input_ids, mask, type_ids)
+            return self.run(window.tokens.arrays(batch.rows, batch.length), window.prompt_tokens, session)
         except RunError as error:
             raise _blamed(error, window, batch, session) from error
+
+    def run(
+        self, tokens: TokenArrays, prompt_tokens: int, session: Session
+    ) -> tuple[NDArray[np.float32], float]:
+        """Run texts that lie side by side, pool and normalise.
+
+        Args:
+            tokens: as `Tokens.arrays` returns them, (batch, length).
+            prompt_tokens: at the beginning of each text, that are not pooled.
+            session: where they run.
+
+        Returns:
+            float32, (batch, dim), and the seconds in onnxruntime.
+
+        Raises:
+            RunError: onnxruntime cannot run them.
+        """
+        begun = time.perf_counter()
+        hidden = session.run(*tokens)
         run_s = time.perf_counter() - begun
-        pooled = self.head(hidden, mask, prompt_tokens=window.prompt_tokens)
+        pooled = self.head(hidden, tokens.attention_mask, prompt_tokens=prompt_tokens)
         return cut(pooled, self.dim, normalized=self.contract.normalize), run_s
 
 
@@ -126,7 +143,7 @@ class Call:
                 before.abandon()  # nothing writes to the caller's array afterwards
                 before = None  # no cycle through the traceback, which holds this frame
             raise
-        return self._finish()
+        return self.finish()
 
     def _ran_exclusive(self, scheduler: Scheduler, window: Window, batches: Sequence[Batch]) -> bool:
         """Run a call of one short batch in this thread; in a signal handler inside another, all batches."""
@@ -142,7 +159,7 @@ class Call:
         """Tokenise all of it here and now, and return what runs the rest."""
         texts = self._texts.distinct
         window = self.window(slice(0, len(texts)))
-        return scheduler.submit(self._stages.plan(window), partial(self._run, window), self._finish)
+        return scheduler.submit(self._stages.plan(window), partial(self._run, window), self.finish)
 
     def _windows(self) -> Iterator[Window]:
         for start in range(0, len(self._texts.distinct), WINDOW):
@@ -165,16 +182,23 @@ class Call:
     def _run(self, window: Window, session: Session, batch: Batch) -> None:
         begun = time.perf_counter()
         vectors, run_s = self._stages.vectors(window, session, batch)
+        self.store(window, batch, vectors, run_s=run_s, pool_s=time.perf_counter() - begun - run_s)
+
+    def store(
+        self, window: Window, batch: Batch, vectors: NDArray[np.float32], *, run_s: float, pool_s: float
+    ) -> None:
+        """Take the vectors of a batch, (batch, dim), and the seconds that were spent on them."""
         self._vectors[window.rows[batch.rows]] = vectors
         self.tally.add(
             batches=1,
             done=int(window.counts[batch.rows].sum()),
             padding=batch.cells - int(window.tokens.lengths[batch.rows].sum()),
             run_s=run_s,
-            pool_s=time.perf_counter() - begun - run_s,
+            pool_s=pool_s,
         )
 
-    def _finish(self) -> Encoded:
+    def finish(self) -> Encoded:
+        """Return all vectors, those of repeated texts too, and what was done."""
         self._texts.fill(self._vectors)
         return Encoded(self._vectors, self.tally.stats())
 

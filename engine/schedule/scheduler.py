@@ -30,16 +30,25 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from paritas.engine.runtime.session import Session
-from paritas.engine.schedule.batching import Batch
 from paritas.errors import BundleError
 
 _log = logging.getLogger("paritas")
 
 T = TypeVar("T")
-Run = Callable[[Session, Batch], None]
+
+
+class Work(Protocol):
+    """What runs in one go: a `Batch`, or what becomes one when its turn has come."""
+
+    @property
+    def cells(self) -> int:
+        """Tokens computed, padding included; asked for when it has run."""
+
+
+Run = Callable[[Session, Any], None]
 
 # An idle scheduler gives back what its runs left, once, after so long ...
 _IDLE_S = 1.0
@@ -51,7 +60,7 @@ _LARGE = 64
 class Job(Generic[T]):
     """Batches that run in one graph, to wait for."""
 
-    def __init__(self, batches: Iterable[Batch], run: Run, then: Callable[[], T]) -> None:
+    def __init__(self, batches: Iterable[Work], run: Run, then: Callable[[], T]) -> None:
         """Take what `Scheduler.start` will run.
 
         Args:
@@ -154,7 +163,7 @@ class Job(Generic[T]):
                 return
         callback(self)
 
-    def _take(self) -> Batch | None:
+    def _take(self) -> Work | None:
         """Take the next batch; None where none is left."""
         with self._lock:
             if not self._left:
@@ -217,7 +226,7 @@ class Scheduler:
         weakref.finalize(self, self._slots.stop).atexit = False
         self._slots.start_thread()
 
-    def submit(self, batches: Iterable[Batch], run: Run, then: Callable[[], T]) -> Job[T]:
+    def submit(self, batches: Iterable[Work], run: Run, then: Callable[[], T]) -> Job[T]:
         """Make a job and start it; see `Job`."""
         job = Job(batches, run, then)
         self.start(job)
@@ -238,7 +247,7 @@ class Scheduler:
             job.abandon()
             raise BundleError("nothing can be encoded any longer: the interpreter is ending")
 
-    def run_exclusive(self, batch: Batch, run: Run) -> bool:
+    def run_exclusive(self, batch: Work, run: Run) -> bool:
         """Run a short batch in the calling thread, with all threads inside, if nothing else runs or waits.
 
         A single query is spared two changes of threads: 40 of 590 µs (all-MiniLM-L6-v2 in INT8).
@@ -333,7 +342,7 @@ class _Slots:
             except Exception:  # noqa: BLE001 - a thread less would be worse
                 _log.exception("memory could not be given back")
 
-    def _begin(self, job: Job[Any]) -> tuple[Batch | None, bool]:
+    def _begin(self, job: Job[Any]) -> tuple[Work | None, bool]:
         """Wait for a slot, take the job's next batch, and say whether it is exclusive."""
         self._claimed = True
         self._exclusive_lock.acquire()  # no signal handler runs in this thread
@@ -355,7 +364,7 @@ class _Slots:
                 self.start_thread()
         return batch, exclusive
 
-    def _run(self, job: Job[Any], batch: Batch, *, exclusive: bool) -> None:
+    def _run(self, job: Job[Any], batch: Work, *, exclusive: bool) -> None:
         error = None
         try:
             job._run(self.exclusive if exclusive else self._shared_session(), batch)

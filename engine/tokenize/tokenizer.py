@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import tokenizers
@@ -32,6 +32,15 @@ _ENCODED = 1 << 16
 
 Text = str | tuple[str, str]
 """A text, or for a role with pairs (title, text)."""
+
+
+class TokenArrays(NamedTuple):
+    """Tokens of texts side by side, as a graph takes them: int64, (batch, length)."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+    """1 for tokens, 0 for padding."""
+    token_type_ids: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -62,10 +71,8 @@ class Tokens:
             np.concatenate([part.truncated for part in parts]),
         )
 
-    def arrays(
-        self, rows: NDArray[np.int64], length: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """Lay some texts' tokens out as input_ids, attention_mask and token_type_ids, int64, (batch, length).
+    def arrays(self, rows: NDArray[np.int64], length: int) -> TokenArrays:
+        """Lay some texts' tokens out side by side.
 
         Args:
             rows: the texts, (batch,).
@@ -78,7 +85,7 @@ class Tokens:
         places = np.minimum(starts + columns, len(self.input_ids) - 1)
         input_ids = np.where(mask, self.input_ids[places], 0)
         type_ids = np.where(mask, self.token_type_ids[places], 0)
-        return input_ids.astype(np.int64), mask.astype(np.int64), type_ids.astype(np.int64)
+        return TokenArrays(input_ids.astype(np.int64), mask.astype(np.int64), type_ids.astype(np.int64))
 
     @cached_property
     def _starts(self) -> NDArray[np.int64]:

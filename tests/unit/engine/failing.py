@@ -30,7 +30,7 @@ class Failing:
 def failing(bundle: Bundle, monkeypatch: pytest.MonkeyPatch, **options: int) -> Encoder:
     """An encoder whose sessions refuse the word "sky"."""
     encoder = Encoder(bundle, workers=1)
-    sky = encoder._stages.tokenizer.tokens["sky"]
+    sky = encoder.stages.tokenizer.tokens["sky"]
     assert encoder._scheduler is not None
     slots = encoder._scheduler._slots
     monkeypatch.setattr(slots, "exclusive", Failing(slots.exclusive, sky, **options))
