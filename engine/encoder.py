@@ -20,7 +20,8 @@ from paritas.engine.bundle.lookup import find
 from paritas.engine.loading import load_bundle
 from paritas.engine.options import EncoderOptions
 from paritas.engine.schedule.call import Call, Encoded
-from paritas.engine.schedule.scheduler import Job, Scheduler
+from paritas.engine.schedule.job import Job
+from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.settings import Settings
 from paritas.engine.tokenize.deduplicate import Deduplicated

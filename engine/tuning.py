@@ -88,7 +88,7 @@ def tune(
         report: is told what comes next, a line at a time.
 
     Returns:
-        What was found, for `settings.keep_tuned`.
+        What was found, for `tuned.keep_tuned`.
 
     Raises:
         InputError: `seconds` is no time, or what is found could not be kept.

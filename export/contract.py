@@ -7,14 +7,14 @@ differ; else the error names both places.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from paritas.engine.bundle.manifest import Contract
 from paritas.errors import ExportError, SourceError
 from paritas.export.checkpoint.facts import Facts
 from paritas.export.checkpoint.files import CONFIG, Fact
 from paritas.export.networks.config import read_network
-from paritas.registry import POOLINGS, Model, Role, RoleEntry, check_pooling
+from paritas.registry import POOLINGS, Model, Overridable, Role, RoleEntry, check_pooling
 
 Frontend = Literal["native", "optimum"]
 
@@ -215,7 +215,7 @@ class _Agreement:
 
 # As `registry.Role` asks for.
 _LEAST = 4
-_MAY_DIFFER = ("pooling", "normalize", "max_length", "prompt")
+_MAY_DIFFER = get_args(Overridable)
 
 
 def _role_names(facts: Facts) -> list[str]:

@@ -23,7 +23,6 @@ class TinyGraph:
         constants: Mapping[str, NDArray[Any]],
         *,
         optimized: bool = True,
-        threads: int | None = None,
     ) -> None:
         """Load a graph whose output, float32, is called "y".
 
@@ -32,7 +31,6 @@ class TinyGraph:
             inputs: what it is run on, by name.
             constants: what onnxruntime may prepare while loading, as it does with weights.
             optimized: whether onnxruntime may rewrite the graph; not where its fusions are the question.
-            threads: those of a run; all CPUs where None.
         """
         import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
@@ -50,7 +48,7 @@ class TinyGraph:
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or available_cpus()
+        options.intra_op_num_threads = available_cpus()
         options.log_severity_level = 3
         # As the engine has it: what ran before must not go on waiting actively while the next one is timed.
         options.add_session_config_entry("session.force_spinning_stop", "1")

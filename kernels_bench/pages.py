@@ -9,7 +9,7 @@ A page has a place for a result between two comments, and prose of its own aroun
 
 The first word names the result's file, the kind of CPU apart, which "cpu=" names. Without it the place shows
 that of the CPU asked for, or, where nothing was measured there, the newest of another: every table says whose
-it is. Any other "key=value" leaves only those rows. "aims" is all figures that are held against bounds.
+it is. Any other "key=value" leaves only those rows. "aims" is the figures of `AIMED`.
 """
 
 from __future__ import annotations

@@ -5,16 +5,14 @@ saving writes a new generation beside it and then replaces that one small file.
 
     index.json   vectors-<generation>.usearch   texts-<generation>.sqlite
 
-The names that this package exports are public. Its modules are private and may change.
-
-    index.py         VectorIndex
-    contents.py      vectors and documents together: reads, and changes that are whole
-    hnsw.py          the vectors; each distinct one once
-    documents.py     their ids, titles and texts
-    info.py          index.json
-    generations.py   the files: whole, checked, replaced
-    turns.py         many searches or one change at a time
-    arguments.py     what callers pass
+    index.py            VectorIndex
+    contents.py         vectors and documents together: reads, and changes that are whole
+    hnsw.py             the vectors; each distinct one once
+    document_table.py   their ids, titles and texts
+    info.py             index.json
+    generations.py      the files: whole, checked, replaced
+    turns.py            many searches or one change at a time
+    arguments.py        what callers pass
 """
 
 from paritas.engine.index.generations import check_target

@@ -71,9 +71,9 @@ def matrix(vectors: Any, dim: int, dtype: str) -> NDArray[np.float32]:
     try:
         array = np.asarray(vectors)
     except ValueError as error:
-        raise ShapeError(f"vectors are no array: {error}; expected float32 (queries, {dim})") from error
+        raise ShapeError(f"vectors are no array: {error}; expected float32 (count, {dim})") from error
     if array.ndim != 2 or array.shape[1] != dim or array.dtype != np.float32:
-        raise ShapeError(f"vectors are {array.dtype} {array.shape}; expected float32 (queries, {dim})")
+        raise ShapeError(f"vectors are {array.dtype} {array.shape}; expected float32 (count, {dim})")
     if not np.isfinite(array).all():
         row = int(np.argmin(np.isfinite(array).all(axis=1)))
         raise InputError(f"vector {row} holds NaN or infinite values")

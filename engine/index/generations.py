@@ -121,9 +121,7 @@ def _check_size(path: Path, file: BufferedReader, info: IndexInfo) -> None:
 
 
 def _check_digests(directory: Path, opened: dict[str, BufferedReader], info: IndexInfo) -> None:
-    cache: DigestCache | None = None
-    with contextlib.suppress(RuntimeError):  # no home directory: nothing is known of any file
-        cache = DigestCache(directory)
+    cache = DigestCache(directory)
     fresh: dict[str, str] = {}
     for name, file in opened.items():
         path, expected = directory / name, info.sha256.get(name)
@@ -137,14 +135,13 @@ def _check_digests(directory: Path, opened: dict[str, BufferedReader], info: Ind
             raise VectorIndexError(
                 f"{path}: changed since it was saved (sha256 {fresh[name]}); restore the file or index anew"
             )
-    if cache is not None:
-        cache.keep(fresh)
+    cache.keep(fresh)
 
 
-def _known(cache: DigestCache | None, path: Path, file: BufferedReader) -> str | None:
+def _known(cache: DigestCache, path: Path, file: BufferedReader) -> str | None:
     """Return the digest that was taken of an open file before, if its name still leads to it."""
     with contextlib.suppress(OSError):
-        known = cache.digest(path.name) if cache is not None else None
+        known = cache.digest(path.name)
         if os.path.samestat(path.stat(), os.fstat(file.fileno())):
             return known
     return None

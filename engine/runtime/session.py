@@ -74,10 +74,9 @@ def provider_name(provider: str) -> str:
         raise ProviderError(f"unknown provider {provider!r}{did_you_mean(provider, PROVIDERS)}")
     available = available_providers()
     if name not in available:
-        extra = "gpu" if name in _NVIDIA else None
         mend = (
             "type: pip uninstall -y onnxruntime && pip install 'paritas[gpu]'"
-            if extra
+            if name in _NVIDIA
             else "install the onnxruntime build that has it"
         )
         raise ProviderError(

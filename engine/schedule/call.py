@@ -15,7 +15,8 @@ from paritas.engine.bundle.manifest import Contract
 from paritas.engine.pool.head import Head, cut
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch, plan
-from paritas.engine.schedule.scheduler import Job, Scheduler
+from paritas.engine.schedule.job import Job
+from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Deduplicated
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, TokenArrays, Tokenizer, Tokens

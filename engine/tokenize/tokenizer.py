@@ -211,24 +211,23 @@ def _size(text: Text, max_length: int) -> int:
     return min(len(text[0]) + len(text[1]), LONG * max_length) * (1 + 2 * shorter // max_length)
 
 
-def check_texts(texts: Sequence[object], role: Role, *, first: int = 0) -> list[Text]:
+def check_texts(texts: Sequence[object], role: Role) -> list[Text]:
     """Return texts as the tokenizer takes them, or say which one is wrong and why.
 
     Args:
         texts: strings or, where the role takes pairs, also (title, text) of two strings; a missing or
             empty title becomes the role's default title.
         role: the role's rule.
-        first: the place of texts[0] in the caller's sequence, for the message.
 
     Raises:
         InputError: something else.
     """
-    return list(checked_texts(texts, role, first=first))
+    return list(checked_texts(texts, role))
 
 
-def checked_texts(texts: Iterable[object], role: Role, *, first: int = 0) -> Iterator[Text]:
+def checked_texts(texts: Iterable[object], role: Role) -> Iterator[Text]:
     """Yield texts as `check_texts` returns them, one by one: a pair that is made here need not be kept."""
-    return (_check(text, role, place) for place, text in enumerate(texts, first))
+    return (_check(text, role, place) for place, text in enumerate(texts))
 
 
 def _check(text: object, role: Role, place: int) -> Text:

@@ -34,8 +34,9 @@ from paritas.export.checkpoint.tokenizer import TokenizerFacts, read_tokenizer
 # Names of prompts for queries or for documents: none of them is for the other side, default or not.
 _OF_ONE_SIDE = ("query", "document", "passage", "corpus")
 _SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
-# Keys of sentence_bert_config.json, and the values under which they change nothing. Precisions below are of
-# that kind: the weights count as they lie on the disk.
+# Keys of sentence_bert_config.json: those that are read, and the values under which others change nothing.
+# Precisions below are of that kind: the weights count as they lie on the disk.
+_READ = {"max_seq_length", "do_lower_case", "query_length", "document_length", "unpad_inputs"}
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "transformer_task": (None, "feature-extraction"),
     "modality_config": (None, {"text": {"method": "forward", "method_output_name": "last_hidden_state"}}),
@@ -54,7 +55,6 @@ _ARGUMENTS = {
 }
 # Keys of config.json.
 _ELSEWHERE = ("transformers_weights", "configuration_files", "attribute_map", "quantization_config")
-_READ = {"max_seq_length", "do_lower_case", "query_length", "document_length", "unpad_inputs"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,7 +72,7 @@ def make_wordpiece(files: TokenizerFiles, known: TokenizerClass, raw: bytes) -> 
     chinese = files.get("tokenize_chinese_chars", True)
     if raw:
         made = parse_tokenizer(files.directory / TOKENIZER, raw)
-        _checkmake_wordpiece(files, unknown)
+        _check_wordpiece(files, unknown)
         if known is MPNET:  # whose class of 4.57 takes this one from tokenizer.json
             _agree(files, "normalizer.handle_chinese_chars", chinese)
     else:
@@ -99,7 +99,7 @@ def make_wordpiece(files: TokenizerFiles, known: TokenizerClass, raw: bytes) -> 
     return made
 
 
-def _checkmake_wordpiece(files: TokenizerFiles, unknown: str) -> None:
+def _check_wordpiece(files: TokenizerFiles, unknown: str) -> None:
     """Refuse what 4.57 takes from tokenizer.json and 5 makes anew."""
     for key, expected in (
         ("model.type", "WordPiece"),

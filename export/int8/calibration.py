@@ -27,11 +27,11 @@ from paritas.registry import Role
 
 BUILT_IN = "built-in"
 _FEWEST = 16
-# Of a file longer than this so many lines are taken, evenly spread: the ranges hardly change any more.
+# Of a longer file at most so many lines are taken, evenly spread: the ranges hardly change any more.
 _MOST = 256
 # One text in so many is kept back to judge the outcome by.
 _HELD_OUT = 6
-_TOKEN_BUDGET = 512
+_MAX_BATCH_TOKENS = 512
 # Special tokens inside a text, and a text of nothing but those around it, reach values that no prose does.
 # Without these, all-mpnet-base-v2 fell to a cosine of 0.979 on a literal <pad> (0.998 with them). Some are
 # repeated, to count among the thousands of other tokens by which the weights are rounded.
@@ -148,7 +148,7 @@ class Activations:
         Raises:
             ExportError: a value is NaN or infinite.
         """
-        for batch in plan(tokens.lengths, max_batch_tokens=_TOKEN_BUDGET):
+        for batch in plan(tokens.lengths, max_batch_tokens=_MAX_BATCH_TOKENS):
             fetched = self._session.fetch(self._sources, *tokens.arrays(batch.rows, batch.length))
             for name, values in zip(self._sources, fetched, strict=True):
                 if not np.isfinite(values).all():
@@ -164,7 +164,7 @@ def vectors(graph: Path, tokens: Tokens, contract: Contract) -> NDArray[np.float
     head = Head.load(contract, graph.parent)
     session = Session(graph, provider="cpu", threads=available_cpus())
     pooled = np.empty((len(tokens.lengths), contract.dim), np.float32)
-    for batch in plan(tokens.lengths, max_batch_tokens=_TOKEN_BUDGET):
+    for batch in plan(tokens.lengths, max_batch_tokens=_MAX_BATCH_TOKENS):
         input_ids, mask, type_ids = tokens.arrays(batch.rows, batch.length)
         hidden = session.run(input_ids, mask, type_ids)
         pooled[batch.rows] = head(hidden, mask)

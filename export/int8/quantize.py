@@ -366,7 +366,7 @@ class _Writer:
         largest = np.abs(exact).max(axis=1, keepdims=True)
         scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
         self._constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))
-        # To whole cache lines, for what follows them in a prepared graph; see engine/runtime/session.py.
+        # To whole cache lines, for what follows them in an optimized graph; see engine/runtime/session.py.
         self._constant(f"{table}.scales", np.pad(scales, ((0, -len(scales) % 16), (0, 0))))
         integers = self._add("Gather", [f"{table}.int8", rows], f"{output}.int8")
         self.nodes.append(cast_node(integers, f"{output}.steps", TensorProto.FLOAT))

@@ -1,7 +1,8 @@
 """WordPiece in Python: a text's token ids as transformers' fast tokenizers give them.
 
 It has nothing from the library that runs in the engine, so that the two can be held against each other.
-What the files of a checkpoint mean is said in `wordpiece_files`; here stands what is then done to a text.
+What the files of a checkpoint mean stands in `export/checkpoint/wordpiece.py`; what is then done to a text
+stands here.
 """
 
 from __future__ import annotations

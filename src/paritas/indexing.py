@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 
 from msgspec import Struct
@@ -13,7 +13,6 @@ from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex
 from paritas.engine.schedule.stats import EncodeStats
 from paritas.errors import InputError
-from paritas.registry import Role
 
 # Documents encoded and added at a time. Sorting by length within so many leaves next to no small batches.
 _CHUNK = 4096
@@ -42,7 +41,7 @@ def build_index(
     Raises:
         InputError: there are no documents, or the model lacks the role.
     """
-    pair = find_role(encoder.contract.roles, role).pair
+    pair = encoder.stages.tokenizer.role(role).pair
     built = VectorIndex(encoder, dtype=dtype)
     total: EncodeStats | None = None
     iterator = iter(documents)
@@ -99,14 +98,3 @@ def summarize(stats: EncodeStats, out: str, total_s: float) -> Summary:
         encode_s=round(stats.total_s, 3),
         total_s=round(total_s, 3),
     )
-
-
-def find_role(roles: Mapping[str, Role], name: str) -> Role:
-    """Return a model's role.
-
-    Raises:
-        InputError: it has none of that name.
-    """
-    if name not in roles:
-        raise InputError(f"unknown role {name!r}; the model has {', '.join(roles)}")
-    return roles[name]

@@ -106,7 +106,8 @@ _BOUNDS: dict[Precision, Bound] = {
 }
 
 
-Fact = Literal["pooling", "normalize", "max_length", "prompt"]
+Overridable = Literal["pooling", "normalize", "max_length", "prompt"]
+"""What an entry may say otherwise than the checkpoint."""
 
 
 class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -124,7 +125,7 @@ class Model(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     sources: Sources = Sources()
     digests: dict[str, _Sha256] = {}
     bounds: dict[Precision, Bound] = {}
-    overrides: list[Fact] = []
+    overrides: list[Overridable] = []
     """What is meant to differ from the checkpoint."""
     license: str = "not stated"
     paper: str | None = None

@@ -66,12 +66,12 @@ def put(work: Path, target: Path) -> None:
         if not target.exists():
             work.rename(target)
         elif not exchange(work, target):
-            _rename_twice(work, target)
+            _rename_in_turn(work, target)
         files.sync(target.parent)
     shutil.rmtree(work, ignore_errors=True)  # the former one, if there was
 
 
-def _rename_twice(work: Path, target: Path) -> None:
+def _rename_in_turn(work: Path, target: Path) -> None:
     """Exchange two directories by three renames; after each of them `_clear` knows what to do."""
     former = work.with_name(work.name.replace(".partial-", ".former-"))
     target.rename(former)

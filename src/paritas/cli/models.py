@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import click
 from msgspec import Struct
@@ -212,12 +213,11 @@ def _quantized(made: Quantization) -> str:
 
 def _precisions(text: str) -> list[Precision]:
     chosen = [part.strip() for part in text.split(",") if part.strip()]
-    unknown = [part for part in chosen if part not in PRECISIONS]
-    if unknown or not chosen:
+    if not chosen or not set(chosen) <= set(PRECISIONS):
         raise InputError(
             f"--precision {text!r}: expected one or more of {', '.join(PRECISIONS)}, comma between"
         )
-    return [precision for precision in PRECISIONS if precision in chosen]
+    return cast(list[Precision], chosen)
 
 
 def _size_mb(bundle: Bundle) -> float:

@@ -188,7 +188,6 @@ def recall(
     paritas recall corpus.index --queries questions.jsonl
     """
     from paritas.engine.index import VectorIndex
-    from paritas.indexing import find_role
 
     given = {"--model": model, "--precision": precision, "--role": role if role != "query" else None}
     if queries is None and (unused := [name for name, value in given.items() if value is not None]):
@@ -198,7 +197,7 @@ def recall(
             vectors = opened.sample(sample)
         else:
             with _encoder(models, opened, model, precision) as encoder:
-                pair = find_role(encoder.contract.roles, role).pair
+                pair = encoder.stages.tokenizer.role(role).pair
                 texts = [document.as_text(pair=pair) for document in read_documents(queries)]
                 vectors = encoder.encode(texts, role=role)
         value = opened.recall(vectors, k)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -16,11 +15,9 @@ from paritas.doctor.problem import Problem
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.runtime.cpus import dot_product
 from paritas.engine.runtime.precision import automatic_precision
+from paritas.engine.settings import Settings, choose_settings
 from paritas.errors import BundleError, StoreError
 from paritas.registry import Precision
-
-if TYPE_CHECKING:  # its module needs onnxruntime
-    from paritas.engine.settings import Settings
 
 # What was never digested before is read up to here: 2 to 4 s where a CPU has no instructions for SHA-256.
 _READ_AT_MOST_BYTES = 10**9
@@ -171,7 +168,6 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     certificate = variant.certified
     try:
         from paritas.engine.runtime.optimized import has_optimized
-        from paritas.engine.settings import choose_settings
         from paritas.engine.tuned import find_tuned, read_tuned
     except NOT_LOADED:  # said once, of onnxruntime
         return BundledGraph(size_bytes, certificate.instructions, certificate.date)

@@ -200,7 +200,7 @@ def test_recall_encodes_queries_under_the_role_and_precision_asked_for(folder: P
     asked = shlex.split("recall new.index --queries corpus.jsonl -k 1")
     for more in ([], ["--role", "passage"], ["--role", "passage", "--precision", "fp16"]):
         assert "over 4 queries and 4 documents" in said(run(*asked, *more))
-    refused(run(*asked, "--role", "question"), "unknown role 'question'; the model has query, passage")
+    refused(run(*asked, "--role", "question"), "unknown role 'question'; known: passage, query")
     refused(run(*asked, "--precision", "int8"), "no precision 'int8'")
     for more in (["--role", "passage"], ["--precision", "fp16"], ["--model", "bert.bundle"]):
         refused(run("recall", "new.index", *more), f"{more[0]} is for the texts of --queries FILE")

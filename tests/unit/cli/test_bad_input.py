@@ -49,7 +49,7 @@ BAD_INPUT = {
     ),
     "unknown role": (
         "index corpus.jsonl {mpnet} --role document --out new.index",
-        "unknown role 'document'; the model has query, passage",
+        "unknown role 'document'; known: passage, query",
     ),
     "no --out": ("index corpus.jsonl {mpnet}", "Missing option '--out'."),
     # Bad input as well, so that the message shows which is looked at first: nobody encodes in vain.

@@ -141,7 +141,7 @@ def test_a_mapped_index_is_read_only_and_says_how_to_change_that(bert: Encoder, 
 )
 def test_vectors_that_do_not_fit_are_refused(bert: Encoder, vectors) -> None:
     with filled(bert, 3) as index:
-        with pytest.raises(ShapeError, match=r"expected float32 \(queries, 16\)"):
+        with pytest.raises(ShapeError, match=r"expected float32 \(count, 16\)"):
             index.search(vectors)
         with pytest.raises(ShapeError):
             index.add(["a", "b"], vectors)

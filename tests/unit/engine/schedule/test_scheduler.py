@@ -18,7 +18,8 @@ import pytest
 
 from paritas.engine.schedule import scheduler as scheduler_module
 from paritas.engine.schedule.batching import Batch
-from paritas.engine.schedule.scheduler import Job, Scheduler
+from paritas.engine.schedule.job import Job
+from paritas.engine.schedule.scheduler import Scheduler
 from paritas.errors import BundleError
 
 

@@ -307,11 +307,6 @@ def test_half_a_surrogate_pair_is_refused_with_its_place(text: object, role: Rol
         check_texts(["whole 🚀", text], role)
 
 
-def test_places_count_from_the_callers_first_text() -> None:
-    with pytest.raises(InputError, match=r"^text 2049 is int 7; expected a string$"):
-        check_texts(["a", 7], SINGLE, first=2048)
-
-
 def test_what_is_shown_of_a_wrong_text_is_short() -> None:
     with pytest.raises(InputError, match=r"\.\.\.; expected") as caught:
         check_texts([list(range(10_000))], SINGLE)
