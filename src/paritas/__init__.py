@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import Hit, VectorIndex
     from paritas.engine.schedule.call import Encoded
-    from paritas.engine.schedule.scheduler import Job
+    from paritas.engine.schedule.job import Job
     from paritas.engine.schedule.stats import EncodeStats
     from paritas.export import export_model
     from paritas.registry import load_registry
+    from paritas.serving.async_encoder import AsyncEncoder
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncEncoder",
     "Bundle",
     "EncodeStats",
     "Encoded",
@@ -47,12 +49,13 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AsyncEncoder": "paritas.serving.async_encoder",
     "Bundle": "paritas.engine.bundle.directory",
     "EncodeStats": "paritas.engine.schedule.stats",
     "Encoded": "paritas.engine.schedule.call",
     "Encoder": "paritas.engine.encoder",
     "Hit": "paritas.engine.index",
-    "Job": "paritas.engine.schedule.scheduler",
+    "Job": "paritas.engine.schedule.job",
     "VectorIndex": "paritas.engine.index",
     "export_model": "paritas.export",
     "load_registry": "paritas.registry",

@@ -11,6 +11,7 @@
     ├── RunError               onnxruntime fails while it runs a text
     ├── InputError             what the caller passed (also a ValueError)
     │   └── ShapeError         ... an array of the wrong shape or dtype
+    ├── Overloaded             as much waits as may; says when to come again
     ├── VectorIndexError       an index is missing, damaged, or belongs to another model
     ├── ProviderError          the requested execution provider cannot run here
     └── MissingExtraError      an optional dependency is absent or clashes (also an ImportError)
@@ -66,6 +67,16 @@ class InputError(ParitasError, ValueError):
 
 class ShapeError(InputError):
     """An array has the wrong shape, dtype or layout."""
+
+
+class Overloaded(ParitasError):  # noqa: N818 - no error of the request: it may be sent again
+    """As much waits as may: nothing of the request was taken."""
+
+    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+        """Take the message, and how long what waits will take."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds after which it may be sent again."""
 
 
 class VectorIndexError(ParitasError):

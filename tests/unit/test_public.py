@@ -11,6 +11,7 @@ import pytest
 import paritas
 
 PUBLIC = [
+    "AsyncEncoder",
     "Bundle",
     "EncodeStats",
     "Encoded",

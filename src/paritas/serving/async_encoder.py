@@ -1,0 +1,170 @@
+"""An encoder for event loops: thousands of calls at a time, gathered into full batches."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+from paritas.arguments import whole_number
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.engine.schedule.call import Encoded
+from paritas.engine.tokenize.inputs import listed
+from paritas.engine.tokenize.tokenizer import Text
+from paritas.errors import InputError
+from paritas.serving.batcher import Batcher, Outcome, Request
+
+MAX_QUEUE_TOKENS = 65_536
+"""256 texts of 256 tokens."""
+# Texts of so many characters together are tokenised in the event loop, in 1 ms or less: to change threads and
+# back costs as much as tokenising a query.
+_INLINE_CHARACTERS = 4_096
+_INLINE_TEXTS = 64
+
+
+class AsyncEncoder:
+    """An `Encoder` for asyncio: calls from any event loop are gathered into batches of equal length.
+
+    There is no timer. An idle encoder runs a text at once; while it is busy, what waits makes fuller batches.
+    Vectors are those of `Encoder.encode`, bit for bit. One object serves any number of tasks, threads and
+    event loops of one process.
+
+    Args:
+        model: as for `Encoder`, or an `Encoder`, which then stays the caller's to close.
+        max_queue_tokens: tokens that may wait. A request counts for at most an eighth of them, so that a
+            large one does not shut out the short ones. How long a text may wait is this number over the
+            tokens that the machine encodes in a second.
+        **options: of `Encoder`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Bundle | Encoder,
+        *,
+        max_queue_tokens: int = MAX_QUEUE_TOKENS,
+        **options: Any,
+    ) -> None:
+        """Load the bundle.
+
+        Raises:
+            ParitasError: as `Encoder`.
+            InputError: `max_queue_tokens` is no whole number of 1 or more, or options stand beside an
+                `Encoder`, which has its own.
+        """
+        max_queue_tokens = whole_number("max_queue_tokens", max_queue_tokens, 1)
+        if isinstance(model, Encoder) and options:
+            raise InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
+        self._owned = not isinstance(model, Encoder)
+        self.encoder = model if isinstance(model, Encoder) else Encoder(model, **options)
+        """What encodes."""
+        self._batcher = Batcher(self.encoder, max_queue_tokens)
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return self.encoder.dim
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait, as `max_queue_tokens` counts them."""
+        return self._batcher.queued_tokens
+
+    @property
+    def tokens_per_s(self) -> float:
+        """What the encoder does in a second while it is busy; 0 before it did anything."""
+        return self._batcher.rate.per_s
+
+    async def encode(self, texts: Iterable[Text], *, role: str) -> Encoded:
+        """Return the vectors of texts, and what was done for them.
+
+        A cancelled call drops what waits of it: `asyncio.timeout` gives it a time limit. Texts of more than
+        a page are tokenised in a thread of their own. So do not change `texts` meanwhile.
+
+        Args:
+            texts: as `Encoder.encode` takes them.
+            role: likewise.
+
+        Returns:
+            `vectors`, float32, (texts, dim), in the order given, and `stats`, an `EncodeStats`.
+
+        Raises:
+            Overloaded: as much waits as may; nothing was taken, and `retry_after_s` says when to come again.
+            InputError: a text is not what the role takes (the message gives its place), unknown role.
+            BundleError: the encoder was closed, or loaded before this process was forked.
+            RunError: onnxruntime cannot run a text; the message gives its place.
+        """
+        self._batcher.check_room()
+        texts = listed(texts)
+        ended: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+        tokenized = partial(self._request, texts, role, partial(_tell, ended))
+        request = tokenized() if _is_short(texts) else await asyncio.to_thread(tokenized)
+        if not request.unfinished:
+            return request.call.finish()
+        self._batcher.add(request)
+        try:
+            return await ended
+        except asyncio.CancelledError:
+            self._batcher.drop(request)
+            raise
+
+    def _request(self, texts: Sequence[Any], role: str, end: Callable[[Outcome], None]) -> Request:
+        return Request(self.encoder.call(texts, role, None), end)
+
+    async def aclose(self, timeout_s: float | None = None) -> None:
+        """Take no more calls, and let those that were taken end.
+
+        Args:
+            timeout_s: seconds to wait at most; calls that have not ended by then raise BundleError.
+        """
+        idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._batcher.close(partial(_tell, idle, None))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(idle, timeout_s)
+        self._batcher.fail_all(self._batcher.closed())
+        if self._owned:
+            self.encoder.close()
+
+    async def __aenter__(self) -> AsyncEncoder:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+
+def _tell(future: asyncio.Future[Any], outcome: Any) -> None:
+    """Let a future have its result or error, from any thread."""
+    with suppress(RuntimeError):  # its loop was closed, and nobody waits
+        future.get_loop().call_soon_threadsafe(_set, future, outcome)
+
+
+def _set(future: asyncio.Future[Any], outcome: Any) -> None:
+    if future.done():  # cancelled
+        return
+    if isinstance(outcome, BaseException):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
+
+
+def _is_short(texts: Sequence[Any]) -> bool:
+    """Say whether texts, checked or not, are tokenised so soon that the event loop can wait."""
+    if len(texts) > _INLINE_TEXTS:
+        return False
+    parts = itertools.chain.from_iterable([text] if isinstance(text, str) else _parts(text) for text in texts)
+    return sum(map(len, parts)) <= _INLINE_CHARACTERS
+
+
+def _parts(text: Any) -> Iterable[str]:
+    """Return the strings of a pair; none where it is none."""
+    return [part for part in text if isinstance(part, str)] if isinstance(text, (tuple, list)) else []

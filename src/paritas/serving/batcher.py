@@ -1,0 +1,378 @@
+"""Gathering: texts of many requests run in batches of equal length, chosen when a batch begins.
+
+No timer holds a text back. The batcher asks the scheduler for turns, one more than can run at a time. When a
+turn comes, it takes what waits by then: one text where nothing else does, a full batch where many wait.
+
+Three rules say what it takes:
+
+- The request that has had the least begins the batch ("least attained service"). So a short request passes a
+  large one after each batch of it.
+- Every fourth batch begins with the request that has waited longest since it had one. So a large request goes
+  on, however many short ones come.
+- Whatever else waits and is as long fills the batch, in the order of arrival.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.engine.encoder import Encoder
+from paritas.engine.runtime.session import Session
+from paritas.engine.schedule.batching import Batch
+from paritas.engine.schedule.call import Call, Encoded
+from paritas.engine.schedule.job import Job
+from paritas.engine.tokenize.tokenizer import TokenArrays
+from paritas.errors import BundleError, Overloaded, RunError
+from paritas.serving.rate import Rate
+
+# Every so many batches the request that waited longest comes first.
+_OLDEST_EVERY = 4
+# A request counts for at most this share of the queue: a large one does not shut short ones out.
+_MOST_OF_QUEUE = 8
+_SOON_S = 0.1
+_LATE_S = 60.0
+
+Outcome = Encoded | BaseException
+
+
+class Request:
+    """Texts of one caller on their way."""
+
+    def __init__(self, call: Call, end: Callable[[Outcome], object]) -> None:
+        """Tokenise them, in the calling thread.
+
+        Args:
+            call: the texts.
+            end: called once with what came of it, in a thread of the scheduler.
+        """
+        self.call, self.end = call, end
+        self.window = call.window(slice(None))
+        lengths = self.window.tokens.lengths
+        self.tokens = int(lengths.sum())
+        """Of all distinct texts; all of them are computed."""
+        self.waiting = dict(_by_length(lengths))
+        """Rows that nobody has taken, by their tokens a text, the longest first."""
+        self.unfinished = len(lengths)
+        """Texts without a vector."""
+        self.served = 0
+        """Tokens that were taken."""
+        self.counted = 0
+        """Tokens that count in the queue."""
+        self.arrival = 0
+
+    def take(self, length: int, most: int) -> NDArray[np.int64]:
+        """Take rows of so many tokens each, at most so many rows."""
+        rows = self.waiting[length]
+        taken, left = rows[:most], rows[most:]
+        if len(left):
+            self.waiting[length] = left
+        else:
+            del self.waiting[length]
+        self.served += len(taken) * length
+        return taken
+
+    def key(self, length: int) -> tuple[int, int]:
+        """Return what texts of one batch have in common."""
+        return length, self.window.prompt_tokens
+
+
+def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each length, the longest first, with the texts that have it."""
+    order = np.argsort(-lengths, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        if len(rows):
+            yield int(lengths[rows[0]]), rows
+
+
+class _Turn:
+    """What the scheduler is asked for; it becomes a batch when it begins."""
+
+    cells = 0
+
+
+class Batcher:
+    """Gathers requests of one encoder. May be used by many threads and event loops at once."""
+
+    def __init__(self, encoder: Encoder, max_queue_tokens: int) -> None:
+        """Take the encoder.
+
+        Args:
+            encoder: where batches run.
+            max_queue_tokens: tokens that may wait; a request counts for at most an eighth of them.
+        """
+        self.encoder, self.max_queue_tokens = encoder, max_queue_tokens
+        self.rate = Rate()
+        # Held here: what was taken in ends, though the encoder be closed.
+        self._scheduler = encoder.scheduler()
+        self._most_of_queue = max(1, max_queue_tokens // _MOST_OF_QUEUE)
+        # One more than can run at a time: where a turn waits, the scheduler lets batches run side by side.
+        self._most_turns = encoder.settings.workers + 1
+        self._lock = threading.Lock()
+        self._arrivals = itertools.count()
+        self._picks = 0
+        self._turns = 0
+        self._waiting: dict[Request, None] = {}
+        """Those with texts that nobody has taken; first the one that was served longest ago."""
+        self._least_served: list[tuple[int, int, Request]] = []
+        """A heap of (served, arrival, request); entries of what was served or ended since are stale."""
+        self._by_key: dict[tuple[int, int], dict[Request, None]] = {}
+        """The waiting requests that have texts of one length, in the order of arrival."""
+        self._counted = 0
+        self._requests: set[Request] = set()
+        """Those that were taken in and have not ended."""
+        self._closing: list[Callable[[], object]] = []
+        """Called when nothing is under way; where there is one, nothing is taken in."""
+
+    @property
+    def queued_tokens(self) -> int:
+        """Tokens that wait, as the bound counts them."""
+        return self._counted
+
+    @property
+    def waiting_requests(self) -> int:
+        """Requests with texts that wait."""
+        return len(self._waiting)
+
+    def check_room(self, tokens: int = 1) -> None:
+        """Refuse a request at once where it has no room.
+
+        Raises:
+            Overloaded: so many tokens more would be over the bound.
+            BundleError: closed.
+        """
+        if self._closing:
+            raise self.closed()
+        counted = min(tokens, self._most_of_queue)
+        if self._counted and self._counted + counted > self.max_queue_tokens:
+            retry_after_s = self._retry_after_s()
+            raise Overloaded(
+                f"{self._counted} tokens wait, and at most {self.max_queue_tokens} may; "
+                f"try again in {retry_after_s:.1f} s",
+                retry_after_s,
+            )
+
+    def _retry_after_s(self) -> float:
+        """Return how long what waits will take, in seconds."""
+        rate = self.rate.per_s
+        return min(max(self._counted / rate if rate else 1.0, _SOON_S), _LATE_S)
+
+    def add(self, request: Request) -> None:
+        """Take a request in, whole or not at all.
+
+        Raises:
+            Overloaded: it would be over the bound.
+            BundleError: closed, or the encoder was loaded before this process was forked.
+        """
+        self.encoder.scheduler()
+        with self._lock:
+            self.check_room(request.tokens)
+            request.arrival = next(self._arrivals)
+            self._waiting[request] = None
+            self._requests.add(request)
+            self._count(request)
+            heapq.heappush(self._least_served, (0, request.arrival, request))
+            for length in request.waiting:
+                self._by_key.setdefault(request.key(length), {})[request] = None
+            if not self._turns:
+                self.rate.begin()
+        self._ask()
+
+    def drop(self, request: Request) -> None:
+        """Run no more of a request's texts, for whom nobody waits any longer."""
+        if self._remove(request):
+            self._tell_if_idle()
+
+    def close(self, idle: Callable[[], object]) -> None:
+        """Take nothing in any longer, and call `idle` once nothing is under way, from any thread."""
+        with self._lock:
+            self._closing.append(idle)
+        self._tell_if_idle()
+
+    def closed(self) -> BundleError:
+        """Return the error of a call after `close`."""
+        return BundleError(f"the encoder of {self.encoder.bundle.directory} was closed")
+
+    def fail_all(self, error: BaseException) -> None:
+        """End everything that is under way with an error."""
+        with self._lock:
+            requests = list(self._requests)
+        for request in requests:
+            self._end(request, error)
+
+    def _tell_if_idle(self) -> None:
+        with self._lock:
+            tell = [] if self._requests else list(self._closing)
+        for idle in tell:
+            idle()
+
+    def _ask(self) -> None:
+        """Ask for as many turns as there are batches, and can be of use."""
+        with self._lock:
+            full = self._counted // self.encoder.settings.max_batch_tokens
+            wanted = min(self._most_turns, max(len(self._by_key), full)) - self._turns
+            self._turns += max(0, wanted)
+        for _ in range(wanted):
+            job: Job[None] = Job([_Turn()], self._run, lambda: None)
+            job.add_done_callback(self._turn_ended)
+            try:
+                self._scheduler.start(job)
+            except BundleError:  # the interpreter is ending, and the job has ended
+                return
+
+    def _turn_ended(self, job: Job[None]) -> None:
+        with self._lock:
+            self._turns -= 1
+            again = bool(self._waiting)
+        try:
+            job.result()
+        except BaseException:  # noqa: BLE001 - cancelled by the scheduler, which takes no more
+            self.fail_all(BundleError("nothing can be encoded any longer: the interpreter is ending"))
+            return
+        if again:
+            self._ask()
+
+    def _run(self, session: Session, turn: _Turn) -> None:
+        """Make a batch of what waits, and run it."""
+        length, group = self._take()
+        if not group:
+            return
+        turn.cells = length * sum(len(rows) for _, rows in group)
+        try:
+            self._encode(session, length, group)
+        except BaseException as error:  # noqa: BLE001 - the callers' to see, and not the thread's
+            for request, _ in group:
+                self._end(request, error)
+        self.rate.add(turn.cells)
+
+    def _take(self) -> tuple[int, list[tuple[Request, NDArray[np.int64]]]]:
+        """Take the next batch: its tokens a text, and whose rows it has."""
+        with self._lock:
+            first = self._next()
+            if first is None:
+                return 0, []
+            length = next(iter(first.waiting))
+            key = first.key(length)
+            room = max(1, self.encoder.settings.max_batch_tokens // length)
+            others = (request for request in self._by_key[key] if request is not first)
+            group = []
+            for request in itertools.chain([first], list(itertools.islice(others, room))):
+                rows = request.take(length, room)
+                group.append((request, rows))
+                self._taken(request, key)
+                room -= len(rows)
+                if not room:
+                    break
+            return length, group
+
+    def _next(self) -> Request | None:
+        """Return the request that begins the next batch."""
+        self._picks += 1
+        if self._picks % _OLDEST_EVERY == 0:
+            return next(iter(self._waiting), None)
+        while self._least_served:
+            if self._is_fresh(self._least_served[0]):
+                return self._least_served[0][2]
+            heapq.heappop(self._least_served)
+        return None
+
+    def _is_fresh(self, entry: tuple[int, int, Request]) -> bool:
+        served, _, request = entry
+        return request in self._waiting and request.served == served
+
+    def _drop_stale(self) -> None:
+        """Keep no more stale entries than fresh ones, and none where nothing waits: they hold arrays."""
+        if len(self._least_served) > 2 * len(self._waiting):
+            self._least_served = list(filter(self._is_fresh, self._least_served))
+            heapq.heapify(self._least_served)
+
+    def _taken(self, request: Request, key: tuple[int, int]) -> None:
+        """Note that rows of a request were taken."""
+        if key[0] not in request.waiting:
+            self._forget(request, key)
+        del self._waiting[request]
+        if request.waiting:
+            self._waiting[request] = None  # at the end: it was served just now
+            heapq.heappush(self._least_served, (request.served, request.arrival, request))
+        self._drop_stale()
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        """Count what waits of a request."""
+        left = 0
+        if request in self._requests:
+            left = min(request.tokens - request.served, self._most_of_queue)
+        self._counted += left - request.counted
+        request.counted = left
+
+    def _forget(self, request: Request, key: tuple[int, int]) -> None:
+        alike = self._by_key[key]
+        del alike[request]
+        if not alike:
+            del self._by_key[key]
+
+    def _remove(self, request: Request) -> bool:
+        """Take a request out; say whether it had not ended before."""
+        with self._lock:
+            if request not in self._requests:
+                return False
+            self._requests.remove(request)
+            if request in self._waiting:
+                del self._waiting[request]
+                for length in request.waiting:
+                    self._forget(request, request.key(length))
+                self._drop_stale()
+            self._count(request)
+            return True
+
+    def _end(self, request: Request, outcome: Outcome) -> None:
+        if self._remove(request):
+            request.end(outcome)
+            self._tell_if_idle()
+
+    def _encode(self, session: Session, length: int, group: list[tuple[Request, NDArray[np.int64]]]) -> None:
+        begun = time.perf_counter()
+        parts = [request.window.tokens.arrays(rows, length) for request, rows in group]
+        tokens = parts[0] if len(parts) == 1 else TokenArrays(*map(np.concatenate, zip(*parts, strict=True)))
+        stages = self.encoder.stages
+        try:
+            vectors, run_s = stages.run(tokens, group[0][0].window.prompt_tokens, session)
+        except RunError:
+            self._encode_apart(session, length, group)
+            return
+        pool_s = time.perf_counter() - begun - run_s
+        start = 0
+        for request, rows in group:
+            share = len(rows) / len(vectors)
+            own = vectors[start : start + len(rows)]
+            self._store(request, Batch(rows, length), own, run_s * share, pool_s * share)
+            start += len(rows)
+
+    def _encode_apart(
+        self, session: Session, length: int, group: list[tuple[Request, NDArray[np.int64]]]
+    ) -> None:
+        """Run each request's texts by themselves: only the one that cannot run fails, and names its text."""
+        for request, rows in group:
+            batch, begun = Batch(rows, length), time.perf_counter()
+            try:
+                vectors, run_s = self.encoder.stages.vectors(request.window, session, batch)
+            except RunError as error:
+                self._end(request, error)
+                continue
+            self._store(request, batch, vectors, run_s, time.perf_counter() - begun - run_s)
+
+    def _store(
+        self, request: Request, batch: Batch, vectors: NDArray[np.float32], run_s: float, pool_s: float
+    ) -> None:
+        request.call.store(request.window, batch, vectors, run_s=run_s, pool_s=pool_s)
+        with self._lock:  # batches of one request may end in two threads at once
+            request.unfinished -= len(batch.rows)
+            last = not request.unfinished
+        if last:
+            self._end(request, request.call.finish())
