@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
@@ -83,3 +87,29 @@ def run_shell(command: str, directory: Path) -> str:
     )
     assert done.returncode == 0, f"{command}\nended with {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+@contextmanager
+def served() -> Iterator[Callable[[str, Path], None]]:
+    """Yield what starts a page's first server and waits until it is ready; others are not started."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def serve(command: str, directory: Path) -> None:
+        if processes:
+            return
+        words = [str(Path(sys.executable).parent / "paritas"), *shlex.split(command)[1:]]
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
+            processes.append(subprocess.Popen(words, cwd=directory, stderr=nowhere, text=True))
+        until = time.monotonic() + 60
+        while time.monotonic() < until and processes[0].poll() is None:
+            with suppress(OSError), urlopen("http://127.0.0.1:8000/readyz", timeout=5):
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{command}: was not ready within a minute")
+
+    try:
+        yield serve
+    finally:
+        for process in processes:
+            process.terminate()
+            assert process.wait(60) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.docs.blocks import PAGES, ROOT, Block, blocks, commands, run_python, run_shell
-from tests.docs.not_run import CHECKS, ONCE, PARSED, check_for
+from tests.docs.blocks import PAGES, ROOT, Block, blocks, commands, run_python, run_shell, served
+from tests.docs.not_run import CHECKS, ONCE, PARSED, check_for, parse
 
 # Output, pictures, and what the site's generator reads; `make docs` fails where that is wrong.
 SHOWN = {"text", "mermaid", "{toctree}", "{eval-rst}"}
@@ -25,17 +26,18 @@ def test_every_block_of_the_page_works(page: Path, scratch: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "page", module)
     names: dict[str, Any] = vars(module)
     output = ""
-    for block in blocks(page):
-        try:
-            if block.is_output:
-                assert block.code == output
-            elif block.language == "sh":
-                output = _shell(block, scratch)
-            else:
-                _work(block, scratch, names)
-        except BaseException as error:
-            error.add_note(f"in the block at {block.place}")
-            raise
+    with served() as serve:
+        for block in blocks(page):
+            try:
+                if block.is_output:
+                    assert block.code == output
+                elif block.language == "sh":
+                    output = _shell(block, scratch, serve)
+                else:
+                    _work(block, scratch, names)
+            except BaseException as error:
+                error.add_note(f"in the block at {block.place}")
+                raise
 
 
 def _work(block: Block, scratch: Path, names: dict[str, Any]) -> None:
@@ -56,12 +58,15 @@ def _work(block: Block, scratch: Path, names: dict[str, Any]) -> None:
         pytest.fail(f"{block.place}: no test knows what to do with a block of {block.language!r}")
 
 
-def _shell(block: Block, scratch: Path) -> str:
+def _shell(block: Block, scratch: Path, serve: Callable[[str, Path], None]) -> str:
     """Run or check the commands of a block; return what the last one that ran wrote."""
     output = ""
     for command in commands(block):
         entry = check_for(command)
-        if entry is None:
+        if command.startswith("paritas serve "):
+            parse(command)
+            serve(command, scratch)
+        elif entry is None:
             output = run_shell(command, scratch)
         else:
             entry[1](command)

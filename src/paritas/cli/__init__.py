@@ -19,6 +19,7 @@ from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
 from paritas.cli.options import GIVEN, Models, drop_output, in_one_line, show_error
 from paritas.cli.search import index, recall, search
+from paritas.cli.serve import serve
 from paritas.errors import ParitasError
 from paritas.interrupts import seen
 
@@ -59,6 +60,7 @@ def cli(context: click.Context, registry: str | None) -> None:
     paritas verify all-MiniLM-L6-v2                  prove it again, on this machine
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     paritas search corpus.index "how does it work?"
+    paritas serve all-MiniLM-L6-v2                   answer over HTTP
     paritas tune all-MiniLM-L6-v2                    find what is fastest on this machine
     paritas doctor                                   see what is wrong on it
     """
@@ -82,7 +84,7 @@ def completion(shell: str) -> None:
     click.echo(completer(cli, {}, "paritas", "_PARITAS_COMPLETE").source())
 
 
-for command in (models, export, verify, index, search, recall, demo, tune, doctor):
+for command in (models, export, verify, index, search, recall, serve, demo, tune, doctor):
     cli.add_command(command)
 
 

@@ -18,7 +18,19 @@ from paritas.engine.encoder import Encoder
 from tests.unit.cli.runs import Run, answer, command, refused, said
 from tests.unit.files import change_byte, contents
 
-COMMANDS = ["models", "export", "verify", "index", "search", "recall", "demo", "tune", "doctor", "completion"]
+COMMANDS = [
+    "models",
+    "export",
+    "verify",
+    "index",
+    "search",
+    "recall",
+    "serve",
+    "demo",
+    "tune",
+    "doctor",
+    "completion",
+]
 
 
 def test_models_lists_the_registry_the_users_own_models_and_what_is_exported(folder: Path, run: Run) -> None:

@@ -1,0 +1,125 @@
+"""serve: models over HTTP."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from paritas.cli.options import GIVEN, Models, complete_model, note
+from paritas.errors import InputError, MissingExtraError
+from paritas.registry import PRECISIONS, Precision
+
+_KEYS = "PARITAS_API_KEYS"
+
+
+@click.command()
+@click.argument(
+    "models_", metavar="MODEL...", type=GIVEN, nargs=-1, required=True, shell_complete=complete_model
+)
+@click.option(
+    "--precision",
+    type=click.Choice([*PRECISIONS, "auto"]),
+    default="auto",
+    show_default=True,
+    help="Which vectors; auto: int8 where this CPU is fast at it, else fp32.",
+)
+@click.option("--host", type=GIVEN, default="127.0.0.1", show_default=True, help="0.0.0.0: every network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+@click.option(
+    "--api-keys",
+    type=GIVEN,
+    metavar="FILE",
+    help=f"Keys that requests must carry, one a line; also those of {_KEYS}, comma between.",
+)
+@click.option(
+    "--max-queue-tokens",
+    type=click.IntRange(min=1),
+    default=65_536,
+    show_default=True,
+    help="Tokens that may wait for a model; beyond them a request gets 429.",
+)
+@click.option("--max-texts", type=click.IntRange(min=1), default=2048, show_default=True, help="A request.")
+@click.option("--max-body-mb", type=click.IntRange(min=1), default=8, show_default=True, help="A request.")
+@click.option("--max-connections", type=click.IntRange(min=1), default=1024, show_default=True)
+@click.option(
+    "--timeout", type=click.FloatRange(min=0.001), default=60.0, show_default=True, help="Seconds a request."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=3.0,
+    show_default=True,
+    help="Seconds to serve on after SIGTERM, while /readyz says 503.",
+)
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=30.0,
+    show_default=True,
+    help="Seconds that accepted requests may take after that.",
+)
+@click.pass_obj
+def serve(
+    models: Models,
+    models_: Sequence[str],
+    precision: Precision | Literal["auto"],
+    host: str,
+    port: int,
+    api_keys: str | None,
+    max_queue_tokens: int,
+    max_texts: int,
+    max_body_mb: int,
+    max_connections: int,
+    timeout: float,
+    grace: float,
+    drain: float,
+) -> None:
+    """Serve each MODEL's vectors over HTTP: OpenAI's dialect, and one of our own with roles and pairs.
+
+    Listens on this machine alone unless --host says otherwise. After SIGTERM accepted requests end first.
+
+    \b
+    paritas serve all-MiniLM-L6-v2
+    paritas serve all-MiniLM-L6-v2 all-mpnet-base-v2 --precision int8 --host 0.0.0.0 --api-keys keys.txt
+    """
+    try:
+        from paritas.serving import server
+        from paritas.serving.app import application
+        from paritas.serving.keys import read_keys
+        from paritas.serving.service import Limits, Service
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("paritas"):
+            raise
+        raise MissingExtraError(
+            f"{error.name} is not installed; type: pip install 'paritas[cpu,serve]'"
+        ) from error
+    from paritas import AsyncEncoder
+
+    keys = read_keys(Path(api_keys) if api_keys is not None else None, os.environ.get(_KEYS))
+    bundles = {}
+    for model in models_:
+        # Found now: a name that is wrong ends the command, and no server is up that can never serve it.
+        bundle = models.find(model)
+        name = bundle.resolve().name if Path(model).is_dir() else model
+        if name in bundles:
+            raise InputError(f"{model}: there are two models of the name {name}; name each once")
+        bundles[name] = bundle.absolute()
+    limits = Limits(max_body_bytes=max_body_mb * 2**20, max_texts=max_texts, timeout_s=timeout)
+    loads = {
+        name: partial(AsyncEncoder, bundle, precision=precision, max_queue_tokens=max_queue_tokens)
+        for name, bundle in bundles.items()
+    }
+    service = Service(loads, limits)
+    options = server.ServerOptions(
+        host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
+    )
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httptools").setLevel(logging.WARNING)
+    note(f"serving {', '.join(bundles)} on http://{host}:{port}; the API is described at /docs")
+    server.serve(application(service, keys), service, options)

@@ -1,0 +1,131 @@
+"""The ASGI application: the dialects' routes, probes and metrics, and what stands around every request."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from litestar import Litestar, Response, get
+from litestar.enums import ScopeType
+from litestar.openapi.config import OpenAPIConfig
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+from paritas import __version__
+from paritas.serving.answers import answer
+from paritas.serving.dialects import openai, own
+from paritas.serving.keys import OPEN, Keys
+from paritas.serving.protocol import MAX_HEAD_BYTES
+from paritas.serving.refusals import Refused, gone
+from paritas.serving.service import Service
+
+# How long a request's body may take to come, in seconds.
+_BODY_S = 30.0
+
+
+def application(service: Service, keys: Keys) -> ASGIApp:
+    """Return the application; the service's models are loaded while it answers already.
+
+    Args:
+        service: what it asks.
+        keys: who may ask it.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: Litestar) -> AsyncIterator[None]:
+        loading = asyncio.ensure_future(service.load())
+        try:
+            yield
+        finally:
+            loading.cancel()
+
+    app = Litestar(
+        [*_probes(service), own.router(service), openai.router(service)],
+        lifespan=[lifespan],
+        guards=[keys.guard],
+        request_max_body_size=service.limits.max_body_bytes,
+        exception_handlers={Exception: own.told},
+        openapi_config=OpenAPIConfig("paritas", __version__, path="/docs", use_handler_docstrings=True),
+        logging_config=None,
+    )
+    paths = {route.path for route in app.routes}
+    return _Watched(app, service, paths)
+
+
+def _probes(service: Service) -> list[Any]:
+    @get("/livez", opt={OPEN: True}, sync_to_thread=False)
+    def livez() -> Response[bytes]:
+        """Say that the process answers."""
+        return answer({"alive": True})
+
+    @get("/readyz", opt={OPEN: True}, sync_to_thread=False)
+    def readyz() -> Response[bytes]:
+        """Say whether all models are loaded, and which are not and why."""
+        reasons = service.unready()
+        return answer({"ready": not reasons, "reasons": reasons}, status=503 if reasons else 200)
+
+    @get("/metrics", sync_to_thread=False)
+    def metrics() -> Response[bytes]:
+        """Return the figures in Prometheus's text format."""
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return [livez, readyz, metrics]
+
+
+class _Watched:
+    """Counts every request, and lets none take long to send its body."""
+
+    def __init__(self, app: Litestar, service: Service, paths: set[str]) -> None:
+        self._app, self._service, self._paths = app, service, paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await self._app(scope, receive, send)
+            return
+        begun, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD_BYTES:
+                await _too_large_head(noted)
+            else:
+                await self._app(scope, _in_time(receive), noted)
+        finally:
+            # A path that a client made up is counted with all others of its kind.
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._service.metrics.answered(path, status, time.perf_counter() - begun)
+
+
+async def _too_large_head(send: Send) -> None:
+    headers = [(b"content-length", b"0"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 431, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _in_time(receive: Receive) -> Receive:
+    """Return what receives a body within its time, and waits for ever for what comes after it."""
+    until = asyncio.get_running_loop().time() + _BODY_S
+    whole = False
+
+    async def in_time() -> Any:
+        nonlocal whole
+        if whole:
+            return await receive()
+        try:
+            async with asyncio.timeout_at(until):
+                message = await receive()
+        except TimeoutError:
+            raise Refused("timeout", f"the body did not come within {_BODY_S:g} s", status=408) from None
+        if message["type"] == "http.disconnect":
+            raise gone()
+        whole = not message.get("more_body", False)
+        return message
+
+    return in_time

@@ -1,0 +1,66 @@
+"""API keys: several at once, compared in constant time, and never logged."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+
+from paritas.errors import InputError
+from paritas.serving.refusals import Refused
+
+OPEN = "without_key"
+"""The key of a route's `opt` that lets anybody in: probes have no secrets."""
+
+
+class Keys:
+    """The keys that a request may carry as `Authorization: Bearer KEY`; without any, none is asked for."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        """Take the keys; their digests alone are kept."""
+        self._digests = [_digest(key) for key in keys]
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def guard(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        """Refuse a request without a key, or with another one.
+
+        Raises:
+            Refused: so it is.
+        """
+        if not self._digests or handler.opt.get(OPEN):
+            return
+        scheme, _, key = connection.headers.get("authorization", "").partition(" ")
+        given = _digest(key.strip() if scheme.lower() == "bearer" else "")
+        # All of them are compared, whichever fits.
+        if not sum(hmac.compare_digest(given, known) for known in self._digests):
+            raise Refused("unauthorized", "no such API key; send the header Authorization: Bearer KEY")
+
+
+def read_keys(path: Path | None, variable: str | None) -> Keys:
+    """Return the keys of a file, one a line, and of an environment variable's value, comma between.
+
+    Raises:
+        InputError: the file cannot be read, or holds no key.
+    """
+    keys = [key.strip() for key in (variable or "").split(",")]
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"--api-keys {path}: cannot be read: {error}") from error
+        of_file = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
+        if not of_file:
+            raise InputError(f"--api-keys {path}: holds no key; expected one a line")
+        keys += of_file
+    return Keys(filter(None, keys))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()

@@ -1,0 +1,86 @@
+"""What Prometheus is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from paritas.engine.schedule.stats import EncodeStats
+from paritas.serving.async_encoder import AsyncEncoder
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+
+class _Queues(Collector):
+    """What waits, asked for when it is collected."""
+
+    def __init__(self) -> None:
+        self.encoders: dict[str, AsyncEncoder] = {}
+
+    def collect(self) -> Iterator[Metric]:
+        tokens = GaugeMetricFamily("paritas_queue_tokens", "Tokens that wait.", labels=["model"])
+        seconds = GaugeMetricFamily("paritas_queue_seconds", "How long they will take.", labels=["model"])
+        rate = GaugeMetricFamily("paritas_tokens_per_second", "Encoded while busy.", labels=["model"])
+        for name, encoder in self.encoders.items():
+            tokens.add_metric([name], encoder.queued_tokens)
+            seconds.add_metric([name], encoder.queued_tokens / max(encoder.tokens_per_s, 1))
+            rate.add_metric([name], encoder.tokens_per_s)
+        yield from (tokens, seconds, rate)
+
+
+class Metrics:
+    """The figures of one server."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self.registry = CollectorRegistry()
+        self._queues = _Queues()
+        self.registry.register(self._queues)
+        # One thread, that of the event loop, counts.
+        self._requests = Counter(
+            "paritas_requests", "Requests by their status.", ["path", "status"], registry=self.registry
+        )
+        self._seconds = Histogram(
+            "paritas_request_seconds",
+            "Time of a request.",
+            ["path"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._texts = Counter("paritas_texts", "Texts encoded.", ["model"], registry=self.registry)
+        self._tokens = Counter("paritas_tokens", "Tokens encoded.", ["model"], registry=self.registry)
+        self._truncated = Counter(
+            "paritas_truncated_texts", "Texts cut to max_length.", ["model"], registry=self.registry
+        )
+        self._stages = Counter(
+            "paritas_stage_seconds", "Time by stage.", ["model", "stage"], registry=self.registry
+        )
+
+    def watch(self, name: str, encoder: AsyncEncoder) -> None:
+        """Tell what waits for a model from now on."""
+        self._queues.encoders[name] = encoder
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Count a request; the path is that of the route, so that a client cannot make up new ones."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def encoded(self, name: str, stats: EncodeStats) -> None:
+        """Count what was encoded for a request."""
+        self._texts.labels(name).inc(stats.texts)
+        self._tokens.labels(name).inc(stats.tokens)
+        self._truncated.labels(name).inc(stats.truncated)
+        for stage, seconds in (
+            ("tokenize", stats.tokenize_s),
+            ("run", stats.run_s),
+            ("pool", stats.pool_s),
+            ("wait", max(0.0, stats.total_s - stats.tokenize_s - stats.run_s - stats.pool_s)),
+        ):
+            self._stages.labels(name, stage).inc(seconds)
+
+    def text(self) -> bytes:
+        """Return all figures in Prometheus's text format."""
+        return generate_latest(self.registry)

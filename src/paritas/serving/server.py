@@ -1,0 +1,89 @@
+"""The server's life: uvicorn in this process, which serves on for a while after SIGTERM and then drains."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from socket import AddressFamily, create_server, socket
+from types import FrameType
+
+import uvicorn
+from litestar.types import ASGIApp
+from msgspec import Struct
+
+from paritas.errors import InputError
+from paritas.serving.protocol import Protocol
+from paritas.serving.service import Service
+
+_BACKLOG = 2048
+
+
+class ServerOptions(Struct, frozen=True, kw_only=True):
+    """Where and how a server listens, and how it ends."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    max_connections: int = 1024
+    """Beyond them a request gets 503 at once."""
+    grace_s: float = 3.0
+    """Served after SIGTERM, so that who sends requests learns of it from /readyz."""
+    drain_s: float = 30.0
+    """What accepted requests may take after that."""
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, with a grace before it ends."""
+
+    def __init__(self, app: ASGIApp, service: Service, options: ServerOptions) -> None:
+        """Take what is served, and how."""
+        self._service, self._options = service, options
+        super().__init__(
+            uvicorn.Config(
+                app,
+                host=options.host,
+                port=options.port,
+                limit_concurrency=options.max_connections,
+                timeout_keep_alive=30,
+                timeout_graceful_shutdown=int(options.drain_s),
+                http=Protocol,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                lifespan="on",
+            )
+        )
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """End: readiness goes off at once, and after the grace no connection is accepted any longer."""
+        if self._service.draining or sig == signal.SIGINT:
+            super().handle_exit(sig, frame)
+            return
+        self._service.draining = True
+        asyncio.get_event_loop().call_soon_threadsafe(self._end_after_grace)
+
+    def _end_after_grace(self) -> None:
+        asyncio.get_running_loop().call_later(self._options.grace_s, setattr, self, "should_exit", True)
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Let accepted requests end."""
+        self._service.draining = True
+        await super().shutdown(sockets)
+        await self._service.close(self._options.drain_s)
+
+
+def serve(app: ASGIApp, service: Service, options: ServerOptions) -> None:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Raises:
+        InputError: the address is taken, or none of this machine's.
+    """
+    family = AddressFamily.AF_INET6 if ":" in options.host else AddressFamily.AF_INET
+    try:
+        listening = create_server((options.host, options.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"{options.host}:{options.port}: cannot be listened at: {error.strerror or error}; choose "
+            "another with --host and --port"
+        ) from error
+    with listening:
+        Server(app, service, options).run([listening])

@@ -1,0 +1,192 @@
+"""What every dialect asks: models by name, their vectors within the limits, and whether all is well."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from litestar import Request
+from msgspec import Struct
+
+from paritas.engine.pool.head import Vectors, cut
+from paritas.engine.schedule.stats import EncodeStats
+from paritas.errors import ParitasError
+from paritas.serving.async_encoder import AsyncEncoder
+from paritas.serving.metrics import Metrics
+from paritas.serving.refusals import Refused, gone
+
+_log = logging.getLogger("paritas")
+
+Load = Callable[[], AsyncEncoder]
+
+
+class Limits(Struct, frozen=True, kw_only=True):
+    """What one request may be."""
+
+    max_body_bytes: int = 8 * 2**20
+    max_texts: int = 2048
+    timeout_s: float = 60.0
+    """From the request's body to its vectors."""
+
+
+class Embedded(NamedTuple):
+    """What a request gets."""
+
+    model: str
+    """The model's name, without a role."""
+    vectors: Vectors
+    """float32, (texts, dim)"""
+    stats: EncodeStats
+
+
+class Service:
+    """The models that are served. It answers while they are loaded, and says which are ready."""
+
+    def __init__(self, models: Mapping[str, Load], limits: Limits) -> None:
+        """Take the models; `load` loads them.
+
+        Args:
+            models: by name, what loads each; the first is the one that is meant where a request names none.
+            limits: of a request.
+        """
+        self._loads, self.limits = dict(models), limits
+        self.metrics = Metrics()
+        self.draining = False
+        """No new work should be sent here: the server is about to end."""
+        self._encoders: dict[str, AsyncEncoder] = {}
+        self._faults: dict[str, str] = {}
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names."""
+        return list(self._loads)
+
+    async def load(self) -> None:
+        """Load all models, one after the other; what fails stays a reason for not being ready."""
+        for name, load in self._loads.items():
+            try:
+                encoder = await asyncio.to_thread(load)
+            except (ParitasError, OSError, MemoryError) as error:
+                _log.error("%s: %s", name, error)
+                self._faults[name] = str(error)
+                continue
+            self._encoders[name] = encoder
+            self.metrics.watch(name, encoder)
+            _log.info("%s: ready", name)
+
+    def unready(self) -> dict[str, str]:
+        """Return why the service is not ready, by what; empty where it is."""
+        if self.draining:
+            return {"server": "is about to end"}
+        return {
+            name: self._faults.get(name, "is being loaded")
+            for name in self._loads
+            if name not in self._encoders
+        }
+
+    def find(self, model: str) -> tuple[str, str, AsyncEncoder]:
+        """Return a model's name, the role asked for ("" for none) and its encoder.
+
+        Args:
+            model: a name, or NAME:ROLE; "" for the first model.
+
+        Raises:
+            Refused: no such model, or not loaded yet.
+        """
+        name, role = model or self.names[0], ""
+        if name not in self._loads:
+            name, _, role = name.rpartition(":")
+        if name not in self._loads:
+            known = ", ".join(self._loads)
+            raise Refused(
+                "model_not_found", f"unknown model {model!r}; this server has {known}", param="model"
+            )
+        if name not in self._encoders:
+            reason = self._faults.get(name, "is being loaded")
+            raise Refused("not_ready", f"{name}: {reason}", param="model", retry_after_s=5)
+        return name, role, self._encoders[name]
+
+    async def embed(
+        self,
+        request: Request[Any, Any, Any],
+        model: str,
+        texts: Sequence[Any],
+        *,
+        role: str | None = None,
+        dimensions: int | None = None,
+    ) -> Embedded:
+        """Return the vectors of a request's texts; where its client goes away, its work is dropped.
+
+        Args:
+            request: whose client is watched.
+            model: as for `find`.
+            texts: strings, or (title, text) where the role takes pairs.
+            role: of the model; where None that of the model's name, else the default one.
+            dimensions: channels to keep, scaled to unit length again where the model normalises.
+
+        Raises:
+            Refused: no such model, over a limit, or its client is gone.
+            ParitasError: as `AsyncEncoder.encode`.
+        """
+        name, named_role, encoder = self.find(model)
+        if not texts:
+            raise Refused("bad_request", "there are no texts; expected one or more", param="input")
+        if len(texts) > self.limits.max_texts:
+            message = f"{len(texts)} texts; expected {self.limits.max_texts} or fewer a request"
+            raise Refused("too_large", message, param="input")
+        if dimensions is not None and not 1 <= dimensions <= encoder.dim:
+            message = f"dimensions is {dimensions}; expected 1 to {encoder.dim}"
+            raise Refused("bad_request", message, param="dimensions")
+        role = role or named_role or default_role(encoder)
+        roles = encoder.encoder.contract.roles
+        if role not in roles:
+            raise Refused("bad_request", f"{name} has no role {role!r}, but {', '.join(roles)}", param="role")
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
+                vectors, stats = await _while_connected(request, encoder.encode(texts, role=role))
+        except TimeoutError:
+            message = f"no vectors within {self.limits.timeout_s:g} s; send fewer texts, or later"
+            raise Refused("timeout", message) from None
+        self.metrics.encoded(name, stats)
+        if dimensions is not None:
+            vectors = cut(vectors, dimensions, normalized=encoder.encoder.contract.normalize)
+        return Embedded(name, vectors, stats)
+
+    async def close(self, timeout_s: float) -> None:
+        """Let what was taken end, for so many seconds at most."""
+        await asyncio.gather(*(encoder.aclose(timeout_s) for encoder in self._encoders.values()))
+
+
+def default_role(encoder: AsyncEncoder) -> str:
+    """Return the role of texts that come without one: "passage", else the model's first."""
+    roles = encoder.encoder.contract.roles
+    return "passage" if "passage" in roles else next(iter(roles))
+
+
+async def _while_connected(request: Request[Any, Any, Any], call: Any) -> Any:
+    """Await a call, and cancel it when the request's client goes away.
+
+    Raises:
+        Refused: it went away; nobody reads the answer.
+    """
+    work = asyncio.ensure_future(call)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            raise gone()
+        return work.result()
+    finally:
+        leaving.cancel()
+        if not work.done():
+            work.cancel()
+            with suppress(asyncio.CancelledError):
+                await work
+
+
+async def _disconnected(request: Request[Any, Any, Any]) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,55 @@
+"""A server that runs in a thread of the test, on a port of its own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+from paritas import AsyncEncoder
+from paritas.engine.encoder import Encoder
+from paritas.serving.app import application
+from paritas.serving.keys import Keys
+from paritas.serving.server import Server, ServerOptions
+from paritas.serving.service import Limits, Service
+
+
+@contextmanager
+def running(
+    models: Mapping[str, Callable[[], AsyncEncoder] | Encoder],
+    *,
+    keys: tuple[str, ...] = (),
+    max_queue_tokens: int = 65_536,
+    ready: bool = True,
+    **limits: Any,
+) -> Iterator[httpx2.Client]:
+    """Yield a client of a server with these models."""
+
+    def load(model: Callable[[], AsyncEncoder] | Encoder) -> Callable[[], AsyncEncoder]:
+        if isinstance(model, Encoder):
+            return lambda: AsyncEncoder(model, max_queue_tokens=max_queue_tokens)
+        return model
+
+    service = Service({name: load(model) for name, model in models.items()}, Limits(**limits))
+    options = ServerOptions(port=0, drain_s=5)
+    server = Server(application(service, Keys(keys)), service, options)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while not (server.started and server.servers) and time.monotonic() < until:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    with httpx2.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60) as client:
+        while ready and client.get("/readyz").status_code != 200 and time.monotonic() < until:
+            time.sleep(0.01)
+        try:
+            yield client
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
