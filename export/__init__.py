@@ -18,6 +18,7 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'paritas.export' has no attribute {name!r}")
     try:
         import onnx  # noqa: F401 - first, so that who lacks both extras is told of both
+
         from paritas.export.exporter import export_model
     except ModuleNotFoundError as error:
         if error.name not in ("onnx", "safetensors", "ml_dtypes"):

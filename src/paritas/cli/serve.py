@@ -80,7 +80,7 @@ def serve(
     grace: float,
     drain: float,
 ) -> None:
-    """Serve each MODEL's vectors over HTTP: OpenAI's dialect, and one of our own with roles and pairs.
+    """Serve each MODEL's vectors over HTTP: to clients of OpenAI and text-embeddings-inference.
 
     Listens on this machine alone unless --host says otherwise. After SIGTERM accepted requests end first.
 

@@ -10,6 +10,7 @@ import orjson
 from litestar import Response
 
 from paritas.engine.pool.head import Vectors
+from paritas.engine.schedule.stats import EncodeStats
 
 Encoding = Literal["float", "base64"]
 """How vectors are written: numbers that read as the same float32, or its bytes, little-endian, in base64."""
@@ -33,3 +34,8 @@ def written(vectors: Vectors, encoding: Encoding) -> Sequence[Any]:
     if encoding == "base64":
         return [base64.b64encode(row.astype("<f4", copy=False)).decode() for row in vectors]
     return list(vectors)
+
+
+def truncation(stats: EncodeStats) -> dict[str, str]:
+    """Return the header that says how many texts were cut to the model's length; none where none was."""
+    return {"X-Truncated-Texts": str(stats.truncated)} if stats.truncated else {}

@@ -15,7 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from paritas import __version__
 from paritas.serving.answers import answer
-from paritas.serving.dialects import openai, own
+from paritas.serving.dialects import openai, own, tei
 from paritas.serving.keys import OPEN, Keys
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
@@ -42,7 +42,7 @@ def application(service: Service, keys: Keys) -> ASGIApp:
             loading.cancel()
 
     app = Litestar(
-        [*_probes(service), own.router(service), openai.router(service)],
+        [*_probes(service), own.router(service), openai.router(service), tei.router(service)],
         lifespan=[lifespan],
         guards=[keys.guard],
         request_max_body_size=service.limits.max_body_bytes,

@@ -12,7 +12,7 @@ from litestar import Request, Response, Router, get, post
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
-from paritas.serving.answers import Encoding, answer, written
+from paritas.serving.answers import Encoding, answer, truncation, written
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service
 
@@ -67,7 +67,8 @@ def router(service: Service) -> Router:
                 ],
                 "model": data.model or got.model,
                 "usage": {"prompt_tokens": got.stats.tokens, "total_tokens": got.stats.tokens},
-            }
+            },
+            headers=truncation(got.stats),
         )
 
     @get("/v1/models", operation_id="listModels")

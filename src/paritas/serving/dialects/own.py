@@ -8,7 +8,7 @@ from litestar import Request, Response, Router, post
 from litestar.params import JSONBody
 from msgspec import Struct
 
-from paritas.serving.answers import Encoding, answer, written
+from paritas.serving.answers import Encoding, answer, truncation, written
 from paritas.serving.refusals import refused
 from paritas.serving.service import Service
 
@@ -47,7 +47,8 @@ def router(service: Service) -> Router:
                     "truncated": got.stats.truncated,
                     "total_s": round(got.stats.total_s, 6),
                 },
-            }
+            },
+            headers=truncation(got.stats),
         )
 
     return Router("/", route_handlers=[encode], exception_handlers={Exception: told}, tags=["paritas"])

@@ -1,0 +1,111 @@
+"""The dialect of text-embeddings-inference: `/embed`, also at `/` and `/invocations`, `/info`, `/health`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from litestar import Request, Response, Router, get, post
+from litestar.params import JSONBody
+from msgspec import Struct
+
+from paritas import __version__
+from paritas.engine.pool.pooling import normalize
+from paritas.serving.answers import answer, truncation, written
+from paritas.serving.keys import OPEN
+from paritas.serving.refusals import Kind, Refused, refused
+from paritas.serving.service import Service
+
+_TYPES: dict[Kind, str] = {"overloaded": "Overloaded", "internal": "Backend", "not_ready": "Unhealthy"}
+# What is wrong with the inputs, text-embeddings-inference says with 422; a failed backend with 424.
+_STATUS = {400: 422, 500: 424}
+
+
+class EmbedRequest(Struct):
+    """The body of `POST /embed`."""
+
+    inputs: str | list[str | int | list[int]]
+    """A text, or several."""
+    normalize: bool = True
+    """Unit length."""
+    truncate: bool | None = None
+    """False: longer texts than the model takes are an error. Otherwise they are cut, and a header counts them."""
+    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    """Where they are cut; the model's own where it is not given, and no other."""
+    prompt_name: str | None = None
+    """A role of the model, such as query or passage."""
+    dimensions: int | None = None
+    """Channels to keep of each vector."""
+
+
+def router(service: Service) -> Router:
+    """Return the dialect's routes."""
+
+    @post(["/embed", "/", "/invocations"], status_code=200, operation_id="embed")
+    async def embed(data: JSONBody[EmbedRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Return the vectors of texts, by the first model."""
+        texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
+        if not all(isinstance(text, str) for text in texts):
+            raise Refused("bad_request", "inputs holds token ids; expected texts", param="inputs")
+        _, _, encoder = service.find("")
+        contract = encoder.encoder.contract
+        if contract.normalize and not data.normalize:
+            message = "this model's vectors have unit length; leave normalize out"
+            raise Refused("bad_request", message, param="normalize")
+        side = data.truncation_direction
+        if side is not None and side.lower() != contract.truncation_side:
+            message = (
+                f"this model cuts texts on the {contract.truncation_side}; leave truncation_direction out"
+            )
+            raise Refused("bad_request", message, param="truncation_direction")
+        got = await service.embed(request, "", texts, role=data.prompt_name, dimensions=data.dimensions)
+        if data.truncate is False and got.stats.truncated:
+            message = (
+                f"{got.stats.truncated} texts have more tokens than the model takes; send truncate: true"
+            )
+            raise Refused("too_large", message, param="inputs")
+        vectors = normalize(got.vectors) if data.normalize and not contract.normalize else got.vectors
+        return answer(written(vectors, "float"), headers=truncation(got.stats))
+
+    @get("/info", operation_id="info")
+    async def info() -> Response[bytes]:
+        """Return what is served."""
+        name, _, encoder = service.find("")
+        contract, settings = encoder.encoder.contract, encoder.encoder.settings
+        return answer(
+            {
+                "model_id": name,
+                "model_sha": encoder.encoder.bundle.manifest.source.revision,
+                "model_dtype": {"fp32": "float32", "fp16": "float16"}.get(contract.precision, "int8"),
+                "model_type": {"embedding": {"pooling": contract.pooling}},
+                "prompts": {role: rule.prompt for role, rule in contract.roles.items()},
+                "max_input_length": max(rule.max_length for rule in contract.roles.values()),
+                "max_batch_tokens": settings.max_batch_tokens,
+                "max_client_batch_size": service.limits.max_texts,
+                "tokenization_workers": settings.workers,
+                "version": __version__,
+            }
+        )
+
+    @get("/health", opt={OPEN: True}, operation_id="health")
+    async def health() -> Response[bytes]:
+        """Say whether all models are ready."""
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in service.unready().items())
+        if reasons:
+            raise Refused("not_ready", reasons)
+        return answer({})
+
+    return Router(
+        "/",
+        route_handlers=[embed, info, health],
+        exception_handlers={Exception: told},
+        tags=["text-embeddings-inference"],
+    )
+
+
+def told(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Return an error in the form of text-embeddings-inference."""
+    refusal = refused(error)
+    status = _STATUS.get(refusal.status, refusal.status)
+    kind = "Empty" if refusal.message.startswith("there are no texts") else "Validation"
+    document = {"error": refusal.message, "error_type": _TYPES.get(refusal.kind, kind)}
+    return answer(document, status=status, headers=refusal.headers)

@@ -1,0 +1,83 @@
+"""text-embeddings-inference's dialect, by huggingface_hub's client and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import numpy as np
+import pytest
+from huggingface_hub import InferenceClient
+
+from paritas.engine.encoder import Encoder
+from tests.unit.serving.running import running
+
+TEXTS = ["the river", "a city in the north", "why is the sky blue"]
+LONG = "the river " * 100
+
+
+@pytest.mark.parametrize("path", ["/embed", "/", "/invocations"])
+@pytest.mark.parametrize("role", ["query", "passage", None])
+def test_vectors_are_the_encoders_bit_for_bit(
+    client: httpx2.Client, bert: Encoder, path: str, role: str | None
+) -> None:
+    body = {"inputs": TEXTS} | ({"prompt_name": role} if role else {})
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    assert np.array_equal(np.array(answer.json(), np.float32), bert.encode(TEXTS, role=role or "passage"))
+    assert "x-truncated-texts" not in answer.headers
+
+
+def test_huggingfaces_own_client_gets_them(client: httpx2.Client, bert: Encoder) -> None:
+    theirs = InferenceClient(str(client.base_url).rstrip("/"))
+    found = theirs.feature_extraction("the river", prompt_name="query", normalize=True)
+    assert np.array_equal(np.asarray(found, np.float32), bert.encode(["the river"], role="query"))
+
+
+def test_what_is_served_and_whether_it_is_well(client: httpx2.Client, bert: Encoder) -> None:
+    info = client.get("/info").json()
+    assert (info["model_id"], info["model_type"]) == ("bert", {"embedding": {"pooling": "cls"}})
+    assert info["max_input_length"] == max(rule.max_length for rule in bert.contract.roles.values())
+    assert client.get("/health").status_code == 200
+
+
+def test_texts_that_are_cut_are_an_error_or_counted_in_a_header(client: httpx2.Client, bert: Encoder) -> None:
+    cut = client.post("/embed", json={"inputs": [LONG, "short"], "prompt_name": "query"})
+    assert (cut.status_code, cut.headers["x-truncated-texts"]) == (200, "1")
+    assert np.array_equal(np.array(cut.json(), np.float32), bert.encode([LONG, "short"], role="query"))
+    refused = client.post("/embed", json={"inputs": LONG, "truncate": False})
+    assert (refused.status_code, refused.json()["error_type"]) == (413, "Validation")
+    for path, body in (
+        ("/v1/embeddings", {"input": LONG}),
+        ("/v1/encode", {"texts": [LONG], "role": "query"}),
+    ):
+        assert client.post(path, json=body).headers["x-truncated-texts"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "kind", "message"),
+    [
+        ({"inputs": []}, 422, "Empty", "there are no texts"),
+        ({"inputs": [[1, 2]]}, 422, "Validation", "inputs holds token ids; expected texts"),
+        ({"inputs": 7}, 422, "Validation", "inputs: Expected `str | array`, got `int`"),
+        ({}, 422, "Validation", "missing required field `inputs`"),
+        ({"inputs": "a", "normalize": False}, 422, "Validation", "vectors have unit length"),
+        ({"inputs": "a", "truncation_direction": "Left"}, 422, "Validation", "cuts texts on the right"),
+        ({"inputs": "a", "prompt_name": "x"}, 422, "Validation", "bert has no role 'x'"),
+        ({"inputs": "a", "dimensions": 99}, 422, "Validation", "dimensions is 99; expected 1 to 16"),
+    ],
+)
+def test_bad_input_is_told_in_its_form(
+    client: httpx2.Client, body: dict[str, Any], status: int, kind: str, message: str
+) -> None:
+    answer = client.post("/embed", json=body)
+    assert (answer.status_code, set(answer.json())) == (status, {"error", "error_type"})
+    assert answer.json()["error_type"] == kind
+    assert message in answer.json()["error"]
+
+
+def test_a_body_that_is_too_large(bert: Encoder) -> None:
+    with running({"bert": bert}, max_body_bytes=1_000, max_texts=2) as client:
+        for body in ({"inputs": "x" * 2_000}, {"inputs": ["a", "b", "c"]}):
+            answer = client.post("/embed", json=body)
+            assert (answer.status_code, answer.json()["error_type"]) == (413, "Validation")
