@@ -93,7 +93,7 @@ bench: bench-int8 bench-peers bench-kernels
 BENCH := $(BIN)/python -m kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
 KERNELS := pooling linear fusions first_token export
-ENCODERS := plan roofline shapes start memory fairness
+ENCODERS := plan roofline shapes start memory fairness gather
 each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
 
 bench-int8: $(VENV)/.bench peers

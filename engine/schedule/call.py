@@ -49,6 +49,17 @@ class Window(NamedTuple):
     prompt_tokens: int
     """Tokens at the beginning of each text that are not pooled."""
 
+    @classmethod
+    def joined(cls, windows: Sequence[Window]) -> Window:
+        """Return several windows of one call, one at least, as one."""
+        return cls(
+            Tokens.concatenate([window.tokens for window in windows]),
+            np.concatenate([window.rows for window in windows]),
+            np.concatenate([window.counts for window in windows]),
+            [text for window in windows for text in window.texts],
+            windows[0].prompt_tokens,
+        )
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -119,6 +130,11 @@ class Call:
         self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
         self._texts = texts
         tally.add(texts=len(texts))
+
+    @property
+    def distinct(self) -> int:
+        """How many different texts there are."""
+        return len(self._texts.distinct)
 
     def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
         """Run all of it, tokenising each window while the one before it runs.

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Any
 
-from paritas.arguments import whole_number
+from paritas.arguments import whole_number, wrong
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.schedule.call import Encoded
+from paritas.engine.schedule.call import Call, Encoded, Window
 from paritas.engine.tokenize.inputs import listed
 from paritas.engine.tokenize.tokenizer import Text
 from paritas.errors import InputError
-from paritas.serving.batcher import Batcher, Outcome, Request
+from paritas.serving.batcher import Batcher
+from paritas.serving.request import Request
 
 MAX_QUEUE_TOKENS = 65_536
 """256 texts of 256 tokens."""
@@ -26,20 +27,25 @@ MAX_QUEUE_TOKENS = 65_536
 # back costs as much as tokenising a query.
 _INLINE_CHARACTERS = 4_096
 _INLINE_TEXTS = 64
+# Texts of a large call that are tokenised in one go, and threads that do so.
+_PART = 256
+_THREADS = 2
+# Characters of a token in most languages; the bound of the queue asks before the tokenizer does.
+_CHARACTERS = 4
 
 
 class AsyncEncoder:
     """An `Encoder` for asyncio: calls from any event loop are gathered into batches of equal length.
 
     There is no timer. An idle encoder runs a text at once; while it is busy, what waits makes fuller batches.
-    Vectors are those of `Encoder.encode`, bit for bit. One object serves any number of tasks, threads and
+    Where nothing is padded, vectors are those of `Encoder.encode`, bit for bit. One object serves any number of tasks, threads and
     event loops of one process.
 
     Args:
         model: as for `Encoder`, or an `Encoder`, which then stays the caller's to close.
-        max_queue_tokens: tokens that may wait. A request counts for at most an eighth of them, so that a
-            large one does not shut out the short ones. How long a text may wait is this number over the
-            tokens that the machine encodes in a second.
+        max_queue_tokens: tokens that may wait. A call counts for at most an eighth of them, and four calls
+            that are larger than that may be under way at a time: half of the queue is for short ones. How
+            long those wait is this number over the tokens that the machine encodes in a second.
         **options: of `Encoder`.
     """
 
@@ -64,6 +70,9 @@ class AsyncEncoder:
         self.encoder = model if isinstance(model, Encoder) else Encoder(model, **options)
         """What encodes."""
         self._batcher = Batcher(self.encoder, max_queue_tokens)
+        # Of its own: the event loop's has others waiting, such as the resolver of names.
+        self._tokenizing = ThreadPoolExecutor(_THREADS, thread_name_prefix="paritas-tokenize")
+        self._process = os.getpid()
 
     @property
     def dim(self) -> int:
@@ -99,22 +108,31 @@ class AsyncEncoder:
             BundleError: the encoder was closed, or loaded before this process was forked.
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
-        self._batcher.check_room()
-        texts = listed(texts)
+        self._batcher.check_open()
+        rule, texts = self.encoder.stages.tokenizer.role(role), listed(texts)
+        if not texts:
+            return self.encoder.call(texts, role, None).finish()
         ended: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
-        tokenized = partial(self._request, texts, role, partial(_tell, ended))
-        request = tokenized() if _is_short(texts) else await asyncio.to_thread(tokenized)
-        if not request.unfinished:
-            return request.call.finish()
-        self._batcher.add(request)
+        request = Request(_about(texts, rule.max_length), partial(_tell, ended))
+        self._batcher.admit(request)
         try:
+            if _is_short(texts):
+                call = self.encoder.call(texts, role, None)
+                request.tokenized(call, call.window(slice(None)))
+            else:
+                request.tokenized(*await self._tokenized_apart(texts, role))
+            self._batcher.start(request)
             return await ended
-        except asyncio.CancelledError:
+        except BaseException:
             self._batcher.drop(request)
             raise
 
-    def _request(self, texts: Sequence[Any], role: str, end: Callable[[Outcome], None]) -> Request:
-        return Request(self.encoder.call(texts, role, None), end)
+    async def _tokenized_apart(self, texts: Sequence[Any], role: str) -> tuple[Call, Window]:
+        """Tokenise beside the event loop, in parts, so that calls take turns at it."""
+        run = partial(asyncio.get_running_loop().run_in_executor, self._tokenizing)
+        call = await run(self.encoder.call, texts, role, None)
+        parts = [slice(start, start + _PART) for start in range(0, call.distinct, _PART)]
+        return call, Window.joined([await run(call.window, part) for part in parts])
 
     async def aclose(self, timeout_s: float | None = None) -> None:
         """Take no more calls, and let those that were taken end.
@@ -122,13 +140,21 @@ class AsyncEncoder:
         Args:
             timeout_s: seconds to wait at most; calls that have not ended by then raise BundleError.
         """
+        if timeout_s is not None and not isinstance(timeout_s, (int, float)):
+            raise wrong("timeout_s", timeout_s, "seconds, or None")
+        if self._process != os.getpid():
+            return  # a forked child has none of the threads, and nothing of it ever ends
         idle: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._batcher.close(partial(_tell, idle, None))
-        with suppress(TimeoutError):
-            await asyncio.wait_for(idle, timeout_s)
-        self._batcher.fail_all(self._batcher.closed())
-        if self._owned:
-            self.encoder.close()
+        try:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(idle, timeout_s)
+        finally:
+            self._batcher.fail_all(self._batcher.closed())
+            self._tokenizing.shutdown(wait=False)
+            if self._owned:
+                self._batcher.release()
+                self.encoder.close()
 
     async def __aenter__(self) -> AsyncEncoder:
         return self
@@ -157,12 +183,20 @@ def _set(future: asyncio.Future[Any], outcome: Any) -> None:
         future.set_result(outcome)
 
 
+def _about(texts: Sequence[Any], max_length: int) -> int:
+    """Return about how many tokens texts have, checked or not."""
+    return sum(min(2 + _characters(text) // _CHARACTERS, max_length) for text in texts)
+
+
+def _characters(text: Any) -> int:
+    return len(text) if isinstance(text, str) else sum(map(len, _parts(text)))
+
+
 def _is_short(texts: Sequence[Any]) -> bool:
     """Say whether texts, checked or not, are tokenised so soon that the event loop can wait."""
     if len(texts) > _INLINE_TEXTS:
         return False
-    parts = itertools.chain.from_iterable([text] if isinstance(text, str) else _parts(text) for text in texts)
-    return sum(map(len, parts)) <= _INLINE_CHARACTERS
+    return sum(map(_characters, texts)) <= _INLINE_CHARACTERS
 
 
 def _parts(text: Any) -> Iterable[str]:

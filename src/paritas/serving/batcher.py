@@ -14,11 +14,13 @@ Three rules say what it takes:
 
 from __future__ import annotations
 
+import copy
 import heapq
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,69 +28,29 @@ from numpy.typing import NDArray
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import Batch
-from paritas.engine.schedule.call import Call, Encoded
 from paritas.engine.schedule.job import Job
+from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.tokenize.tokenizer import TokenArrays
 from paritas.errors import BundleError, Overloaded, RunError
 from paritas.serving.rate import Rate
+from paritas.serving.request import Outcome, Request
 
 # Every so many batches the request that waited longest comes first.
 _OLDEST_EVERY = 4
 # A request counts for at most this share of the queue: a large one does not shut short ones out.
 _MOST_OF_QUEUE = 8
+# Of those that are larger than that so many at a time: half of the queue is for short ones.
+_MOST_LARGE = 4
 _SOON_S = 0.1
 _LATE_S = 60.0
 
-Outcome = Encoded | BaseException
 
-
-class Request:
-    """Texts of one caller on their way."""
-
-    def __init__(self, call: Call, end: Callable[[Outcome], object]) -> None:
-        """Tokenise them, in the calling thread.
-
-        Args:
-            call: the texts.
-            end: called once with what came of it, in a thread of the scheduler.
-        """
-        self.call, self.end = call, end
-        self.window = call.window(slice(None))
-        lengths = self.window.tokens.lengths
-        self.tokens = int(lengths.sum())
-        """Of all distinct texts; all of them are computed."""
-        self.waiting = dict(_by_length(lengths))
-        """Rows that nobody has taken, by their tokens a text, the longest first."""
-        self.unfinished = len(lengths)
-        """Texts without a vector."""
-        self.served = 0
-        """Tokens that were taken."""
-        self.counted = 0
-        """Tokens that count in the queue."""
-        self.arrival = 0
-
-    def take(self, length: int, most: int) -> NDArray[np.int64]:
-        """Take rows of so many tokens each, at most so many rows."""
-        rows = self.waiting[length]
-        taken, left = rows[:most], rows[most:]
-        if len(left):
-            self.waiting[length] = left
-        else:
-            del self.waiting[length]
-        self.served += len(taken) * length
-        return taken
-
-    def key(self, length: int) -> tuple[int, int]:
-        """Return what texts of one batch have in common."""
-        return length, self.window.prompt_tokens
-
-
-def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """Yield each length, the longest first, with the texts that have it."""
-    order = np.argsort(-lengths, kind="stable")
-    for rows in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
-        if len(rows):
-            yield int(lengths[rows[0]]), rows
+def _own(error: BaseException) -> BaseException:
+    """Return an error that one caller alone gets: each adds its frames to the traceback."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001 - it cannot be copied
+        return error
 
 
 class _Turn:
@@ -110,21 +72,22 @@ class Batcher:
         self.encoder, self.max_queue_tokens = encoder, max_queue_tokens
         self.rate = Rate()
         # Held here: what was taken in ends, though the encoder be closed.
-        self._scheduler = encoder.scheduler()
+        self._scheduler: Scheduler | None = encoder.scheduler()
+        self._max_batch_tokens = encoder.settings.max_batch_tokens
         self._most_of_queue = max(1, max_queue_tokens // _MOST_OF_QUEUE)
         # One more than can run at a time: where a turn waits, the scheduler lets batches run side by side.
         self._most_turns = encoder.settings.workers + 1
         self._lock = threading.Lock()
-        self._arrivals = itertools.count()
+        self._arrivals = itertools.count(1)
         self._picks = 0
         self._turns = 0
-        self._waiting: dict[Request, None] = {}
-        """Those with texts that nobody has taken; first the one that was served longest ago."""
-        self._least_served: list[tuple[int, int, Request]] = []
-        """A heap of (served, arrival, request); entries of what was served or ended since are stale."""
+        self._waiting: dict[int, Request] = {}
+        """Those with texts that nobody has taken, by arrival; first the one that was served longest ago."""
+        self._least_served: list[tuple[int, int]] = []
+        """A heap of (served, arrival); entries of what was served or ended since are stale."""
         self._by_key: dict[tuple[int, int], dict[Request, None]] = {}
         """The waiting requests that have texts of one length, in the order of arrival."""
-        self._counted = 0
+        self._counted = self._left = 0
         self._requests: set[Request] = set()
         """Those that were taken in and have not ended."""
         self._closing: list[Callable[[], object]] = []
@@ -140,44 +103,49 @@ class Batcher:
         """Requests with texts that wait."""
         return len(self._waiting)
 
-    def check_room(self, tokens: int = 1) -> None:
-        """Refuse a request at once where it has no room.
-
-        Raises:
-            Overloaded: so many tokens more would be over the bound.
-            BundleError: closed.
-        """
+    def check_open(self) -> None:
+        """Raise a BundleError where it was closed, or the process was forked since."""
         if self._closing:
             raise self.closed()
-        counted = min(tokens, self._most_of_queue)
-        if self._counted and self._counted + counted > self.max_queue_tokens:
-            retry_after_s = self._retry_after_s()
-            raise Overloaded(
-                f"{self._counted} tokens wait, and at most {self.max_queue_tokens} may; "
-                f"try again in {retry_after_s:.1f} s",
-                retry_after_s,
-            )
+        self.encoder.scheduler()
 
-    def _retry_after_s(self) -> float:
-        """Return how long what waits will take, in seconds."""
-        rate = self.rate.per_s
-        return min(max(self._counted / rate if rate else 1.0, _SOON_S), _LATE_S)
-
-    def add(self, request: Request) -> None:
-        """Take a request in, whole or not at all.
+    def admit(self, request: Request) -> None:
+        """Take a request in before it is tokenised, whole or not at all.
 
         Raises:
-            Overloaded: it would be over the bound.
+            Overloaded: it would be over the bound, or as many large ones are under way as may.
             BundleError: closed, or the encoder was loaded before this process was forked.
         """
-        self.encoder.scheduler()
         with self._lock:
-            self.check_room(request.tokens)
-            request.arrival = next(self._arrivals)
-            self._waiting[request] = None
+            self.check_open()
+            request.large = request.tokens > self._most_of_queue
+            large = [other for other in self._requests if other.large] if request.large else []
+            if len(large) >= _MOST_LARGE:
+                # They take turns, so the first to end has about as much before it as all of them.
+                tokens = len(large) * min(other.left for other in large)
+                self._refuse(f"{len(large)} large calls are under way, as many as may", tokens)
+            counted = min(request.tokens, self._most_of_queue)
+            if self._counted and self._counted + counted > self.max_queue_tokens:
+                what = f"{self._counted} tokens wait, and at most {self.max_queue_tokens} may"
+                self._refuse(what, self._counted)
             self._requests.add(request)
             self._count(request)
-            heapq.heappush(self._least_served, (0, request.arrival, request))
+
+    def _refuse(self, what: str, tokens: int) -> NoReturn:
+        """Raise an Overloaded that says how long so many tokens take."""
+        rate = self.rate.per_s
+        seconds = min(max(tokens / rate if rate else 1.0, _SOON_S), _LATE_S)
+        raise Overloaded(f"{what}; try again in {seconds:.1f} s", seconds)
+
+    def start(self, request: Request) -> None:
+        """Let a request that is tokenised by now have its turns; one that has ended since is left alone."""
+        with self._lock:
+            if request not in self._requests:
+                return
+            request.arrival = next(self._arrivals)
+            self._count(request)
+            self._waiting[request.arrival] = request
+            heapq.heappush(self._least_served, (0, request.arrival))
             for length in request.waiting:
                 self._by_key.setdefault(request.key(length), {})[request] = None
             if not self._turns:
@@ -188,6 +156,10 @@ class Batcher:
         """Run no more of a request's texts, for whom nobody waits any longer."""
         if self._remove(request):
             self._tell_if_idle()
+
+    def release(self) -> None:
+        """Let the encoder's threads and memory go; nothing may be under way."""
+        self._scheduler = None
 
     def close(self, idle: Callable[[], object]) -> None:
         """Take nothing in any longer, and call `idle` once nothing is under way, from any thread."""
@@ -215,14 +187,16 @@ class Batcher:
     def _ask(self) -> None:
         """Ask for as many turns as there are batches, and can be of use."""
         with self._lock:
-            full = self._counted // self.encoder.settings.max_batch_tokens
+            full = self._left // self._max_batch_tokens
             wanted = min(self._most_turns, max(len(self._by_key), full)) - self._turns
             self._turns += max(0, wanted)
-        for _ in range(wanted):
+        scheduler = self._scheduler
+        for _ in range(wanted if scheduler is not None else 0):
+            assert scheduler is not None
             job: Job[None] = Job([_Turn()], self._run, lambda: None)
             job.add_done_callback(self._turn_ended)
             try:
-                self._scheduler.start(job)
+                scheduler.start(job)
             except BundleError:  # the interpreter is ending, and the job has ended
                 return
 
@@ -240,7 +214,11 @@ class Batcher:
 
     def _run(self, session: Session, turn: _Turn) -> None:
         """Make a batch of what waits, and run it."""
-        length, group = self._take()
+        try:
+            length, group = self._take()
+        except BaseException as error:  # noqa: BLE001 - a fault of ours, which nobody may wait for
+            self.fail_all(error)
+            return
         if not group:
             return
         turn.cells = length * sum(len(rows) for _, rows in group)
@@ -248,7 +226,7 @@ class Batcher:
             self._encode(session, length, group)
         except BaseException as error:  # noqa: BLE001 - the callers' to see, and not the thread's
             for request, _ in group:
-                self._end(request, error)
+                self._end(request, _own(error))
         self.rate.add(turn.cells)
 
     def _take(self) -> tuple[int, list[tuple[Request, NDArray[np.int64]]]]:
@@ -259,7 +237,7 @@ class Batcher:
                 return 0, []
             length = next(iter(first.waiting))
             key = first.key(length)
-            room = max(1, self.encoder.settings.max_batch_tokens // length)
+            room = max(1, self._max_batch_tokens // max(length, 1))
             others = (request for request in self._by_key[key] if request is not first)
             group = []
             for request in itertools.chain([first], list(itertools.islice(others, room))):
@@ -275,19 +253,19 @@ class Batcher:
         """Return the request that begins the next batch."""
         self._picks += 1
         if self._picks % _OLDEST_EVERY == 0:
-            return next(iter(self._waiting), None)
+            return next(iter(self._waiting.values()), None)
         while self._least_served:
             if self._is_fresh(self._least_served[0]):
-                return self._least_served[0][2]
+                return self._waiting[self._least_served[0][1]]
             heapq.heappop(self._least_served)
         return None
 
-    def _is_fresh(self, entry: tuple[int, int, Request]) -> bool:
-        served, _, request = entry
-        return request in self._waiting and request.served == served
+    def _is_fresh(self, entry: tuple[int, int]) -> bool:
+        served, arrival = entry
+        return arrival in self._waiting and self._waiting[arrival].served == served
 
     def _drop_stale(self) -> None:
-        """Keep no more stale entries than fresh ones, and none where nothing waits: they hold arrays."""
+        """Keep no more stale entries than fresh ones."""
         if len(self._least_served) > 2 * len(self._waiting):
             self._least_served = list(filter(self._is_fresh, self._least_served))
             heapq.heapify(self._least_served)
@@ -296,20 +274,21 @@ class Batcher:
         """Note that rows of a request were taken."""
         if key[0] not in request.waiting:
             self._forget(request, key)
-        del self._waiting[request]
+        del self._waiting[request.arrival]
         if request.waiting:
-            self._waiting[request] = None  # at the end: it was served just now
-            heapq.heappush(self._least_served, (request.served, request.arrival, request))
+            self._waiting[request.arrival] = request  # at the end: it was served just now
+            heapq.heappush(self._least_served, (request.served, request.arrival))
         self._drop_stale()
         self._count(request)
 
     def _count(self, request: Request) -> None:
         """Count what waits of a request."""
-        left = 0
-        if request in self._requests:
-            left = min(request.tokens - request.served, self._most_of_queue)
-        self._counted += left - request.counted
-        request.counted = left
+        left = request.tokens - request.served if request in self._requests else 0
+        counted = min(left, self._most_of_queue)
+        asked = left if request.arrival else 0
+        self._counted += counted - request.counted
+        self._left += asked - request.asked
+        request.left, request.counted, request.asked = left, counted, asked
 
     def _forget(self, request: Request, key: tuple[int, int]) -> None:
         alike = self._by_key[key]
@@ -323,8 +302,7 @@ class Batcher:
             if request not in self._requests:
                 return False
             self._requests.remove(request)
-            if request in self._waiting:
-                del self._waiting[request]
+            if self._waiting.pop(request.arrival, None) is not None:
                 for length in request.waiting:
                     self._forget(request, request.key(length))
                 self._drop_stale()

@@ -7,6 +7,7 @@ import gc
 import os
 import random
 import threading
+import time
 import weakref
 from typing import Any
 
@@ -233,7 +234,7 @@ def test_over_the_bound_a_call_is_refused_at_once_and_whole(bundles: dict[str, B
     asyncio.run(run())
 
 
-def test_a_large_call_counts_for_an_eighth_and_does_not_shut_short_ones_out(
+def test_large_calls_count_for_an_eighth_and_short_ones_keep_half_of_the_queue(
     bundles: dict[str, Bundle],
 ) -> None:
     texts = sentences(500)
@@ -241,17 +242,113 @@ def test_a_large_call_counts_for_an_eighth_and_does_not_shut_short_ones_out(
     async def run() -> None:
         with watched(bundles["tiny-bert"], workers=1) as (encoder, stages):
             wide = AsyncEncoder(encoder, max_queue_tokens=800)
-            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(7)]
-            while wide.queued_tokens < 700:
+            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(4)]
+            while not stages.shapes:
                 await asyncio.sleep(0.01)
-            short = asyncio.ensure_future(wide.encode(["the river"], role="query"))
+            assert wide.queued_tokens == 400
+            with pytest.raises(errors.Overloaded, match="4 large calls are under way, as many as may"):
+                await wide.encode(texts, role="query")
+            short = [asyncio.ensure_future(wide.encode(["the river"], role="query")) for _ in range(100)]
             await asyncio.sleep(0)
-            assert wide.queued_tokens == 704
+            assert wide.queued_tokens == 800
+            with pytest.raises(errors.Overloaded, match="800 tokens wait, and at most 800 may"):
+                await wide.encode(["the river"], role="query")
+            stages.open()
+            await asyncio.gather(*short, *large)
+            assert wide.queued_tokens == 0
+
+    asyncio.run(run())
+
+
+def test_a_call_that_is_being_tokenised_counts_and_does_not_hold_the_event_loop_or_others(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two large ones hold both threads that tokenise; what is short, and the loop's own threads, go on."""
+    texts, gate = sentences(500), threading.Event()
+    call = Encoder.call
+
+    def held(self: Encoder, given: Any, *arguments: Any) -> Any:
+        if len(given) > 64:
+            gate.wait(60)
+        return call(self, given, *arguments)
+
+    monkeypatch.setattr(Encoder, "call", held)
+
+    async def run() -> None:
+        async with AsyncEncoder(bundles["tiny-bert"], max_queue_tokens=800) as wide:
+            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(4)]
+            await asyncio.sleep(0)
+            assert wide.queued_tokens == 400
             with pytest.raises(errors.Overloaded):
                 await wide.encode(texts, role="query")
+            async with asyncio.timeout(30):
+                assert (await wide.encode(["the river"], role="query")).stats.texts == 1
+                await asyncio.to_thread(len, "the loop's own threads are free")
+            closing = asyncio.ensure_future(wide.aclose())
+            await asyncio.sleep(0.05)
+            gate.set()
+            for vectors, _ in await asyncio.gather(*large):
+                assert len(vectors) == 500, "a call that was taken ends, though it was not tokenised yet"
+            await closing
+
+    asyncio.run(run())
+
+
+def test_calls_that_ended_hold_nothing_while_others_go_on(bundles: dict[str, Bundle]) -> None:
+    """Large calls end among many short ones, which keep coming before them."""
+    texts = sentences(400)
+
+    async def run() -> None:
+        with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=64) as (encoder, stages):
+            wide = AsyncEncoder(encoder, max_queue_tokens=16_000)
+            short = [asyncio.ensure_future(wide.encode([text], role="query")) for text in sentences(300)]
+            await asyncio.to_thread(stages.begun.acquire)
+            requests = []
+            for _ in range(3):
+                large = asyncio.ensure_future(wide.encode(texts, role="query"))
+                while len(wide._batcher._requests) < 301:
+                    await asyncio.sleep(0.005)
+                while not any(each.large for each in wide._batcher._waiting.values()):
+                    await asyncio.sleep(0.005)
+                (request,) = (each for each in wide._batcher._requests if each.large)
+                requests.append(weakref.ref(request))
+                del request
+                large.cancel()
+                await asyncio.gather(large, return_exceptions=True)
+                del large
+            await asyncio.sleep(0.01)  # the loop lets go of what it called
+            gc.collect()
+            assert [request() for request in requests] == [None] * 3
             stages.open()
-            await asyncio.gather(short, *large)
-            assert wide.queued_tokens == 0
+            await asyncio.gather(*short)
+
+    asyncio.run(run())
+
+
+def test_closing_lets_memory_and_threads_go_though_the_object_stays(bundles: dict[str, Bundle]) -> None:
+    async def run() -> AsyncEncoder:
+        wide = AsyncEncoder(bundles["tiny-bert"])
+        await wide.encode(["the river"], role="query")
+        await wide.aclose()
+        return wide
+
+    before = {thread.ident for thread in threading.enumerate()}
+    wide = asyncio.run(run())
+    gc.collect()
+    assert wide._batcher._scheduler is None
+    until = time.monotonic() + 30
+    while {thread.ident for thread in threading.enumerate()} - before and time.monotonic() < until:
+        time.sleep(0.01)
+    assert {thread.ident for thread in threading.enumerate()} <= before
+
+
+@pytest.mark.parametrize("timeout", ["soon", [1]])
+def test_a_time_to_close_in_that_is_none_is_refused_and_nothing_closed(bert: Encoder, timeout: Any) -> None:
+    async def run() -> None:
+        wide = AsyncEncoder(bert)
+        with pytest.raises(errors.InputError, match="timeout_s is"):
+            await wide.aclose(timeout)
+        assert (await wide.encode(["the river"], role="query")).stats.texts == 1
 
     asyncio.run(run())
 
@@ -356,6 +453,7 @@ def test_a_forked_child_is_told_to_load_its_own(bert: Encoder) -> None:
     if child == 0:
         code = 1
         try:
+            asyncio.run(wide.aclose())
             asyncio.run(wide.encode(["the river"], role="query"))
         except errors.BundleError as error:
             code = 0 if "before this process was forked" in str(error) else 2

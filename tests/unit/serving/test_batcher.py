@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -18,6 +19,15 @@ BOUND = 100_000
 FOUR, FIVE, SIX = "the river", "in the river", "city in the river"
 
 
+def send(encoder: Encoder, batcher: Batcher, texts: list[str], end: Callable[[Any], object]) -> Request:
+    call = encoder.call(texts, "query", None)
+    request = Request(1, end)
+    batcher.admit(request)
+    request.tokenized(call, call.window(slice(None)))
+    batcher.start(request)
+    return request
+
+
 class Sent:
     """Requests sent to a batcher, and the order in which they ended."""
 
@@ -26,10 +36,7 @@ class Sent:
         self.ended: list[str] = []
 
     def __call__(self, name: str, *texts: str) -> Request:
-        call = self.encoder.call([f"{text}" for text in texts], "query", None)
-        request = Request(call, lambda _outcome: self.ended.append(name))
-        self.batcher.add(request)
-        return request
+        return send(self.encoder, self.batcher, list(texts), lambda _outcome: self.ended.append(name))
 
     def wait(self, stages: Watched, ended: int) -> None:
         """Let everything run, and wait for so many ends."""
@@ -135,7 +142,7 @@ def test_a_batch_that_breaks_down_is_told_to_its_callers_and_the_next_one_runs(
         monkeypatch.setattr(stages, "run", broken)
         stages.open()
         for _ in range(2):
-            batcher.add(Request(encoder.call([FOUR], "query", None), outcomes.append))
+            send(encoder, batcher, [FOUR], outcomes.append)
             until = time.monotonic() + 60
             while not outcomes and time.monotonic() < until:
                 time.sleep(0.002)

@@ -28,7 +28,7 @@ class EmbedRequest(Struct):
     normalize: bool = True
     """Unit length."""
     truncate: bool | None = None
-    """False: longer texts than the model takes are an error. Otherwise they are cut, and a header counts them."""
+    """False: texts that are too long are an error. Otherwise they are cut, and a header counts them."""
     truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
     """Where they are cut; the model's own where it is not given, and no other."""
     prompt_name: str | None = None

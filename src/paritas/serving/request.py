@@ -1,0 +1,71 @@
+"""One caller's texts on their way through the batcher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.engine.schedule.call import Call, Encoded, Window
+
+Outcome = Encoded | BaseException
+
+
+class Request:
+    """Texts of one caller. It is counted before they are tokenised, and what it holds goes when it ends."""
+
+    def __init__(self, tokens: int, end: Callable[[Outcome], object]) -> None:
+        """Take what is known before the texts are tokenised.
+
+        Args:
+            tokens: about how many they will have.
+            end: called once with what came of it, in any thread.
+        """
+        self.tokens = tokens
+        """Of all distinct texts, which are all computed."""
+        self.end = end
+        self.large = False
+        """It takes more than its share of the queue."""
+        self.waiting: dict[int, NDArray[np.int64]] = {}
+        """Rows that nobody has taken, by their tokens a text, the longest first."""
+        self.unfinished = 0
+        """Texts without a vector."""
+        self.served = 0
+        """Tokens that were taken."""
+        self.left = self.counted = self.asked = 0
+        """Tokens that wait; of them, those that count in the queue, and those that are tokenised by now."""
+        self.arrival = 0
+        self.call: Call
+        self.window: Window
+
+    def tokenized(self, call: Call, window: Window) -> None:
+        """Take the tokens of all distinct texts."""
+        self.call, self.window = call, window
+        lengths = window.tokens.lengths
+        self.tokens = int(lengths.sum())
+        self.waiting = dict(_by_length(lengths))
+        self.unfinished = len(lengths)
+
+    def take(self, length: int, most: int) -> NDArray[np.int64]:
+        """Take rows of so many tokens each, at most so many rows."""
+        rows = self.waiting[length]
+        taken, left = rows[:most], rows[most:]
+        if len(left):
+            self.waiting[length] = left
+        else:
+            del self.waiting[length]
+        self.served += len(taken) * length
+        return taken
+
+    def key(self, length: int) -> tuple[int, int]:
+        """Return what texts of one batch have in common."""
+        return length, self.window.prompt_tokens
+
+
+def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Yield each length, the longest first, with the texts that have it."""
+    order = np.argsort(-lengths, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
+        if len(rows):
+            yield int(lengths[rows[0]]), rows
