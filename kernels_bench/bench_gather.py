@@ -2,8 +2,8 @@
 
     python -m kernels_bench.bench_gather [--model all-MiniLM-L6-v2] [--rounds 5] [--save]
 
-The same texts are encoded in one call of `Encoder.encode`, and by 1, 16, 64 and 256 callers. Each caller awaits
-one text after the other of an `AsyncEncoder`. Vectors are compared bit for bit. All ways take turns.
+The same texts are encoded in one call of `Encoder.encode`, and by 1, 16, 64 and 256 callers. Each caller
+awaits one text after the other of an `AsyncEncoder`. Vectors are compared bit for bit. All ways take turns.
 
 What it does not show: HTTP, and clients in other processes.
 """

@@ -38,8 +38,8 @@ class AsyncEncoder:
     """An `Encoder` for asyncio: calls from any event loop are gathered into batches of equal length.
 
     There is no timer. An idle encoder runs a text at once; while it is busy, what waits makes fuller batches.
-    Where nothing is padded, vectors are those of `Encoder.encode`, bit for bit. One object serves any number of tasks, threads and
-    event loops of one process.
+    Where nothing is padded, vectors are those of `Encoder.encode`, bit for bit. One object serves any number
+    of tasks, threads and event loops of one process.
 
     Args:
         model: as for `Encoder`, or an `Encoder`, which then stays the caller's to close.
