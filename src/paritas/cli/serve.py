@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -16,6 +17,12 @@ from paritas.errors import InputError, MissingExtraError
 from paritas.registry import PRECISIONS, Precision
 
 _KEYS = "PARITAS_API_KEYS"
+
+
+def _finite(_context: click.Context, option: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no time; expected seconds", param=option)
+    return value
 
 
 @click.command()
@@ -40,7 +47,7 @@ _KEYS = "PARITAS_API_KEYS"
 @click.option(
     "--max-queue-tokens",
     type=click.IntRange(min=1),
-    default=65_536,
+    default=131_072,
     show_default=True,
     help="Tokens that may wait for a model; beyond them a request gets 429.",
 )
@@ -48,11 +55,17 @@ _KEYS = "PARITAS_API_KEYS"
 @click.option("--max-body-mb", type=click.IntRange(min=1), default=8, show_default=True, help="A request.")
 @click.option("--max-connections", type=click.IntRange(min=1), default=1024, show_default=True)
 @click.option(
-    "--timeout", type=click.FloatRange(min=0.001), default=60.0, show_default=True, help="Seconds a request."
+    "--timeout",
+    type=click.FloatRange(min=0.001),
+    callback=_finite,
+    default=60.0,
+    show_default=True,
+    help="Seconds a request.",
 )
 @click.option(
     "--grace",
     type=click.FloatRange(min=0),
+    callback=_finite,
     default=3.0,
     show_default=True,
     help="Seconds to serve on after SIGTERM, while /readyz says 503.",
@@ -60,6 +73,7 @@ _KEYS = "PARITAS_API_KEYS"
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
+    callback=_finite,
     default=30.0,
     show_default=True,
     help="Seconds that accepted requests may take after that.",
@@ -121,5 +135,6 @@ def serve(
     )
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("httptools").setLevel(logging.WARNING)
-    note(f"serving {', '.join(bundles)} on http://{host}:{port}; the API is described at /docs")
+    address = f"[{host}]" if ":" in host else host
+    note(f"serving {', '.join(bundles)} on http://{address}:{port}; the API is described at /docs")
     server.serve(application(service, keys), service, options)

@@ -90,6 +90,9 @@ class _Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if self._service.draining:
+                    # Else the client sends its next request on a connection that is about to be closed.
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:

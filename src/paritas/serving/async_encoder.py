@@ -21,8 +21,8 @@ from paritas.errors import InputError
 from paritas.serving.batcher import Batcher
 from paritas.serving.request import Request
 
-MAX_QUEUE_TOKENS = 65_536
-"""256 texts of 256 tokens."""
+MAX_QUEUE_TOKENS = 131_072
+"""512 texts of 256 tokens."""
 # Texts of so many characters together are tokenised in the event loop, in 1 ms or less: to change threads and
 # back costs as much as tokenising a query.
 _INLINE_CHARACTERS = 4_096
@@ -43,7 +43,7 @@ class AsyncEncoder:
 
     Args:
         model: as for `Encoder`, or an `Encoder`, which then stays the caller's to close.
-        max_queue_tokens: tokens that may wait. A call counts for at most an eighth of them, and four calls
+        max_queue_tokens: tokens that may wait. A call counts for at most a sixteenth, and eight calls
             that are larger than that may be under way at a time: half of the queue is for short ones. How
             long those wait is this number over the tokens that the machine encodes in a second.
         **options: of `Encoder`.

@@ -38,9 +38,9 @@ from paritas.serving.request import Outcome, Request
 # Every so many batches the request that waited longest comes first.
 _OLDEST_EVERY = 4
 # A request counts for at most this share of the queue: a large one does not shut short ones out.
-_MOST_OF_QUEUE = 8
+_MOST_OF_QUEUE = 16
 # Of those that are larger than that so many at a time: half of the queue is for short ones.
-_MOST_LARGE = 4
+_MOST_LARGE = 8
 _SOON_S = 0.1
 _LATE_S = 60.0
 
@@ -67,7 +67,7 @@ class Batcher:
 
         Args:
             encoder: where batches run.
-            max_queue_tokens: tokens that may wait; a request counts for at most an eighth of them.
+            max_queue_tokens: tokens that may wait; a request counts for at most a sixteenth of them.
         """
         self.encoder, self.max_queue_tokens = encoder, max_queue_tokens
         self.rate = Rate()

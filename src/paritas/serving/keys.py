@@ -49,17 +49,21 @@ def read_keys(path: Path | None, variable: str | None) -> Keys:
     Raises:
         InputError: the file cannot be read, or holds no key.
     """
-    keys = [key.strip() for key in (variable or "").split(",")]
+    keys = [key.strip() for key in (variable or "").split(",") if key.strip()]
+    if variable is not None and not keys:
+        raise InputError("PARITAS_API_KEYS is set and holds no key; unset it, or give one")
     if path is not None:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--api-keys {path}: cannot be read: {error}") from error
         of_file = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not of_file:
             raise InputError(f"--api-keys {path}: holds no key; expected one a line")
         keys += of_file
-    return Keys(filter(None, keys))
+    if not all(key.isascii() for key in keys):
+        raise InputError("an API key is not ASCII, which no header carries alike everywhere; choose another")
+    return Keys(keys)
 
 
 def _digest(key: str) -> bytes:

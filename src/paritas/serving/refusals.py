@@ -83,6 +83,8 @@ def refused(error: Exception) -> Refused:
             known = Refused("bad_request", str(error), param="input")
         case BundleError():
             known = Refused("not_ready", str(error))
+        case UnicodeDecodeError():
+            known = Refused("bad_request", f"the body is not UTF-8: {error}")
         case RecursionError():
             known = Refused("bad_request", "the body is nested too deeply")
         case HTTPException(status_code=status) if status != HTTP_500_INTERNAL_SERVER_ERROR:

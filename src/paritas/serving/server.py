@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import signal
 from socket import AddressFamily, create_server, socket
 from types import FrameType
@@ -42,9 +43,9 @@ class Server(uvicorn.Server):
                 app,
                 host=options.host,
                 port=options.port,
-                limit_concurrency=options.max_connections,
+                limit_concurrency=options.max_connections + 1,  # it refuses from there on
                 timeout_keep_alive=30,
-                timeout_graceful_shutdown=int(options.drain_s),
+                timeout_graceful_shutdown=math.ceil(options.drain_s),
                 http=Protocol,
                 log_config=None,
                 access_log=False,
@@ -55,8 +56,11 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """End: readiness goes off at once, and after the grace no connection is accepted any longer."""
-        if self._service.draining or sig == signal.SIGINT:
+        if sig == signal.SIGINT:
             super().handle_exit(sig, frame)
+            return
+        if self._service.draining:  # again: the grace is over
+            self.should_exit = True
             return
         self._service.draining = True
         asyncio.get_event_loop().call_soon_threadsafe(self._end_after_grace)

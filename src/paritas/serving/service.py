@@ -140,7 +140,9 @@ class Service:
         if dimensions is not None and not 1 <= dimensions <= encoder.dim:
             message = f"dimensions is {dimensions}; expected 1 to {encoder.dim}"
             raise Refused("bad_request", message, param="dimensions")
-        role = role or named_role or default_role(encoder)
+        if role is not None and named_role not in ("", role):
+            raise Refused("bad_request", f"the model's name says {named_role!r}, role {role!r}", param="role")
+        role = named_role or default_role(encoder) if role is None else role
         roles = encoder.encoder.contract.roles
         if role not in roles:
             raise Refused("bad_request", f"{name} has no role {role!r}, but {', '.join(roles)}", param="role")

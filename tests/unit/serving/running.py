@@ -23,8 +23,9 @@ def running(
     models: Mapping[str, Callable[[], AsyncEncoder] | Encoder],
     *,
     keys: tuple[str, ...] = (),
-    max_queue_tokens: int = 65_536,
+    max_queue_tokens: int = 131_072,
     ready: bool = True,
+    max_connections: int = 1024,
     **limits: Any,
 ) -> Iterator[httpx2.Client]:
     """Yield a client of a server with these models."""
@@ -35,7 +36,7 @@ def running(
         return model
 
     service = Service({name: load(model) for name, model in models.items()}, Limits(**limits))
-    options = ServerOptions(port=0, drain_s=5)
+    options = ServerOptions(port=0, drain_s=5, max_connections=max_connections)
     server = Server(application(service, Keys(keys)), service, options)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

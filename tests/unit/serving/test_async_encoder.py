@@ -234,7 +234,7 @@ def test_over_the_bound_a_call_is_refused_at_once_and_whole(bundles: dict[str, B
     asyncio.run(run())
 
 
-def test_large_calls_count_for_an_eighth_and_short_ones_keep_half_of_the_queue(
+def test_large_calls_count_for_a_sixteenth_and_short_ones_keep_half_of_the_queue(
     bundles: dict[str, Bundle],
 ) -> None:
     texts = sentences(500)
@@ -242,11 +242,11 @@ def test_large_calls_count_for_an_eighth_and_short_ones_keep_half_of_the_queue(
     async def run() -> None:
         with watched(bundles["tiny-bert"], workers=1) as (encoder, stages):
             wide = AsyncEncoder(encoder, max_queue_tokens=800)
-            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(4)]
+            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(8)]
             while not stages.shapes:
                 await asyncio.sleep(0.01)
             assert wide.queued_tokens == 400
-            with pytest.raises(errors.Overloaded, match="4 large calls are under way, as many as may"):
+            with pytest.raises(errors.Overloaded, match="8 large calls are under way, as many as may"):
                 await wide.encode(texts, role="query")
             short = [asyncio.ensure_future(wide.encode(["the river"], role="query")) for _ in range(100)]
             await asyncio.sleep(0)
@@ -276,7 +276,7 @@ def test_a_call_that_is_being_tokenised_counts_and_does_not_hold_the_event_loop_
 
     async def run() -> None:
         async with AsyncEncoder(bundles["tiny-bert"], max_queue_tokens=800) as wide:
-            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(4)]
+            large = [asyncio.ensure_future(wide.encode(texts, role="query")) for _ in range(8)]
             await asyncio.sleep(0)
             assert wide.queued_tokens == 400
             with pytest.raises(errors.Overloaded):
@@ -300,7 +300,7 @@ def test_calls_that_ended_hold_nothing_while_others_go_on(bundles: dict[str, Bun
 
     async def run() -> None:
         with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=64) as (encoder, stages):
-            wide = AsyncEncoder(encoder, max_queue_tokens=16_000)
+            wide = AsyncEncoder(encoder, max_queue_tokens=32_000)
             short = [asyncio.ensure_future(wide.encode([text], role="query")) for text in sentences(300)]
             await asyncio.to_thread(stages.begun.acquire)
             requests = []
@@ -462,5 +462,5 @@ def test_a_forked_child_is_told_to_load_its_own(bert: Encoder) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_the_default_bound_takes_256_callers(bert: Encoder) -> None:
-    assert AsyncEncoder(bert)._batcher.max_queue_tokens == async_encoder.MAX_QUEUE_TOKENS == 256 * 256
+def test_the_default_bound_takes_512_callers(bert: Encoder) -> None:
+    assert AsyncEncoder(bert)._batcher.max_queue_tokens == async_encoder.MAX_QUEUE_TOKENS == 512 * 256

@@ -120,6 +120,13 @@ def test_bad_input_is_told_in_openais_form(
     assert "Traceback" not in response.text
 
 
+def test_a_body_that_is_not_utf_8(client: httpx2.Client) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.post("/v1/embeddings", content=b'{"input": "\xff"}', headers=headers)
+    assert response.status_code == 400
+    assert "the body is not UTF-8" in response.json()["error"]["message"]
+
+
 def test_more_texts_than_a_request_may_have(bert: Encoder) -> None:
     with running({"bert": bert}, max_texts=3) as client:
         assert embeddings(client, input=TEXTS[:3]).status_code == 200

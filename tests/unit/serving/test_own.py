@@ -37,6 +37,8 @@ def test_pairs_and_texts_are_encoded_under_their_role(
     ("body", "status", "title", "detail"),
     [
         ({"texts": ["a"]}, 400, "bad_request", "missing required field `role`"),
+        ({"texts": ["a"], "role": ""}, 400, "bad_request", "bert has no role ''"),
+        ({"texts": ["a"], "role": "query", "model": "bert:x"}, 400, "bad_request", "says 'x', role 'query'"),
         ({"texts": ["a"], "role": "x"}, 400, "bad_request", "bert has no role 'x', but query, passage"),
         (
             {"texts": [["t", "x"]], "role": "query"},

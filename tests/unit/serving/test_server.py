@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,26 @@ def test_metrics_count_what_was_done(bert: Encoder) -> None:
         assert "made/up" not in client.get("/metrics").text
 
 
+def test_every_route_is_described(client: httpx2.Client) -> None:
+    description = client.get("/docs/openapi.json").json()
+    routes = {"/v1/embeddings", "/v1/models", "/v1/encode", "/embed", "/", "/invocations", "/info", "/readyz"}
+    assert routes <= set(description["paths"])
+    assert "EmbeddingRequest" in str(description["components"]["schemas"])
+    assert client.get("/docs").status_code == 200
+
+
+def test_as_many_connections_as_may_are_served(bert: Encoder) -> None:
+    with running({"bert": bert}, max_connections=3) as client:
+        port = client.base_url.port
+        held = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+        assert embed(client).status_code == 200
+        held.append(socket.create_connection(("127.0.0.1", port)))
+        until(lambda: embed(client).status_code == 503)
+        for connection in held:
+            connection.close()
+        until(lambda: embed(client).status_code == 200)
+
+
 # Keys.
 
 
@@ -131,6 +152,13 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
         read_keys(path, "three")
     with pytest.raises(errors.InputError, match="cannot be read"):
         read_keys(tmp_path / "missing", None)
+    for variable in ("", " , "):
+        with pytest.raises(errors.InputError, match="PARITAS_API_KEYS is set and holds no key"):
+            read_keys(None, variable)
+    with pytest.raises(errors.InputError, match="not ASCII"):
+        read_keys(None, "schlüssel")
+    path.write_bytes(b"\xef\xbb\xbfone\n")
+    assert read_keys(path, None)._digests == Keys(["one"])._digests
 
 
 # Limits.
@@ -161,6 +189,7 @@ def raw(client: httpx2.Client, *parts: bytes, pause_s: float = 0.0) -> bytes:
         return answer
 
 
+JSON = {"content-type": "application/json"}
 HEAD = b"POST /v1/embeddings HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\nconnection: close\r\n"
 
 
@@ -184,6 +213,54 @@ def test_a_body_that_stops_midway_or_comes_too_slowly(
         time.sleep(0.1)
         assert embed(client).status_code == 200
         assert "Traceback" not in caplog.text
+
+
+def test_nobody_holds_a_connection_by_a_line_end_or_the_rest_of_a_body(
+    bert: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(protocol, "_HEAD_S", 0.3)
+    with running({"bert": bert}) as client:
+        get = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
+        for rest in (get + b"\r\n", get + b"content-length: 5\r\n\r\n"):
+            answer = raw(client, rest, b"\r\n", pause_s=0.2)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            assert b"HTTP/1.1 408 " in answer
+
+
+def test_trailers_without_an_end_take_no_memory(client: httpx2.Client) -> None:
+    seen: list[int] = []
+    keep = protocol.HttpToolsProtocol.on_header
+
+    def noted(self: Any, name: bytes, value: bytes) -> None:
+        seen.append(len(value))
+        keep(self, name, value)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol.HttpToolsProtocol, "on_header", noted)
+        trailers = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1_000) for number in range(500))
+        body = b'{"input": "a"}'
+        chunked = b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(body), body)
+        assert raw(client, HEAD + chunked + trailers + b"\r\n").startswith(b"HTTP/1.1 200 ")
+    assert max(seen) < 100
+
+
+def test_a_client_that_never_reads_is_let_go(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_WRITE_S", 0.5)
+    with running({"bert": bert}) as client:
+        body = b'{"input": [%s]}' % b",".join(b'"%d"' % number for number in range(2_000))
+        request = HEAD + b"content-length: %d\r\n\r\n" % len(body) + body
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.connect((client.base_url.host, client.base_url.port))
+            deaf.sendall(request.replace(b"connection: close\r\n", b"") * 40)
+            time.sleep(3)
+            read = 0
+            with suppress(ConnectionError):
+                while part := deaf.recv(1 << 20):
+                    read += len(part)
+        one = len(client.post("/v1/embeddings", content=body, headers=JSON).content)
+        assert read < 20 * one
+        assert embed(client).status_code == 200
 
 
 def test_a_connection_that_sends_no_head_is_let_go(bert: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,13 +297,13 @@ def test_a_request_that_takes_too_long_is_told_so_and_dropped(bundles: dict[str,
 def test_over_the_bound_every_dialect_says_429_and_when_to_come_again(bundles: dict[str, Bundle]) -> None:
     with (
         watched(bundles["tiny-bert"], workers=1) as (encoder, stages),
-        running({"bert": encoder}, max_queue_tokens=8) as client,
+        running({"bert": encoder}, max_queue_tokens=96) as client,
     ):
-        waiting = [threading.Thread(target=embed, args=(client,)) for _ in range(12)]
+        waiting = [threading.Thread(target=embed, args=(client,)) for _ in range(20)]
         for thread in waiting:
             thread.start()
-        # Each counts for an eighth: one runs, eight wait, and three were refused.
-        until(lambda: metric(client, 'paritas_queue_tokens{model="bert"}') == 8 and bool(stages.shapes))
+        # Each has 6 tokens: one runs, sixteen wait, and three were refused.
+        until(lambda: metric(client, 'paritas_queue_tokens{model="bert"}') == 96 and bool(stages.shapes))
         begun = time.perf_counter()
         theirs = embed(client)
         assert time.perf_counter() - begun < 5
@@ -327,8 +404,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.mark.parametrize("again", [False, True])
 def test_after_sigterm_it_serves_on_for_the_grace_ends_what_it_took_and_exits_with_0(
-    tmp_path: Path, bundles: dict[str, Bundle]
+    tmp_path: Path, bundles: dict[str, Bundle], again: bool
 ) -> None:
     port = free_port()
     bundle = str(bundles["tiny-bert"].directory)
@@ -346,7 +424,10 @@ def test_after_sigterm_it_serves_on_for_the_grace_ends_what_it_took_and_exits_wi
             process.send_signal(signal.SIGTERM)
             until(lambda: client.get("/readyz").status_code == 503)
             assert client.get("/readyz").json()["reasons"] == {"server": "is about to end"}
-            assert embed(client).status_code == 200
+            last = embed(client)
+            assert (last.status_code, last.headers["connection"]) == (200, "close")
+            if again:
+                process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(f"http://127.0.0.1:{port}/livez")
@@ -359,6 +440,8 @@ def test_after_sigterm_it_serves_on_for_the_grace_ends_what_it_took_and_exits_wi
         (["no-such-model"], "unknown model 'no-such-model'"),
         (["{bert}", "{bert}"], "there are two models of the name tiny-bert"),
         (["{bert}", "--api-keys", "/no/such/file"], "--api-keys /no/such/file: cannot be read"),
+        (["{bert}", "--grace", "nan"], "nan is no time; expected seconds"),
+        (["{bert}", "--drain", "inf"], "inf is no time; expected seconds"),
         (["{bert}", "--timeout", "0"], "0.0 is not in the range x>=0.001"),
         ([], "Missing argument 'MODEL...'"),
     ],

@@ -15,7 +15,12 @@ from paritas.serving.keys import OPEN
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service
 
-_TYPES: dict[Kind, str] = {"overloaded": "Overloaded", "internal": "Backend", "not_ready": "Unhealthy"}
+_TYPES: dict[Kind, str] = {
+    "overloaded": "Overloaded",
+    "internal": "Backend",
+    "not_ready": "Unhealthy",
+    "timeout": "Backend",
+}
 # What is wrong with the inputs, text-embeddings-inference says with 422; a failed backend with 424.
 _STATUS = {400: 422, 500: 424}
 
@@ -40,7 +45,7 @@ class EmbedRequest(Struct):
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post(["/embed", "/", "/invocations"], status_code=200, operation_id="embed")
+    @post(["/embed", "/", "/invocations"], status_code=200)
     async def embed(data: JSONBody[EmbedRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts, by the first model."""
         texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
@@ -66,7 +71,7 @@ def router(service: Service) -> Router:
         vectors = normalize(got.vectors) if data.normalize and not contract.normalize else got.vectors
         return answer(written(vectors, "float"), headers=truncation(got.stats))
 
-    @get("/info", operation_id="info")
+    @get("/info")
     async def info() -> Response[bytes]:
         """Return what is served."""
         name, _, encoder = service.find("")
@@ -86,7 +91,7 @@ def router(service: Service) -> Router:
             }
         )
 
-    @get("/health", opt={OPEN: True}, operation_id="health")
+    @get("/health", opt={OPEN: True})
     async def health() -> Response[bytes]:
         """Say whether all models are ready."""
         reasons = "; ".join(f"{name}: {reason}" for name, reason in service.unready().items())
