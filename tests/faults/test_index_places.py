@@ -174,9 +174,10 @@ def test_a_disk_that_is_full_at_any_byte_leaves_the_old_index_or_nothing(
 def test_an_index_is_opened_where_there_is_no_home(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is remembered of its files then, and they are digested each time."""
 
-    def nowhere() -> Path:
+    def nowhere(*_: object, **__: object) -> Path:
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.setattr("paritas.store.home", nowhere)
+    monkeypatch.delenv("PARITAS_HOME")
+    monkeypatch.setattr("platformdirs.user_data_path", nowhere)
     with VectorIndex.load(index) as loaded:
         assert len(check_whole(loaded)) == 30

@@ -93,6 +93,26 @@ def test_a_large_request_is_split_and_short_ones_pass_it(bundles: dict[str, Bund
         assert large.served == 1000
 
 
+def test_a_short_request_passes_all_that_had_more_however_many_wait_longer(
+    bundles: dict[str, Bundle],
+) -> None:
+    with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
+        sent = Sent(encoder, Batcher(encoder, BOUND))
+        for words in range(2, 7):
+            sent(f"large {words}", *different(60, words))
+        for _ in range(10):  # each of them has had batches
+            assert stages.begun.acquire(timeout=60)
+            stages.gate.release()
+        assert stages.begun.acquire(timeout=60)
+        before = len(stages.shapes)
+        sent("short", f"{SIX} north water {SIX}")
+        sent.wait(stages, 6)
+        assert sent.ended[0] == "short"
+        # At once, or after the turn of who waited longest; its length is nobody else's.
+        (place,) = (place for place, shape in enumerate(stages.shapes) if shape == (1, 12))
+        assert before <= place <= before + 1
+
+
 def test_a_large_request_goes_on_however_many_short_ones_come(bundles: dict[str, Bundle]) -> None:
     """Each batch that begins brings a new short request, which has had less."""
     with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
