@@ -150,22 +150,21 @@ def certify(
         with Encoder(bundle, precision=precision, provider=provider, cache=False, **batches) as encoder:
             parts.append(encode_probes(encoder, [probes[row] for row in chosen]))
     rows, vectors = np.array(every + padded), np.concatenate(parts)
+    expected = reference[rows]
 
     def figures_of(part: NDArray[np.bool_]) -> Figures:
-        figures = compare(vectors[part], reference[rows[part]])
+        figures = compare(vectors[part], expected[part])
         return msgspec.structs.replace(
             figures, probes=len(np.unique(rows[part])), worst_probe=int(rows[part][figures.worst_probe])
         )
 
     figures = figures_of(np.ones(len(rows), bool))
-    faults = _faults(figures, bound)
-    if faults:
-        order = np.argsort(-_distances(vectors, reference[rows])[0], kind="stable")
+    if faults := _faults(figures, bound):
+        order = np.argsort(-_distances(vectors, expected)[0], kind="stable")
         worst = list(dict.fromkeys(rows[order].tolist()))[:_SHOWN]
         raise ParityError(
             f"{bundle.manifest.model} {precision}: {' and '.join(faults)} over {figures.probes} probes; "
-            "worst: "
-            + "; ".join(f"#{row}, role {probes[row].role}, {repr(probes[row].text)[:60]}" for row in worst)
+            f"worst: {_named(probes, worst)}"
         )
     roles = np.array([probes[row].role for row in rows])
     lengths = lengths[rows]
@@ -185,6 +184,11 @@ def certify(
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         tokens=tokens,
     )
+
+
+def _named(probes: Sequence[Probe], rows: Sequence[int]) -> str:
+    """Return probes as a message names them."""
+    return "; ".join(f"#{row}, role {probes[row].role}, {repr(probes[row].text)[:60]}" for row in rows)
 
 
 def worse(*certificates: Certificate) -> Certificate:
