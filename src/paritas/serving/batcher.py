@@ -98,11 +98,6 @@ class Batcher:
         """Tokens that wait, as the bound counts them."""
         return self._counted
 
-    @property
-    def waiting_requests(self) -> int:
-        """Requests with texts that wait."""
-        return len(self._waiting)
-
     def check_open(self) -> None:
         """Raise a BundleError where it was closed, or the process was forked since."""
         if self._closing:

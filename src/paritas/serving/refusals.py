@@ -10,7 +10,7 @@ from typing import Literal
 from litestar.exceptions import HTTPException, SerializationException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
-from paritas.errors import BundleError, InputError, Overloaded
+from paritas.errors import BundleError, InputError, Overloaded, RunError
 
 _log = logging.getLogger("paritas")
 
@@ -83,6 +83,10 @@ def refused(error: Exception) -> Refused:
             known = Refused("bad_request", str(error), param="input")
         case BundleError():
             known = Refused("not_ready", str(error))
+        case RunError():
+            # Its message shows the text, which is for its sender and not for the log.
+            _log.error("onnxruntime cannot run a text of a request")
+            known = Refused("internal", str(error), param="input")
         case UnicodeDecodeError():
             known = Refused("bad_request", f"the body is not UTF-8: {error}")
         case RecursionError():

@@ -73,6 +73,11 @@ class Service:
                 _log.error("%s: %s", name, error)
                 self._faults[name] = str(error)
                 continue
+            except Exception:  # noqa: BLE001 - of whatever kind
+                # Without this the task would end unseen, and the model be loaded for ever.
+                _log.exception("%s could not be loaded", name)
+                self._faults[name] = "cannot be loaded; the server's log says why"
+                continue
             self._encoders[name] = encoder
             self.metrics.watch(name, encoder)
             _log.info("%s: ready", name)

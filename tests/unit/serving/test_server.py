@@ -28,6 +28,7 @@ from paritas.serving import app as app_module
 from paritas.serving import protocol
 from paritas.serving.keys import Keys, read_keys
 from paritas.serving.service import Service
+from tests.unit.engine.failing import failing
 from tests.unit.serving.running import running
 from tests.unit.serving.watched import watched
 
@@ -83,6 +84,30 @@ def test_a_model_that_fails_to_load_keeps_it_unready_with_the_reason(bert: Encod
         assert client.get("/readyz").json()["reasons"] == {"bad": "model.int8.onnx: changed since the export"}
         assert embed(client, model="good").status_code == 200
         assert embed(client, model="bad").status_code == 503
+
+
+def test_a_fault_while_a_model_is_loaded_is_a_reason_too(
+    bert: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> AsyncEncoder:
+        raise ValueError("nobody expected this")
+
+    with running({"bad": load, "good": bert}, ready=False) as client:
+        until(lambda: "cannot be loaded" in client.get("/readyz").text)
+        until(lambda: embed(client, model="good").status_code == 200)
+        assert "nobody expected this" not in client.get("/readyz").text
+        assert "nobody expected this" in caplog.text
+
+
+def test_a_text_that_cannot_run_is_told_to_its_sender_and_not_to_the_log(
+    bundles: dict[str, Bundle], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with running({"bert": failing(bundles["tiny-bert"], monkeypatch)}) as client:
+        answer = embed(client, "the blue sky", role="query")
+        assert (answer.status_code, "the blue sky" in answer.text) == (500, True)
+        assert "cannot run a text" in caplog.text
+        assert "blue sky" not in caplog.text
+        assert embed(client, "the river", role="query").status_code == 200
 
 
 def test_metrics_count_what_was_done(bert: Encoder) -> None:
