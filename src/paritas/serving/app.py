@@ -15,11 +15,13 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from paritas import __version__
 from paritas.serving.answers import answer
-from paritas.serving.dialects import openai, own, tei
+from paritas.serving.dialects import cohere, ollama, openai, own, tei
 from paritas.serving.keys import OPEN, Keys
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
 from paritas.serving.service import Service
+
+_DIALECTS = (own, openai, tei, cohere, ollama)
 
 # How long a request's body may take to come, in seconds.
 _BODY_S = 30.0
@@ -42,7 +44,7 @@ def application(service: Service, keys: Keys) -> ASGIApp:
             loading.cancel()
 
     app = Litestar(
-        [*_probes(service), own.router(service), openai.router(service), tei.router(service)],
+        [*_probes(service), *(dialect.router(service) for dialect in _DIALECTS)],
         lifespan=[lifespan],
         guards=[keys.guard],
         request_max_body_size=service.limits.max_body_bytes,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from litestar import Request
 from msgspec import Struct
@@ -21,6 +21,9 @@ from paritas.serving.refusals import Refused, gone
 _log = logging.getLogger("paritas")
 
 Load = Callable[[], AsyncEncoder]
+
+Truncation = Literal["left", "right", "error"] | None
+"""Where a request wants long texts cut, or not at all; None for where the model cuts them."""
 
 
 class Limits(Struct, frozen=True, kw_only=True):
@@ -122,6 +125,7 @@ class Service:
         *,
         role: str | None = None,
         dimensions: int | None = None,
+        truncation: Truncation = None,
     ) -> Embedded:
         """Return the vectors of a request's texts; where its client goes away, its work is dropped.
 
@@ -131,6 +135,7 @@ class Service:
             texts: strings, or (title, text) where the role takes pairs.
             role: of the model; where None that of the model's name, else the default one.
             dimensions: channels to keep, scaled to unit length again where the model normalises.
+            truncation: what is done with texts that are too long.
 
         Raises:
             Refused: no such model, over a limit, or its client is gone.
@@ -151,6 +156,10 @@ class Service:
         roles = encoder.encoder.contract.roles
         if role not in roles:
             raise Refused("bad_request", f"{name} has no role {role!r}, but {', '.join(roles)}", param="role")
+        side = encoder.encoder.contract.truncation_side
+        if truncation not in (None, "error", side):
+            message = f"{name} cuts texts on the {side}, not on the {truncation}; leave that out"
+            raise Refused("bad_request", message, param="truncate")
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 vectors, stats = await _while_connected(request, encoder.encode(texts, role=role))
@@ -158,6 +167,10 @@ class Service:
             message = f"no vectors within {self.limits.timeout_s:g} s; send fewer texts, or later"
             raise Refused("timeout", message) from None
         self.metrics.encoded(name, stats)
+        if truncation == "error" and stats.truncated:
+            most = roles[role].max_length
+            message = f"{stats.truncated} texts have more than {most} tokens; shorten them, or have them cut"
+            raise Refused("too_large", message, param="input")
         if dimensions is not None:
             vectors = cut(vectors, dimensions, normalized=encoder.encoder.contract.normalize)
         return Embedded(name, vectors, stats)

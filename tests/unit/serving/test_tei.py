@@ -47,11 +47,14 @@ def test_texts_that_are_cut_are_an_error_or_counted_in_a_header(client: httpx2.C
     assert np.array_equal(np.array(cut.json(), np.float32), bert.encode([LONG, "short"], role="query"))
     refused = client.post("/embed", json={"inputs": LONG, "truncate": False})
     assert (refused.status_code, refused.json()["error_type"]) == (413, "Validation")
-    for path, body in (
-        ("/v1/embeddings", {"input": LONG}),
-        ("/v1/encode", {"texts": [LONG], "role": "query"}),
-    ):
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/embeddings": {"input": LONG},
+        "/v1/encode": {"texts": [LONG], "role": "query"},
+        "/api/embed": {"model": "bert", "input": LONG},
+    }
+    for path, body in bodies.items():
         assert client.post(path, json=body).headers["x-truncated-texts"] == "1"
+        assert client.post(path, json=body | {"truncate": False}).status_code == 413
 
 
 @pytest.mark.parametrize(

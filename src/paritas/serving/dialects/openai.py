@@ -44,6 +44,8 @@ class EmbeddingRequest(Struct):
     """Taken and not used."""
     role: str | None = None
     """paritas's own: a role of the model, such as query or passage."""
+    truncate: bool = True
+    """paritas's own. False: texts that are too long are an error."""
 
 
 def router(service: Service) -> Router:
@@ -57,7 +59,14 @@ def router(service: Service) -> Router:
         texts = [data.input] if isinstance(data.input, str) else data.input
         if not all(isinstance(text, str) for text in texts):
             raise Refused("bad_request", _NO_TEXTS, param="input")
-        got = await service.embed(request, data.model, texts, role=data.role, dimensions=data.dimensions)
+        got = await service.embed(
+            request,
+            data.model,
+            texts,
+            role=data.role,
+            dimensions=data.dimensions,
+            truncation=None if data.truncate else "error",
+        )
         return answer(
             {
                 "object": "list",

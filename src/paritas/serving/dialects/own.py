@@ -24,6 +24,8 @@ class EncodeRequest(Struct, forbid_unknown_fields=True):
     """The first model where it is empty."""
     dimensions: int | None = None
     """Channels to keep of each vector."""
+    truncate: bool = True
+    """False: texts that are too long are an error."""
     encoding_format: Encoding = "float"
     """Numbers, or float32 in little-endian order."""
 
@@ -34,7 +36,14 @@ def router(service: Service) -> Router:
     @post("/v1/encode", status_code=200, operation_id="encode")
     async def encode(data: JSONBody[EncodeRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts under a role, and what was done for them."""
-        got = await service.embed(request, data.model, data.texts, role=data.role, dimensions=data.dimensions)
+        got = await service.embed(
+            request,
+            data.model,
+            data.texts,
+            role=data.role,
+            dimensions=data.dimensions,
+            truncation=None if data.truncate else "error",
+        )
         return answer(
             {
                 "model": got.model,

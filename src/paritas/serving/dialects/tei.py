@@ -13,7 +13,7 @@ from paritas.engine.pool.pooling import normalize
 from paritas.serving.answers import answer, truncation, written
 from paritas.serving.keys import OPEN
 from paritas.serving.refusals import Kind, Refused, refused
-from paritas.serving.service import Service
+from paritas.serving.service import Service, Truncation
 
 _TYPES: dict[Kind, str] = {
     "overloaded": "Overloaded",
@@ -25,6 +25,9 @@ _TYPES: dict[Kind, str] = {
 _STATUS = {400: 422, 500: 424}
 
 
+Direction = Literal["right", "left", "Right", "Left"]
+
+
 class EmbedRequest(Struct):
     """The body of `POST /embed`."""
 
@@ -34,7 +37,7 @@ class EmbedRequest(Struct):
     """Unit length."""
     truncate: bool | None = None
     """False: texts that are too long are an error. Otherwise they are cut, and a header counts them."""
-    truncation_direction: Literal["right", "left", "Right", "Left"] | None = None
+    truncation_direction: Direction | None = None
     """Where they are cut; the model's own where it is not given, and no other."""
     prompt_name: str | None = None
     """A role of the model, such as query or passage."""
@@ -56,18 +59,14 @@ def router(service: Service) -> Router:
         if contract.normalize and not data.normalize:
             message = "this model's vectors have unit length; leave normalize out"
             raise Refused("bad_request", message, param="normalize")
-        side = data.truncation_direction
-        if side is not None and side.lower() != contract.truncation_side:
-            message = (
-                f"this model cuts texts on the {contract.truncation_side}; leave truncation_direction out"
-            )
-            raise Refused("bad_request", message, param="truncation_direction")
-        got = await service.embed(request, "", texts, role=data.prompt_name, dimensions=data.dimensions)
-        if data.truncate is False and got.stats.truncated:
-            message = (
-                f"{got.stats.truncated} texts have more tokens than the model takes; send truncate: true"
-            )
-            raise Refused("too_large", message, param="inputs")
+        got = await service.embed(
+            request,
+            "",
+            texts,
+            role=data.prompt_name,
+            dimensions=data.dimensions,
+            truncation="error" if data.truncate is False else _side(data.truncation_direction),
+        )
         vectors = normalize(got.vectors) if data.normalize and not contract.normalize else got.vectors
         return answer(written(vectors, "float"), headers=truncation(got.stats))
 
@@ -105,6 +104,16 @@ def router(service: Service) -> Router:
         exception_handlers={Exception: told},
         tags=["text-embeddings-inference"],
     )
+
+
+def _side(direction: Direction | None) -> Truncation:
+    match direction:
+        case "left" | "Left":
+            return "left"
+        case "right" | "Right":
+            return "right"
+        case None:
+            return None
 
 
 def told(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
