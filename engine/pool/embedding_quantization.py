@@ -46,4 +46,5 @@ def quantize_vectors(vectors: Vectors, dtype: VectorType) -> NDArray[Any]:
 def _bytes(vectors: Vectors) -> Vectors:
     """Return whole numbers from -127 to 127, as float32."""
     scale = np.float32(127 / _RANGE * np.sqrt(vectors.shape[1]))
-    return np.clip(np.rint(normalize(vectors.copy()) * scale), -127, 127)
+    clipped: Vectors = np.clip(np.rint(normalize(vectors.copy()) * scale), -127, 127)
+    return clipped

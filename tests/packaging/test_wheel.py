@@ -97,7 +97,7 @@ def test_the_wheel_holds_every_module_the_registry_and_the_type_marker(wheel: Pa
         for folder, inside in places.items()
         for path in (ROOT / folder).rglob("*.py")
     }
-    expected |= {"paritas/models_registry.yaml", "paritas/py.typed"}
+    expected |= {"paritas/models_registry.yaml", "paritas/py.typed", "paritas/serving/page/search.html"}
     expected |= {f"paritas/export/texts/{name}.txt" for name in ("calibration", "certificate")}
     with zipfile.ZipFile(wheel) as archive:
         assert expected == {name for name in archive.namelist() if name.startswith("paritas/")}

@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
-from paritas.cli.options import GIVEN, Models, complete_model, note
+from paritas.cli.options import GIVEN, Models, complete_model, index_path, note
 from paritas.errors import InputError, MissingExtraError
 from paritas.registry import PRECISIONS, Precision
+
+if TYPE_CHECKING:  # an extra
+    from paritas.serving.searching import Searcher
 
 _KEYS = "PARITAS_API_KEYS"
 
@@ -35,6 +38,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     default="auto",
     show_default=True,
     help="Which vectors; auto: int8 where this CPU is fast at it, else fp32.",
+)
+@click.option(
+    "--index",
+    "index_",
+    type=GIVEN,
+    metavar="INDEX",
+    help="Answer searches of it too: for programs at /v1/search, with a page at /search.",
 )
 @click.option("--host", type=GIVEN, default="127.0.0.1", show_default=True, help="0.0.0.0: every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
@@ -83,6 +93,7 @@ def serve(
     models: Models,
     models_: Sequence[str],
     precision: Precision | Literal["auto"],
+    index_: str | None,
     host: str,
     port: int,
     api_keys: str | None,
@@ -100,6 +111,7 @@ def serve(
 
     \b
     paritas serve all-MiniLM-L6-v2
+    paritas serve all-MiniLM-L6-v2 --index corpus.index
     paritas serve all-MiniLM-L6-v2 all-mpnet-base-v2 --precision int8 --host 0.0.0.0 --api-keys keys.txt
     """
     try:
@@ -129,7 +141,7 @@ def serve(
         name: partial(AsyncEncoder, bundle, precision=precision, max_queue_tokens=max_queue_tokens)
         for name, bundle in bundles.items()
     }
-    service = Service(loads, limits)
+    service = Service(loads, limits, _searcher(index_, bundles) if index_ is not None else None)
     options = server.ServerOptions(
         host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
     )
@@ -138,3 +150,19 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(bundles)} on http://{address}:{port}; the API is described at /docs")
     server.serve(application(service, keys), service, options)
+
+
+def _searcher(path: str, bundles: Mapping[str, Path]) -> Searcher:
+    """Open an index, and find the model whose vectors it holds among those that are served."""
+    from paritas.engine.bundle.directory import Bundle
+    from paritas.engine.index import VectorIndex
+    from paritas.serving.searching import Searcher
+
+    path = index_path(path)
+    index = VectorIndex.load(path)
+    for name, bundle in bundles.items():
+        if Bundle(bundle).fingerprint == index.info.fingerprint:
+            return Searcher(index, name)
+    raise InputError(
+        f"--index {path}: was made by {index.info.model}, which is none of {', '.join(bundles)}; serve it too"
+    )

@@ -15,7 +15,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from paritas import __version__
 from paritas.serving.answers import answer
-from paritas.serving.dialects import cohere, ollama, openai, own, tei
+from paritas.serving.dialects import cohere, ollama, openai, own, search, tei
 from paritas.serving.keys import OPEN, Keys
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
@@ -43,8 +43,9 @@ def application(service: Service, keys: Keys) -> ASGIApp:
         finally:
             loading.cancel()
 
+    dialects = _DIALECTS if service.searcher is None else (*_DIALECTS, search)
     app = Litestar(
-        [*_probes(service), *(dialect.router(service) for dialect in _DIALECTS)],
+        [*_probes(service), *(dialect.router(service) for dialect in dialects)],
         lifespan=[lifespan],
         guards=[keys.guard],
         request_max_body_size=service.limits.max_body_bytes,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Iterable
@@ -16,10 +17,15 @@ from paritas.serving.refusals import Refused
 
 OPEN = "without_key"
 """The key of a route's `opt` that lets anybody in: probes have no secrets."""
+BROWSER = "for_browsers"
+"""The key of a route's `opt` that has browsers ask for the key, as the password of any name."""
 
 
 class Keys:
-    """The keys that a request may carry as `Authorization: Bearer KEY`; without any, none is asked for."""
+    """The keys that a request may carry as `Authorization: Bearer KEY`; without any, none is asked for.
+
+    A browser sends the key as the password of HTTP's basic authentication.
+    """
 
     def __init__(self, keys: Iterable[str]) -> None:
         """Take the keys; their digests alone are kept."""
@@ -36,11 +42,13 @@ class Keys:
         """
         if not self._digests or handler.opt.get(OPEN):
             return
-        scheme, _, key = connection.headers.get("authorization", "").partition(" ")
-        given = _digest(key.strip() if scheme.lower() == "bearer" else "")
+        given = _digest(_key(connection.headers.get("authorization", "")))
         # All of them are compared, whichever fits.
         if not sum(hmac.compare_digest(given, known) for known in self._digests):
-            raise Refused("unauthorized", "no such API key; send the header Authorization: Bearer KEY")
+            refusal = Refused("unauthorized", "no such API key; send the header Authorization: Bearer KEY")
+            if handler.opt.get(BROWSER):
+                refusal.headers["WWW-Authenticate"] = 'Basic realm="paritas: the API key is the password"'
+            raise refusal
 
 
 def read_keys(path: Path | None, variable: str | None) -> Keys:
@@ -64,6 +72,20 @@ def read_keys(path: Path | None, variable: str | None) -> Keys:
     if not all(key.isascii() for key in keys):
         raise InputError("an API key is not ASCII, which no header carries alike everywhere; choose another")
     return Keys(keys)
+
+
+def _key(header: str) -> str:
+    """Return the key in an Authorization header; empty where there is none."""
+    scheme, _, value = header.partition(" ")
+    match scheme.lower():
+        case "bearer":
+            return value.strip()
+        case "basic":
+            try:
+                return base64.b64decode(value, validate=True).decode().partition(":")[2]
+            except ValueError:
+                return ""
+    return ""
 
 
 def _digest(key: str) -> bytes:

@@ -10,7 +10,7 @@ from typing import Literal
 from litestar.exceptions import HTTPException, SerializationException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
-from paritas.errors import BundleError, InputError, Overloaded, RunError
+from paritas.errors import BundleError, InputError, Overloaded, RunError, VectorIndexError
 
 _log = logging.getLogger("paritas")
 
@@ -81,7 +81,7 @@ def refused(error: Exception) -> Refused:
             known = Refused("overloaded", str(error), retry_after_s=error.retry_after_s)
         case InputError():
             known = Refused("bad_request", str(error), param="input")
-        case BundleError():
+        case BundleError() | VectorIndexError():
             known = Refused("not_ready", str(error))
         case RunError():
             # Its message shows the text, which is for its sender and not for the log.

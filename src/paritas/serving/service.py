@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple
@@ -11,14 +12,19 @@ from typing import Any, Literal, NamedTuple
 from litestar import Request
 from msgspec import Struct
 
+from paritas.engine.index import Hit
 from paritas.engine.pool.head import Vectors, cut
 from paritas.engine.schedule.stats import EncodeStats
-from paritas.errors import ParitasError
+from paritas.errors import ParitasError, VectorIndexError
 from paritas.serving.async_encoder import AsyncEncoder
 from paritas.serving.metrics import Metrics
 from paritas.serving.refusals import Refused, gone
+from paritas.serving.searching import Searcher
 
 _log = logging.getLogger("paritas")
+
+MOST_HITS = 1000
+"""Documents that a query may ask for."""
 
 Load = Callable[[], AsyncEncoder]
 
@@ -45,17 +51,28 @@ class Embedded(NamedTuple):
     stats: EncodeStats
 
 
+class Found(NamedTuple):
+    """What a search gets."""
+
+    queries: Embedded
+    answers: list[list[Hit]]
+    """Of each query, the nearest first."""
+    search_s: float
+    """What the index took, without the vectors."""
+
+
 class Service:
     """The models that are served. It answers while they are loaded, and says which are ready."""
 
-    def __init__(self, models: Mapping[str, Load], limits: Limits) -> None:
+    def __init__(self, models: Mapping[str, Load], limits: Limits, searcher: Searcher | None = None) -> None:
         """Take the models; `load` loads them.
 
         Args:
             models: by name, what loads each; the first is the one that is meant where a request names none.
             limits: of a request.
+            searcher: what is searched by the vectors of one of them, if anything is.
         """
-        self._loads, self.limits = dict(models), limits
+        self._loads, self.limits, self.searcher = dict(models), limits, searcher
         self.metrics = Metrics()
         self.draining = False
         """No new work should be sent here: the server is about to end."""
@@ -81,19 +98,25 @@ class Service:
                 _log.exception("%s could not be loaded", name)
                 self._faults[name] = "cannot be loaded; the server's log says why"
                 continue
+            if self.searcher is not None and self.searcher.model == name:
+                self._check_index(self.searcher, encoder)
             self._encoders[name] = encoder
             self.metrics.watch(name, encoder)
             _log.info("%s: ready", name)
+
+    def _check_index(self, searcher: Searcher, encoder: AsyncEncoder) -> None:
+        try:
+            searcher.check(encoder)
+        except VectorIndexError as error:
+            _log.error("the index: %s", error)
+            self._faults["index"] = str(error)
 
     def unready(self) -> dict[str, str]:
         """Return why the service is not ready, by what; empty where it is."""
         if self.draining:
             return {"server": "is about to end"}
-        return {
-            name: self._faults.get(name, "is being loaded")
-            for name in self._loads
-            if name not in self._encoders
-        }
+        loading = {name: "is being loaded" for name in self._loads if name not in self._encoders}
+        return loading | self._faults
 
     def find(self, model: str) -> tuple[str, str, AsyncEncoder]:
         """Return a model's name, the role asked for ("" for none) and its encoder.
@@ -174,6 +197,38 @@ class Service:
         if dimensions is not None:
             vectors = cut(vectors, dimensions, normalized=encoder.encoder.contract.normalize)
         return Embedded(name, vectors, stats)
+
+    async def search(
+        self, request: Request[Any, Any, Any], queries: Sequence[str], k: int, *, role: str | None = None
+    ) -> Found:
+        """Return the k nearest documents of each query.
+
+        Args:
+            request: whose client is watched.
+            queries: texts.
+            k: how many documents; fewer come back where the index holds fewer.
+            role: of the model; where None "query", or the default one where the model has no such.
+
+        Raises:
+            Refused: no index, k out of its range, or as `embed`.
+            VectorIndexError: the index is damaged.
+        """
+        if self.searcher is None:
+            message = "this server has no index; start it with: paritas serve MODEL --index INDEX"
+            raise Refused("not_found", message)
+        if not 1 <= k <= MOST_HITS:
+            raise Refused("bad_request", f"k is {k}; expected 1 to {MOST_HITS}", param="k")
+        name, _, encoder = self.find(self.searcher.model)
+        if "index" in self._faults:
+            raise Refused("not_ready", f"the index: {self._faults['index']}")
+        if role is None and "query" in encoder.encoder.contract.roles:
+            role = "query"
+        embedded = await self.embed(
+            request, name, queries, role=role, dimensions=self.searcher.index.info.dim
+        )
+        begun = time.perf_counter()
+        answers = await self.searcher.nearest(embedded.vectors, k)
+        return Found(embedded, answers, time.perf_counter() - begun)
 
     async def close(self, timeout_s: float) -> None:
         """Let what was taken end, for so many seconds at most."""

@@ -1,11 +1,16 @@
-"""A server that runs in a thread of the test, on a port of its own."""
+"""A server that runs in a thread of the test, on a port of its own, or in a process."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -14,6 +19,7 @@ from paritas import AsyncEncoder
 from paritas.engine.encoder import Encoder
 from paritas.serving.app import application
 from paritas.serving.keys import Keys
+from paritas.serving.searching import Searcher
 from paritas.serving.server import Server, ServerOptions
 from paritas.serving.service import Limits, Service
 
@@ -26,6 +32,7 @@ def running(
     max_queue_tokens: int = 131_072,
     ready: bool = True,
     max_connections: int = 1024,
+    searcher: Searcher | None = None,
     **limits: Any,
 ) -> Iterator[httpx2.Client]:
     """Yield a client of a server with these models."""
@@ -35,7 +42,7 @@ def running(
             return lambda: AsyncEncoder(model, max_queue_tokens=max_queue_tokens)
         return model
 
-    service = Service({name: load(model) for name, model in models.items()}, Limits(**limits))
+    service = Service({name: load(model) for name, model in models.items()}, Limits(**limits), searcher)
     options = ServerOptions(port=0, drain_s=5, max_connections=max_connections)
     server = Server(application(service, Keys(keys)), service, options)
     thread = threading.Thread(target=server.run, daemon=True)
@@ -54,3 +61,21 @@ def running(
             server.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start `paritas serve` in a process of its own."""
+    environment = {**os.environ, "PARITAS_HOME": str(tmp_path / "home")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "paritas", "serve", *arguments],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def free_port() -> int:
+    """Return a port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

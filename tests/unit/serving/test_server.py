@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -29,7 +26,7 @@ from paritas.serving import protocol
 from paritas.serving.keys import Keys, read_keys
 from paritas.serving.service import Service
 from tests.unit.engine.failing import failing
-from tests.unit.serving.running import running
+from tests.unit.serving.running import command, free_port, running
 from tests.unit.serving.watched import watched
 
 
@@ -411,22 +408,6 @@ def test_no_vector_is_lost_or_swapped_among_64_clients_a_tenth_of_whose_requests
 
 
 # The command, and its end.
-
-
-def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PARITAS_HOME": str(tmp_path / "home")}
-    return subprocess.Popen(
-        [sys.executable, "-m", "paritas", "serve", *arguments],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize("again", [False, True])
