@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from paritas.errors import InputError, MissingExtraError
 from paritas.registry import PRECISIONS, Precision
 
 if TYPE_CHECKING:  # an extra
+    from paritas.serving.logs import LogFormat
     from paritas.serving.searching import Searcher
 
 _KEYS = "PARITAS_API_KEYS"
@@ -88,6 +88,14 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     show_default=True,
     help="Seconds that accepted requests may take after that.",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="json: an object a line, with the request's id.",
+)
+@click.option("--log-requests", is_flag=True, help="Log each request's path, status and time; never a text.")
 @click.pass_obj
 def serve(
     models: Models,
@@ -104,6 +112,8 @@ def serve(
     timeout: float,
     grace: float,
     drain: float,
+    log_format: LogFormat,
+    log_requests: bool,
 ) -> None:
     """Serve each MODEL's vectors over HTTP: to clients of OpenAI and text-embeddings-inference.
 
@@ -115,7 +125,7 @@ def serve(
     paritas serve all-MiniLM-L6-v2 all-mpnet-base-v2 --precision int8 --host 0.0.0.0 --api-keys keys.txt
     """
     try:
-        from paritas.serving import server
+        from paritas.serving import logs, server
         from paritas.serving.app import application
         from paritas.serving.keys import read_keys
         from paritas.serving.service import Limits, Service
@@ -145,8 +155,7 @@ def serve(
     options = server.ServerOptions(
         host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
     )
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httptools").setLevel(logging.WARNING)
+    logs.configure(log_format, requests=log_requests)
     address = f"[{host}]" if ":" in host else host
     note(f"serving {', '.join(bundles)} on http://{address}:{port}; the API is described at /docs")
     server.serve(application(service, keys), service, options)

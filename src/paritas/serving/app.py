@@ -17,9 +17,11 @@ from paritas import __version__
 from paritas.serving.answers import answer
 from paritas.serving.dialects import cohere, ollama, openai, own, search, tei
 from paritas.serving.keys import OPEN, Keys
+from paritas.serving.logs import begin_request, log_request
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
 from paritas.serving.service import Service
+from paritas.serving.tracing import traced
 
 _DIALECTS = (own, openai, tei, cohere, ollama)
 
@@ -54,7 +56,8 @@ def application(service: Service, keys: Keys) -> ASGIApp:
         logging_config=None,
     )
     paths = {route.path for route in app.routes}
-    return _Watched(app, service, paths)
+    watched: ASGIApp = traced(_Watched(app, service, paths))
+    return watched
 
 
 def _probes(service: Service) -> list[Any]:
@@ -78,7 +81,7 @@ def _probes(service: Service) -> list[Any]:
 
 
 class _Watched:
-    """Counts every request, and lets none take long to send its body."""
+    """Counts, names and logs every request, and lets none take long to send its body."""
 
     def __init__(self, app: Litestar, service: Service, paths: set[str]) -> None:
         self._app, self._service, self._paths = app, service, paths
@@ -88,11 +91,13 @@ class _Watched:
             await self._app(scope, receive, send)
             return
         begun, status = time.perf_counter(), 500
+        name = begin_request(dict(scope["headers"]).get(b"x-request-id")).encode()
 
         async def noted(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
                 if self._service.draining:
                     # Else the client sends its next request on a connection that is about to be closed.
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
@@ -106,7 +111,9 @@ class _Watched:
         finally:
             # A path that a client made up is counted with all others of its kind.
             path = scope["path"] if scope["path"] in self._paths else "other"
-            self._service.metrics.answered(path, status, time.perf_counter() - begun)
+            seconds = time.perf_counter() - begun
+            self._service.metrics.answered(path, status, seconds)
+            log_request(scope["method"], path, status, seconds)
 
 
 async def _too_large_head(send: Send) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -83,6 +83,15 @@ class AsyncEncoder:
     def queued_tokens(self) -> int:
         """Tokens that wait, as `max_queue_tokens` counts them."""
         return self._batcher.queued_tokens
+
+    @property
+    def calls(self) -> int:
+        """Calls under way."""
+        return self._batcher.calls
+
+    def on_batch(self, ran: Callable[[int, int], object]) -> None:
+        """Have a function called after each batch, with its texts and the tokens of each, in any thread."""
+        self._batcher.ran = ran
 
     @property
     def tokens_per_s(self) -> float:

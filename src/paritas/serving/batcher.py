@@ -90,6 +90,8 @@ class Batcher:
         self._counted = self._left = 0
         self._requests: set[Request] = set()
         """Those that were taken in and have not ended."""
+        self.ran: Callable[[int, int], object] = lambda _texts, _tokens: None
+        """Called after each batch with its texts and the tokens of each, in any thread."""
         self._closing: list[Callable[[], object]] = []
         """Called when nothing is under way; where there is one, nothing is taken in."""
 
@@ -97,6 +99,11 @@ class Batcher:
     def queued_tokens(self) -> int:
         """Tokens that wait, as the bound counts them."""
         return self._counted
+
+    @property
+    def calls(self) -> int:
+        """Calls that were taken in and have not ended."""
+        return len(self._requests)
 
     def check_open(self) -> None:
         """Raise a BundleError where it was closed, or the process was forked since."""
@@ -223,6 +230,7 @@ class Batcher:
             for request, _ in group:
                 self._end(request, _own(error))
         self.rate.add(turn.cells)
+        self.ran(turn.cells // max(length, 1), length)
 
     def _take(self) -> tuple[int, list[tuple[Request, NDArray[np.int64]]]]:
         """Take the next batch: its tokens a text, and whose rows it has."""

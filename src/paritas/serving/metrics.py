@@ -10,7 +10,11 @@ from prometheus_client.registry import Collector
 
 from paritas.engine.schedule.stats import EncodeStats
 from paritas.serving.async_encoder import AsyncEncoder
+from paritas.serving.te_metrics import TeMetrics
+from paritas.serving.tracing import stages
 
+_TEXTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -23,12 +27,14 @@ class _Queues(Collector):
     def collect(self) -> Iterator[Metric]:
         tokens = GaugeMetricFamily("paritas_queue_tokens", "Tokens that wait.", labels=["model"])
         seconds = GaugeMetricFamily("paritas_queue_seconds", "How long they will take.", labels=["model"])
+        requests = GaugeMetricFamily("te_queue_size", "Requests under way.")
         rate = GaugeMetricFamily("paritas_tokens_per_second", "Encoded while busy.", labels=["model"])
         for name, encoder in self.encoders.items():
             tokens.add_metric([name], encoder.queued_tokens)
             seconds.add_metric([name], encoder.queued_tokens / max(encoder.tokens_per_s, 1))
             rate.add_metric([name], encoder.tokens_per_s)
-        yield from (tokens, seconds, rate)
+        requests.add_metric([], sum(encoder.calls for encoder in self.encoders.values()))
+        yield from (tokens, seconds, rate, requests)
 
 
 class Metrics:
@@ -58,27 +64,43 @@ class Metrics:
         self._stages = Counter(
             "paritas_stage_seconds", "Time by stage.", ["model", "stage"], registry=self.registry
         )
+        self._batch_texts = Histogram(
+            "paritas_batch_texts", "Texts a batch.", ["model"], buckets=_TEXTS, registry=self.registry
+        )
+        self._batch_tokens = Histogram(
+            "paritas_batch_tokens", "Tokens a batch.", ["model"], buckets=_TOKENS, registry=self.registry
+        )
+        self._theirs = TeMetrics(self.registry)
 
     def watch(self, name: str, encoder: AsyncEncoder) -> None:
-        """Tell what waits for a model from now on."""
+        """Tell what waits for a model, and what its batches are, from now on."""
+        texts, tokens = self._batch_texts.labels(name), self._batch_tokens.labels(name)
+
+        def ran(rows: int, length: int) -> None:
+            texts.observe(rows)
+            tokens.observe(rows * length)
+            self._theirs.ran(rows, rows * length)
+
+        encoder.on_batch(ran)
         self._queues.encoders[name] = encoder
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Count a request; the path is that of the route, so that a client cannot make up new ones."""
+        self._theirs.failed(status)
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
+    def begun(self, texts: int) -> None:
+        """Count a request for vectors."""
+        self._theirs.begun(texts)
+
     def encoded(self, name: str, stats: EncodeStats) -> None:
         """Count what was encoded for a request."""
+        self._theirs.encoded(stats)
         self._texts.labels(name).inc(stats.texts)
         self._tokens.labels(name).inc(stats.tokens)
         self._truncated.labels(name).inc(stats.truncated)
-        for stage, seconds in (
-            ("tokenize", stats.tokenize_s),
-            ("run", stats.run_s),
-            ("pool", stats.pool_s),
-            ("wait", max(0.0, stats.total_s - stats.tokenize_s - stats.run_s - stats.pool_s)),
-        ):
+        for stage, seconds in stages(stats).items():
             self._stages.labels(name, stage).inc(seconds)
 
     def text(self) -> bytes:

@@ -20,6 +20,7 @@ from paritas.serving.async_encoder import AsyncEncoder
 from paritas.serving.metrics import Metrics
 from paritas.serving.refusals import Refused, gone
 from paritas.serving.searching import Searcher
+from paritas.serving.tracing import note
 
 _log = logging.getLogger("paritas")
 
@@ -183,6 +184,7 @@ class Service:
         if truncation not in (None, "error", side):
             message = f"{name} cuts texts on the {side}, not on the {truncation}; leave that out"
             raise Refused("bad_request", message, param="truncate")
+        self.metrics.begun(len(texts))
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 vectors, stats = await _while_connected(request, encoder.encode(texts, role=role))
@@ -190,6 +192,7 @@ class Service:
             message = f"no vectors within {self.limits.timeout_s:g} s; send fewer texts, or later"
             raise Refused("timeout", message) from None
         self.metrics.encoded(name, stats)
+        note(name, stats)
         if truncation == "error" and stats.truncated:
             most = roles[role].max_length
             message = f"{stats.truncated} texts have more than {most} tokens; shorten them, or have them cut"
