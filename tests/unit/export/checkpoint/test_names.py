@@ -179,7 +179,7 @@ def test_a_checkpoints_directory_is_exported_found_and_tuned(
         assert find(name) == bundle
     assert Encoder(sentences).encode(TEXTS, role="query").shape == (2, 16)
     assert "verified" in shell.run("verify", "./checkpoint", "--reference", "./checkpoint")
-    assert json.loads(shell.run("tune", "./checkpoint", "--json"))
+    assert json.loads(shell.run("tune", "./checkpoint", "--seconds", "3", "--json"))
 
 
 def test_a_checkpoint_that_changed_since_is_refused(tmp_path: Path, sentences: Path) -> None:
