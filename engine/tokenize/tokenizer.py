@@ -95,7 +95,7 @@ class Tokens:
 class Tokenizer:
     """A bundle's tokenizer. May be used by many threads at once."""
 
-    @property
+    @cached_property
     def vocabulary(self) -> int:
         """The number of tokens there are, those added after training included."""
         return max(int(tokenizer.get_vocab_size()) for tokenizer in self._by_length.values())
@@ -174,6 +174,17 @@ class Tokenizer:
         return Tokens.concatenate(
             [_tokens(encode(part, rule.prompt)) for part in _chunks(texts, rule.max_length)]
         )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, special tokens left out; tokenised again it has the same, as a rule.
+
+        Raises:
+            InputError: an id that no token has.
+        """
+        unknown = [number for number in ids if not 0 <= number < self.vocabulary]
+        if unknown:
+            raise InputError(f"token id {unknown[0]}; the model has 0 to {self.vocabulary - 1}")
+        return str(next(iter(self._by_length.values())).decode(list(ids), skip_special_tokens=True))
 
     def prompt_tokens(self, role: str) -> int:
         """Return how many tokens a role's prompt takes at the beginning of each text, special ones included.

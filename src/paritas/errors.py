@@ -10,7 +10,8 @@
     ├── StoreError             this user has no folder for a store (also an OSError)
     ├── RunError               onnxruntime fails while it runs a text
     ├── InputError             what the caller passed (also a ValueError)
-    │   └── ShapeError         ... an array of the wrong shape or dtype
+    │   ├── ShapeError         ... an array of the wrong shape or dtype
+    │   └── TooManyTokensError ... more tokens than a call may have
     ├── Overloaded             as much waits as may; says when to come again
     ├── VectorIndexError       an index is missing, damaged, or belongs to another model
     ├── ProviderError          the requested execution provider cannot run here
@@ -67,6 +68,10 @@ class InputError(ParitasError, ValueError):
 
 class ShapeError(InputError):
     """An array has the wrong shape, dtype or layout."""
+
+
+class TooManyTokensError(InputError):
+    """A call's texts have more tokens than a call may have."""
 
 
 class Overloaded(ParitasError):  # noqa: N818 - no error of the request: it may be sent again

@@ -18,6 +18,7 @@ from paritas.registry import PRECISIONS, Precision
 if TYPE_CHECKING:  # an extra
     from paritas.serving.logs import LogFormat
     from paritas.serving.searching import Searcher
+    from paritas.serving.token_input import TokenInput
 
 _KEYS = "PARITAS_API_KEYS"
 
@@ -46,6 +47,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     metavar="INDEX",
     help="Answer searches of it too: for programs at /v1/search, with a page at /search.",
 )
+@click.option(
+    "--token-input",
+    type=click.Choice(["refuse", "cl100k", "model"]),
+    default="refuse",
+    show_default=True,
+    help="Token ids in place of texts: decode them as OpenAI's cl100k_base, or as the model's own.",
+)
 @click.option("--host", type=GIVEN, default="127.0.0.1", show_default=True, help="0.0.0.0: every network.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
 @click.option(
@@ -62,6 +70,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     help="Tokens that may wait for a model; beyond them a request gets 429.",
 )
 @click.option("--max-texts", type=click.IntRange(min=1), default=2048, show_default=True, help="A request.")
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    default=300_000,
+    show_default=True,
+    help="A request, those of equal texts once.",
+)
 @click.option("--max-body-mb", type=click.IntRange(min=1), default=8, show_default=True, help="A request.")
 @click.option("--max-connections", type=click.IntRange(min=1), default=1024, show_default=True)
 @click.option(
@@ -102,11 +117,13 @@ def serve(
     models_: Sequence[str],
     precision: Precision | Literal["auto"],
     index_: str | None,
+    token_input: TokenInput,
     host: str,
     port: int,
     api_keys: str | None,
     max_queue_tokens: int,
     max_texts: int,
+    max_tokens: int,
     max_body_mb: int,
     max_connections: int,
     timeout: float,
@@ -129,6 +146,7 @@ def serve(
         from paritas.serving.app import application
         from paritas.serving.keys import read_keys
         from paritas.serving.service import Limits, Service
+        from paritas.serving.token_input import decoder
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("paritas"):
             raise
@@ -148,10 +166,17 @@ def serve(
         bundles[name] = bundle.absolute()
     limits = Limits(max_body_bytes=max_body_mb * 2**20, max_texts=max_texts, timeout_s=timeout)
     loads = {
-        name: partial(AsyncEncoder, bundle, precision=precision, max_queue_tokens=max_queue_tokens)
+        name: partial(
+            AsyncEncoder,
+            bundle,
+            precision=precision,
+            max_queue_tokens=max_queue_tokens,
+            max_call_tokens=max_tokens,
+        )
         for name, bundle in bundles.items()
     }
-    service = Service(loads, limits, _searcher(index_, bundles) if index_ is not None else None)
+    searcher = _searcher(index_, bundles) if index_ is not None else None
+    service = Service(loads, limits, searcher=searcher, decode=decoder(token_input))
     options = server.ServerOptions(
         host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
     )

@@ -17,7 +17,7 @@ from paritas.engine.encoder import Encoder
 from paritas.engine.schedule.call import Call, Encoded, Window
 from paritas.engine.tokenize.inputs import listed
 from paritas.engine.tokenize.tokenizer import Text
-from paritas.errors import InputError
+from paritas.errors import InputError, TooManyTokensError
 from paritas.serving.batcher import Batcher
 from paritas.serving.request import Request
 
@@ -46,6 +46,7 @@ class AsyncEncoder:
         max_queue_tokens: tokens that may wait. A call counts for at most a sixteenth, and eight calls
             that are larger than that may be under way at a time: half of the queue is for short ones. How
             long those wait is this number over the tokens that the machine encodes in a second.
+        max_call_tokens: tokens that a call may have, those of equal texts once; any number where None.
         **options: of `Encoder`.
     """
 
@@ -54,15 +55,19 @@ class AsyncEncoder:
         model: str | os.PathLike[str] | Bundle | Encoder,
         *,
         max_queue_tokens: int = MAX_QUEUE_TOKENS,
+        max_call_tokens: int | None = None,
         **options: Any,
     ) -> None:
         """Load the bundle.
 
         Raises:
             ParitasError: as `Encoder`.
-            InputError: `max_queue_tokens` is no whole number of 1 or more, or options stand beside an
-                `Encoder`, which has its own.
+            InputError: a bound is no whole number of 1 or more, or options stand beside an `Encoder`,
+                which has its own.
         """
+        if max_call_tokens is not None:
+            max_call_tokens = whole_number("max_call_tokens", max_call_tokens, 1)
+        self._max_call_tokens = max_call_tokens
         max_queue_tokens = whole_number("max_queue_tokens", max_queue_tokens, 1)
         if isinstance(model, Encoder) and options:
             raise InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
@@ -114,6 +119,7 @@ class AsyncEncoder:
         Raises:
             Overloaded: as much waits as may; nothing was taken, and `retry_after_s` says when to come again.
             InputError: a text is not what the role takes (the message gives its place), unknown role.
+            TooManyTokensError: more than `max_call_tokens`.
             BundleError: the encoder was closed, or loaded before this process was forked.
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
@@ -130,11 +136,17 @@ class AsyncEncoder:
                 request.tokenized(call, call.window(slice(None)))
             else:
                 request.tokenized(*await self._tokenized_apart(texts, role))
+            self._check_tokens(request.tokens)
             self._batcher.start(request)
             return await ended
         except BaseException:
             self._batcher.drop(request)
             raise
+
+    def _check_tokens(self, tokens: int) -> None:
+        most = self._max_call_tokens
+        if most is not None and tokens > most:
+            raise TooManyTokensError(f"{tokens} tokens; expected {most} or fewer a call: send it in parts")
 
     async def _tokenized_apart(self, texts: Sequence[Any], role: str) -> tuple[Call, Window]:
         """Tokenise beside the event loop, in parts, so that calls take turns at it."""

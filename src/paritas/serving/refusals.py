@@ -10,7 +10,14 @@ from typing import Literal
 from litestar.exceptions import HTTPException, SerializationException
 from litestar.status_codes import HTTP_500_INTERNAL_SERVER_ERROR
 
-from paritas.errors import BundleError, InputError, Overloaded, RunError, VectorIndexError
+from paritas.errors import (
+    BundleError,
+    InputError,
+    Overloaded,
+    RunError,
+    TooManyTokensError,
+    VectorIndexError,
+)
 
 _log = logging.getLogger("paritas")
 
@@ -79,6 +86,8 @@ def refused(error: Exception) -> Refused:
             known = error
         case Overloaded():
             known = Refused("overloaded", str(error), retry_after_s=error.retry_after_s)
+        case TooManyTokensError():
+            known = Refused("too_large", str(error), param="input")
         case InputError():
             known = Refused("bad_request", str(error), param="input")
         case BundleError() | VectorIndexError():

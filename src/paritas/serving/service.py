@@ -20,6 +20,7 @@ from paritas.serving.async_encoder import AsyncEncoder
 from paritas.serving.metrics import Metrics
 from paritas.serving.refusals import Refused, gone
 from paritas.serving.searching import Searcher
+from paritas.serving.token_input import Decode
 from paritas.serving.tracing import note
 
 _log = logging.getLogger("paritas")
@@ -65,15 +66,24 @@ class Found(NamedTuple):
 class Service:
     """The models that are served. It answers while they are loaded, and says which are ready."""
 
-    def __init__(self, models: Mapping[str, Load], limits: Limits, searcher: Searcher | None = None) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, Load],
+        limits: Limits,
+        *,
+        searcher: Searcher | None = None,
+        decode: Decode | None = None,
+    ) -> None:
         """Take the models; `load` loads them.
 
         Args:
             models: by name, what loads each; the first is the one that is meant where a request names none.
             limits: of a request.
             searcher: what is searched by the vectors of one of them, if anything is.
+            decode: what turns token ids into texts; where None they are refused.
         """
-        self._loads, self.limits, self.searcher = dict(models), limits, searcher
+        self._loads, self.limits = dict(models), limits
+        self.searcher, self.decode = searcher, decode
         self.metrics = Metrics()
         self.draining = False
         """No new work should be sent here: the server is about to end."""

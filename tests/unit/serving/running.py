@@ -22,6 +22,7 @@ from paritas.serving.keys import Keys
 from paritas.serving.searching import Searcher
 from paritas.serving.server import Server, ServerOptions
 from paritas.serving.service import Limits, Service
+from paritas.serving.token_input import Decode
 
 
 @contextmanager
@@ -33,6 +34,7 @@ def running(
     ready: bool = True,
     max_connections: int = 1024,
     searcher: Searcher | None = None,
+    decode: Decode | None = None,
     **limits: Any,
 ) -> Iterator[httpx2.Client]:
     """Yield a client of a server with these models."""
@@ -42,7 +44,12 @@ def running(
             return lambda: AsyncEncoder(model, max_queue_tokens=max_queue_tokens)
         return model
 
-    service = Service({name: load(model) for name, model in models.items()}, Limits(**limits), searcher)
+    service = Service(
+        {name: load(model) for name, model in models.items()},
+        Limits(**limits),
+        searcher=searcher,
+        decode=decode,
+    )
     options = ServerOptions(port=0, drain_s=5, max_connections=max_connections)
     server = Server(application(service, Keys(keys)), service, options)
     thread = threading.Thread(target=server.run, daemon=True)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from paritas.serving.answers import Encoding, answer, truncation, written
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service
+from paritas.serving.token_input import as_texts
 
 _TYPES: dict[Kind, str] = {"overloaded": "rate_limit_error", "timeout": "timeout", "internal": "server_error"}
 _CODES: dict[Kind, str] = {
@@ -23,17 +24,13 @@ _CODES: dict[Kind, str] = {
     "overloaded": "rate_limit_exceeded",
     "not_ready": "model_not_ready",
 }
-_NO_TEXTS = (
-    "input holds token ids; expected texts. langchain-openai sends ids of another tokenizer unless it is "
-    "told otherwise: OpenAIEmbeddings(..., check_embedding_ctx_length=False)"
-)
 
 
 class EmbeddingRequest(Struct):
     """The body of `POST /v1/embeddings`."""
 
     input: str | list[str | int | list[int]]
-    """A text, or several."""
+    """A text, or several; token ids where the server takes them."""
     model: str = ""
     """One of `GET /v1/models`, perhaps with `:ROLE` behind it; the first where it is empty."""
     encoding_format: Encoding = "float"
@@ -56,9 +53,8 @@ def router(service: Service) -> Router:
         data: JSONBody[EmbeddingRequest], request: Request[Any, Any, Any]
     ) -> Response[bytes]:
         """Return the vectors of texts."""
-        texts = [data.input] if isinstance(data.input, str) else data.input
-        if not all(isinstance(text, str) for text in texts):
-            raise Refused("bad_request", _NO_TEXTS, param="input")
+        tokenizer = service.find(data.model)[2].encoder.stages.tokenizer
+        texts = as_texts(data.input, service.decode, tokenizer, "input")
         got = await service.embed(
             request,
             data.model,

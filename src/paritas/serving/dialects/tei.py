@@ -14,6 +14,7 @@ from paritas.serving.answers import answer, truncation, written
 from paritas.serving.keys import OPEN
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service, Truncation
+from paritas.serving.token_input import as_texts
 
 _TYPES: dict[Kind, str] = {
     "overloaded": "Overloaded",
@@ -32,7 +33,7 @@ class EmbedRequest(Struct):
     """The body of `POST /embed`."""
 
     inputs: str | list[str | int | list[int]]
-    """A text, or several."""
+    """A text, or several; token ids where the server takes them."""
     normalize: bool = True
     """Unit length."""
     truncate: bool | None = None
@@ -51,10 +52,8 @@ def router(service: Service) -> Router:
     @post(["/embed", "/", "/invocations"], status_code=200)
     async def embed(data: JSONBody[EmbedRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts, by the first model."""
-        texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
-        if not all(isinstance(text, str) for text in texts):
-            raise Refused("bad_request", "inputs holds token ids; expected texts", param="inputs")
         _, _, encoder = service.find("")
+        texts = as_texts(data.inputs, service.decode, encoder.encoder.stages.tokenizer, "inputs")
         contract = encoder.encoder.contract
         if contract.normalize and not data.normalize:
             message = "this model's vectors have unit length; leave normalize out"
