@@ -4,78 +4,17 @@ from __future__ import annotations
 
 import ast
 import json
-import os
-import shutil
-import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 import paritas
+from tests.packaging.conftest import PACKAGED, ROOT, output, run
 
-ROOT = Path(__file__).parents[2]
-FOLDERS = ("src", "engine", "export", "examples", "kernels_bench", "tests", "docs")
 HEAVY = ["numpy", "onnxruntime", "tokenizers", "usearch", "torch", "onnx", "yaml"]
-
-
-def run(
-    arguments: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    inherited = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        [str(argument) for argument in arguments],
-        cwd=cwd,
-        env={**inherited, **(env or {})},
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        timeout=300,
-        check=False,
-    )
-
-
-def output(
-    arguments: Sequence[str | Path], *, cwd: Path | None = None, env: Mapping[str, str] | None = None
-) -> str:
-    result = run(arguments, cwd=cwd, env=env)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
-@pytest.fixture(scope="session")
-def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A source distribution, and the wheel built from it and from nothing else."""
-    source = tmp_path_factory.mktemp("source")
-    # A copy: building would leave build/ behind, whose files get into the next wheel.
-    ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so", "build")
-    for folder in FOLDERS:
-        if (ROOT / folder).is_dir():
-            shutil.copytree(ROOT / folder, source / folder, ignore=ignored)
-    for path in ROOT.iterdir():
-        if path.is_file():
-            shutil.copy(path, source)
-    output([sys.executable, "-m", "build", "--outdir", source / "dist", source])
-    return source / "dist"
-
-
-@pytest.fixture(scope="session")
-def wheel(dist: Path) -> Path:
-    (path,) = dist.glob("*.whl")
-    return path
-
-
-@pytest.fixture(scope="session")
-def bare(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of an environment that has the wheel and its base dependencies, no extra."""
-    environment = tmp_path_factory.mktemp("bare")
-    output([sys.executable, "-m", "venv", "--without-pip", environment])
-    python = environment / "bin" / "python"
-    output([sys.executable, "-m", "pip", "--python", python, "install", "-q", wheel])
-    return environment / "bin"
 
 
 # The archives.
@@ -240,13 +179,13 @@ def imports_of(path: Path, *packages: str) -> list[str]:
     return sorted(name for name in imported(path) if f"{name}.".startswith(tuple(f"{p}." for p in packages)))
 
 
-SHIPPED = [path for folder in FOLDERS[:4] for path in sorted((ROOT / folder).rglob("*.py"))]
+SHIPPED = [path for folder in PACKAGED for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[str(path.relative_to(ROOT)) for path in SHIPPED])
 def test_no_module_is_imported_by_the_name_of_its_folder(path: Path) -> None:
     # From the root of the repository `import engine` works, and makes a second copy of every class.
-    assert imports_of(path, *FOLDERS[:4]) == []
+    assert imports_of(path, *PACKAGED) == []
 
 
 def test_nothing_shipped_imports_the_benchmarks_or_the_tests() -> None:
