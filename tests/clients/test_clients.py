@@ -59,7 +59,7 @@ def test_no_made_up_request_makes_the_server_fail(server: Running, tmp_path: Pat
         "--header": f"Authorization: Bearer {KEY}",
         "--checks": "not_a_server_error",
         "--phases": "examples,coverage,fuzzing",
-        "--max-examples": "100",
+        "--max-examples": "200",
         "--seed": "20261128",
         "--request-timeout": "30",
     }
