@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.clients.conftest import KEY, TEXTS, Running
+from tests.clients.running import KEY, TEXTS, Running
 
 pytestmark = pytest.mark.clients
 
 HERE = Path(__file__).parent
+SCRIPTS = HERE / "scripts"
 _LINES = (HERE / "clients.txt").read_text(encoding="utf-8").splitlines()
-NAMES = [line.partition(":")[0] for line in _LINES if not line.startswith("#")]
+CLIENTS = [line.partition(":")[0] for line in _LINES if not line.startswith(("#", "schemathesis:"))]
 # What some clients ask other hosts for when they are imported, and whom they report to.
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -29,9 +30,9 @@ QUIET = {
 }
 
 
-def run(name: str, arguments: list[str | Path], home: Path, **variables: str) -> str:
+def run(client: str, arguments: list[str | Path], home: Path, **variables: str) -> str:
     """Run a command of a client's environment, with nothing of the user's settings, and return its output."""
-    folder = Path(os.environ["PARITAS_CLIENTS"]) / name / "bin"
+    folder = Path(os.environ["PARITAS_CLIENTS"]) / client / "bin"
     environment = {"HOME": str(home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", **QUIET, **variables}
     done = subprocess.run(
         [folder / arguments[0], *arguments[1:]],
@@ -47,26 +48,45 @@ def run(name: str, arguments: list[str | Path], home: Path, **variables: str) ->
     return done.stdout
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "schemathesis"])
-def test_a_client_gets_the_encoders_vectors(name: str, server: Running, tmp_path: Path) -> None:
-    script = HERE / "scripts" / f"{name.replace('-', '_')}_client.py"
-    print(run(name, ["python", script, server.directory], tmp_path))
-
-
-def test_no_made_up_request_makes_the_server_fail(server: Running, tmp_path: Path) -> None:
-    command = ["schemathesis", "run", f"{server.url}/docs/openapi.json"]
-    options = {
+def fuzz(server: Running, home: Path, *options: str) -> None:
+    """Send a server what schemathesis makes up; the seed is fixed."""
+    command = ["schemathesis", "run", f"{server.url}/docs/openapi.json", "--no-color"]
+    settings = {
         "--header": f"Authorization: Bearer {KEY}",
         "--checks": "not_a_server_error",
         "--phases": "examples,coverage,fuzzing",
-        "--max-examples": "200",
+        "--max-examples": "150",
         "--seed": "20261128",
         "--request-timeout": "30",
     }
-    words = [word for option in options.items() for word in option]
-    hooks = str(HERE / "scripts" / "fuzz_hooks.py")
-    print(run("schemathesis", [*command, *words, "--no-color"], tmp_path, SCHEMATHESIS_HOOKS=hooks))
+    words = [word for setting in settings.items() for word in setting]
+    hooks = str(SCRIPTS / "fuzz_hooks.py")
+    print(run("schemathesis", [*command, *words, *options], home, SCHEMATHESIS_HOOKS=hooks))
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_a_client_gets_the_encoders_vectors(
+    client: str, server: Running, tmp_path: Path, tiktoken_cache: Path
+) -> None:
+    script = SCRIPTS / f"{client.replace('-', '_')}_client.py"
+    cache = str(tiktoken_cache)
+    print(run(client, ["python", script, server.directory], tmp_path, TIKTOKEN_CACHE_DIR=cache))
+
+
+def test_the_ids_that_langchain_sends_by_default_give_the_vectors_of_their_texts(
+    server_of_ids: Running, tmp_path: Path, tiktoken_cache: Path
+) -> None:
+    arguments = ["python", SCRIPTS / "langchain_openai_ids.py", server_of_ids.directory]
+    print(run("langchain-openai", arguments, tmp_path, TIKTOKEN_CACHE_DIR=str(tiktoken_cache)))
+
+
+def test_no_made_up_request_makes_a_server_fail(server: Running, tmp_path: Path) -> None:
+    fuzz(server, tmp_path)
     with server.client() as client:
         answer = client.post("/v1/encode", json={"texts": TEXTS, "role": "query", "model": "tiny-bert"})
     expected = np.load(server.directory / "tiny-bert.query.npy")
     assert np.array_equal(np.array(answer.json()["vectors"], np.float32), expected)
+
+
+def test_no_made_up_ids_make_a_server_fail(server_of_ids: Running, tmp_path: Path) -> None:
+    fuzz(server_of_ids, tmp_path, "--include-path", "/v1/embeddings")

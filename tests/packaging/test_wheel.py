@@ -56,7 +56,7 @@ def test_the_source_distribution_holds_what_tests_and_a_build_need(dist: Path) -
     wanted = {"pyproject.toml", "setup.py", "models_registry.yaml", "LICENSE", "Makefile"}
     wanted |= {"kernels_bench/bench_pooling.py", "kernels_bench/results/README.md"}
     wanted |= {"src/paritas/py.typed", "tests/conftest.py", "tests/cpus/emulators.sh", "docs/int8.md"}
-    wanted |= {"CONTRIBUTING.md"}
+    wanted |= {"CONTRIBUTING.md", "tests/clients/clients.txt"}
     assert wanted - names == set()
     made = [name for name in names if name.endswith((".pyc", ".onnx", ".safetensors"))]
     assert [name for name in made if not name.startswith("tests/unit/format3/")] == []

@@ -32,6 +32,7 @@ def mended(body: dict[str, Any], number: int) -> dict[str, Any]:
         "dimensions": number % 16 + 1,
         "output_dimension": number % 16 + 1,
         "normalize": True,
+        "k": number % 8 + 1,
     }
     body = {**body, **{field: value for field, value in known.items() if field in body}}
     if isinstance(body.get("texts"), list):

