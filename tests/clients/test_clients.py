@@ -48,6 +48,12 @@ def run(client: str, arguments: list[str | Path], home: Path, **variables: str) 
     return done.stdout
 
 
+def run_script(client: str, script: str, server: Running, home: Path, cache: Path) -> None:
+    """Run a client's script; it may ask the server alone."""
+    arguments = ["python", SCRIPTS / "stay_here.py", SCRIPTS / script, server.directory]
+    print(run(client, arguments, home, TIKTOKEN_CACHE_DIR=str(cache)))
+
+
 def fuzz(server: Running, home: Path, *options: str) -> None:
     """Send a server what schemathesis makes up; the seed is fixed."""
     command = ["schemathesis", "run", f"{server.url}/docs/openapi.json", "--no-color"]
@@ -68,16 +74,13 @@ def fuzz(server: Running, home: Path, *options: str) -> None:
 def test_a_client_gets_the_encoders_vectors(
     client: str, server: Running, tmp_path: Path, tiktoken_cache: Path
 ) -> None:
-    script = SCRIPTS / f"{client.replace('-', '_')}_client.py"
-    cache = str(tiktoken_cache)
-    print(run(client, ["python", script, server.directory], tmp_path, TIKTOKEN_CACHE_DIR=cache))
+    run_script(client, f"{client.replace('-', '_')}_client.py", server, tmp_path, tiktoken_cache)
 
 
 def test_the_ids_that_langchain_sends_by_default_give_the_vectors_of_their_texts(
     server_of_ids: Running, tmp_path: Path, tiktoken_cache: Path
 ) -> None:
-    arguments = ["python", SCRIPTS / "langchain_openai_ids.py", server_of_ids.directory]
-    print(run("langchain-openai", arguments, tmp_path, TIKTOKEN_CACHE_DIR=str(tiktoken_cache)))
+    run_script("langchain-openai", "langchain_openai_ids.py", server_of_ids, tmp_path, tiktoken_cache)
 
 
 def test_no_made_up_request_makes_a_server_fail(server: Running, tmp_path: Path) -> None:
