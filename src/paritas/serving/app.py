@@ -75,7 +75,7 @@ def _probes(service: Service) -> list[Any]:
     @get("/metrics", sync_to_thread=False)
     def metrics() -> Response[bytes]:
         """Return the figures in Prometheus's text format."""
-        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.metrics.text(), media_type="text/plain; version=0.0.4")
 
     return [livez, readyz, metrics]
 

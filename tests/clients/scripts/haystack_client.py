@@ -45,9 +45,9 @@ def by_openais_dialect(served: Served) -> None:
 
 
 def by_the_dialect_of_text_embeddings_inference(served: Served) -> None:
-    passage = HuggingFaceAPIDocumentEmbedder(**tei(served), normalize=True, progress_bar=False)
+    passage = HuggingFaceAPIDocumentEmbedder(**tei(served), progress_bar=False)
     served.check(embeddings(passage.run(documents(served))), "passage")
-    text = HuggingFaceAPITextEmbedder(**tei(served), normalize=True)
+    text = HuggingFaceAPITextEmbedder(**tei(served))
     served.check([text.run(each)["embedding"] for each in served.texts], "passage")
 
 
@@ -72,13 +72,8 @@ def errors_are_openais_and_huggingface_hubs(served: Served) -> None:
         **openai(served, served.model, "another"), progress_bar=False, raise_on_failure=True
     )
     error_of(AuthenticationError, lambda: other.run(documents(served)))
-    text = HuggingFaceAPITextEmbedder(**tei(served, "another"), normalize=True)
+    text = HuggingFaceAPITextEmbedder(**tei(served, "another"))
     assert error_of(HfHubHTTPError, lambda: text.run("a")).response.status_code == 401
-
-
-def its_default_asks_for_vectors_that_have_not_unit_length(served: Served) -> None:
-    text = HuggingFaceAPITextEmbedder(**tei(served))
-    error_of(HfHubHTTPError, lambda: text.run("a"), "leave normalize out")
 
 
 if __name__ == "__main__":
@@ -88,5 +83,4 @@ if __name__ == "__main__":
         in_a_pipeline,
         calls_of_an_event_loop,
         errors_are_openais_and_huggingface_hubs,
-        its_default_asks_for_vectors_that_have_not_unit_length,
     )

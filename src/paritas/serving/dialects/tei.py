@@ -35,7 +35,7 @@ class EmbedRequest(Struct):
     inputs: str | list[str | int | list[int]]
     """A text, or several; token ids where the server takes them."""
     normalize: bool = True
-    """Unit length."""
+    """Unit length. False: as the model has them, and that is unit length for most."""
     truncate: bool | None = None
     """False: texts that are too long are an error. Otherwise they are cut, and a header counts them."""
     truncation_direction: Direction | None = None
@@ -55,9 +55,6 @@ def router(service: Service) -> Router:
         _, _, encoder = service.find("")
         texts = as_texts(data.inputs, service.decode, encoder.encoder.stages.tokenizer, "inputs")
         contract = encoder.encoder.contract
-        if contract.normalize and not data.normalize:
-            message = "this model's vectors have unit length; leave normalize out"
-            raise Refused("bad_request", message, param="normalize")
         got = await service.embed(
             request,
             "",
