@@ -1,4 +1,4 @@
-# make demo | proof | test | lint | types | docs | eval | bench | clean
+# make demo | proof | test | lint | types | docs | eval | bench | load | clean
 # make test-faults | test-cpus | test-page | test-clients
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +17,7 @@ export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
 .PHONY: demo proof test test-faults emulators test-cpus chromium test-page clients test-clients
 .PHONY: lint types docs eval clean
-.PHONY: bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
+.PHONY: load bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -137,6 +137,12 @@ bench-kernels: bench-bundles
 	$(foreach question,$(ENCODERS),$(call each,bench_$(question),) &&) true
 	$(BENCH).pages
 
+# paritas serve beside other servers, under load; a quarter of an hour.
+load: $(VENV)/.bench $(VENV)/peers/infinity/.done
+	$(BIN)/paritas export all-MiniLM-L6-v2 --precision fp32,int8
+	$(BENCH).bench_load --model all-MiniLM-L6-v2 --peers $(VENV)/peers --save
+	$(BENCH).pages
+
 bench-pages: $(VENV)/.bench
 	$(BENCH).pages
 
@@ -156,6 +162,13 @@ $(VENV)/peers/onnx/.done:
 	$(PYTHON) -m venv $(VENV)/peers/onnx
 	$(VENV)/peers/onnx/bin/pip install -q $(TORCH)
 	$(VENV)/peers/onnx/bin/pip install -q 'sentence-transformers[onnx]==5.7.0' 'transformers<4.58'
+	touch $@
+
+# Its releases know no newer transformers, and a typer that knows no newer click.
+$(VENV)/peers/infinity/.done:
+	$(PYTHON) -m venv $(VENV)/peers/infinity
+	$(VENV)/peers/infinity/bin/pip install -q $(TORCH)
+	$(VENV)/peers/infinity/bin/pip install -q 'infinity-emb[server,torch]==0.0.78' 'transformers<4.50' 'click<8.2'
 	touch $@
 
 $(VENV)/peers/openvino/.done:
