@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -55,19 +56,21 @@ def percentile(seconds: Sequence[float], share: float) -> float:
 
 def requests(path: str, model: str, texts: Sequence[str]) -> list[bytes]:
     """Return the bytes of a request for each text."""
-    return [_request(path, {"model": model, "input": text, "encoding_format": "base64"}) for text in texts]
+    return [request(path, {"model": model, "input": text, "encoding_format": "base64"}) for text in texts]
 
 
-def _request(path: str, body: dict[str, str]) -> bytes:
+def request(path: str, body: dict[str, Any]) -> bytes:
+    """Return the bytes of a request with a JSON body."""
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     return head.encode() + b"content-length: %d\r\n\r\n" % len(content) + content
 
 
-class _Connection:
+class Connection:
     """A connection that is kept open."""
 
     def __init__(self, port: int) -> None:
+        """Take the server's port on this machine."""
         self._port = port
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
@@ -87,6 +90,7 @@ class _Connection:
         return int(head[9:12]), head, body
 
     def close(self) -> None:
+        """End the connection; the next request opens another."""
         if self._streams is not None:
             self._streams[1].close()
             self._streams = None
@@ -94,7 +98,7 @@ class _Connection:
 
 async def ask_each(port: int, asked: Sequence[bytes]) -> list[bytes]:
     """Return the bodies of the answers, one request after the other."""
-    connection = _Connection(port)
+    connection = Connection(port)
     bodies = [(await connection.ask(request))[2] for request in asked]
     connection.close()
     return bodies
@@ -110,7 +114,7 @@ async def closed_loop(port: int, asked: Sequence[bytes], clients: int, seconds: 
     counted, end = begun + seconds / 4, begun + seconds
 
     async def client() -> None:
-        connection = _Connection(port)
+        connection = Connection(port)
         try:
             while (sent := time.perf_counter()) < end:
                 status, head, _ = await connection.ask(next(turn))
@@ -134,12 +138,12 @@ async def open_loop(port: int, asked: Sequence[bytes], per_s: float, seconds: fl
     They are due at random times, `per_s` of them in a second (a Poisson process).
     """
     answers = Answers()
-    idle: list[_Connection] = []
+    idle: list[Connection] = []
     due_at, turn = _arrivals(per_s, seconds, seed), itertools.cycle(asked)
     begun = time.perf_counter()
 
     async def one(due: float, request: bytes) -> None:
-        connection = idle.pop() if idle else _Connection(port)
+        connection = idle.pop() if idle else Connection(port)
         status, head, _ = await connection.ask(request)
         answers.note(status, head, time.perf_counter() - begun - due)
         idle.append(connection)
