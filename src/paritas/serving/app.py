@@ -12,9 +12,10 @@ from litestar import Litestar, Response, get
 from litestar.enums import ScopeType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
+from msgspec import Struct
 
 from paritas import __version__
-from paritas.serving.answers import answer
+from paritas.serving.answers import answer, described
 from paritas.serving.dialects import cohere, ollama, openai, own, search, tei
 from paritas.serving.keys import OPEN, Keys
 from paritas.serving.logs import begin_request, log_request
@@ -60,13 +61,27 @@ def application(service: Service, keys: Keys) -> ASGIApp:
     return watched
 
 
+class Alive(Struct):
+    """The answer of `GET /livez`."""
+
+    alive: bool
+
+
+class Readiness(Struct):
+    """The answer of `GET /readyz`."""
+
+    ready: bool
+    reasons: dict[str, str]
+    """Why it is not, by model."""
+
+
 def _probes(service: Service) -> list[Any]:
-    @get("/livez", opt={OPEN: True}, sync_to_thread=False)
+    @get("/livez", opt={OPEN: True}, sync_to_thread=False, responses=described(Alive, Alive, []))
     def livez() -> Response[bytes]:
         """Say that the process answers."""
         return answer({"alive": True})
 
-    @get("/readyz", opt={OPEN: True}, sync_to_thread=False)
+    @get("/readyz", opt={OPEN: True}, sync_to_thread=False, responses=described(Readiness, Readiness, [503]))
     def readyz() -> Response[bytes]:
         """Say whether all models are loaded, and which are not and why."""
         reasons = service.unready()

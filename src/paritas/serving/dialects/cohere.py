@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from paritas.engine.pool.embedding_quantization import VectorType, quantize_vectors
 from paritas.engine.pool.head import Vectors
-from paritas.serving.answers import answer, truncation, written
+from paritas.serving.answers import answer, described, truncation, written
 from paritas.serving.async_encoder import AsyncEncoder
 from paritas.serving.refusals import Refused, refused
 from paritas.serving.service import Service, Truncation, default_role
@@ -62,10 +62,62 @@ class CohereRequest(Struct):
     """NONE: texts that are too long are an error. START and END: where the model cuts, and no other side."""
 
 
+class TypedEmbeddings(Struct, omit_defaults=True, rename={"float_": "float"}):
+    """Vectors in each type that was asked for, in the order of the texts."""
+
+    float_: list[list[float]] | None = None
+    int8: list[list[int]] | None = None
+    uint8: list[list[int]] | None = None
+    binary: list[list[int]] | None = None
+    ubinary: list[list[int]] | None = None
+    base64: list[str] | None = None
+
+
+class ApiVersion(Struct):
+    """Of Cohere's API."""
+
+    version: str
+
+
+class BilledUnits(Struct):
+    """Tokens that were encoded, those of equal texts once."""
+
+    input_tokens: int
+
+
+class Meta(Struct):
+    """What Cohere's answers say of themselves."""
+
+    api_version: ApiVersion
+    billed_units: BilledUnits
+
+
+class CohereEmbeddings(Struct):
+    """The answer of `POST /v2/embed`."""
+
+    id: str
+    embeddings: TypedEmbeddings
+    texts: list[str]
+    meta: Meta
+    response_type: Literal["embeddings_by_type"]
+
+
+class CohereError(Struct):
+    """A refusal in Cohere's form."""
+
+    id: str
+    message: str
+
+
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post("/v2/embed", status_code=200, operation_id="cohereEmbed")
+    @post(
+        "/v2/embed",
+        status_code=200,
+        operation_id="cohereEmbed",
+        responses=described(CohereEmbeddings, CohereError),
+    )
     async def embed(data: JSONBody[CohereRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts, in each of the types asked for."""
         texts = _texts(data)

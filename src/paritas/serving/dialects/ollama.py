@@ -9,7 +9,7 @@ from litestar import Request, Response, Router, get, post
 from litestar.params import JSONBody
 from msgspec import Struct
 
-from paritas.serving.answers import answer, truncation, written
+from paritas.serving.answers import answer, described, truncation, written
 from paritas.serving.refusals import refused
 from paritas.serving.service import Service
 
@@ -30,10 +30,48 @@ class OllamaRequest(Struct):
     """Channels to keep of each vector."""
 
 
+class OllamaEmbeddings(Struct):
+    """The answer of `POST /api/embed`."""
+
+    model: str
+    embeddings: list[list[float]]
+    total_duration: int
+    """Nanoseconds."""
+    load_duration: int
+    """Nanoseconds; always 0, since models are loaded before."""
+    prompt_eval_count: int
+    """Tokens that were encoded, those of equal texts once."""
+
+
+class Tag(Struct):
+    """A model that is served."""
+
+    name: str
+    model: str
+    details: dict[str, str]
+
+
+class Tags(Struct):
+    """The answer of `GET /api/tags`."""
+
+    models: list[Tag]
+
+
+class OllamaError(Struct):
+    """A refusal in Ollama's form."""
+
+    error: str
+
+
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post("/api/embed", status_code=200, operation_id="ollamaEmbed")
+    @post(
+        "/api/embed",
+        status_code=200,
+        operation_id="ollamaEmbed",
+        responses=described(OllamaEmbeddings, OllamaError),
+    )
     async def embed(data: JSONBody[OllamaRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts."""
         begun = time.perf_counter_ns()
@@ -56,7 +94,7 @@ def router(service: Service) -> Router:
             headers=truncation(got.stats),
         )
 
-    @get("/api/tags", operation_id="ollamaTags")
+    @get("/api/tags", operation_id="ollamaTags", responses=described(Tags, OllamaError, [401]))
     async def tags() -> Response[bytes]:
         """Return the models that are served."""
         return answer({"models": [{"name": name, "model": name, "details": {}} for name in service.names]})

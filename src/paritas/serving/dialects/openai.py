@@ -6,13 +6,13 @@ same.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from litestar import Request, Response, Router, get, post
 from litestar.params import FromPath, JSONBody
 from msgspec import Struct
 
-from paritas.serving.answers import Encoding, answer, truncation, written
+from paritas.serving.answers import Encoding, answer, described, truncation, written
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service
 from paritas.serving.token_input import as_texts
@@ -45,10 +45,73 @@ class EmbeddingRequest(Struct):
     """paritas's own. False: texts that are too long are an error."""
 
 
+class Embedding(Struct):
+    """The vector of a text."""
+
+    object: Literal["embedding"]
+    index: int
+    """The text's place in the request."""
+    embedding: list[float] | str
+    """Numbers, or base64 where that was asked for."""
+
+
+class Usage(Struct):
+    """Tokens that were encoded, those of equal texts once."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class Embeddings(Struct):
+    """The answer of `POST /v1/embeddings`."""
+
+    object: Literal["list"]
+    data: list[Embedding]
+    model: str
+    usage: Usage
+
+
+class Model(Struct):
+    """A model that is served."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(Struct):
+    """The answer of `GET /v1/models`."""
+
+    object: Literal["list"]
+    data: list[Model]
+
+
+class OpenAIErrorDetail(Struct):
+    """What was wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    """The field at fault."""
+    code: str | None
+
+
+class OpenAIError(Struct):
+    """A refusal in OpenAI's form."""
+
+    error: OpenAIErrorDetail
+
+
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post("/v1/embeddings", status_code=200, operation_id="createEmbedding")
+    @post(
+        "/v1/embeddings",
+        status_code=200,
+        operation_id="createEmbedding",
+        responses=described(Embeddings, OpenAIError),
+    )
     async def embeddings(
         data: JSONBody[EmbeddingRequest], request: Request[Any, Any, Any]
     ) -> Response[bytes]:
@@ -76,12 +139,16 @@ def router(service: Service) -> Router:
             headers=truncation(got.stats),
         )
 
-    @get("/v1/models", operation_id="listModels")
+    @get("/v1/models", operation_id="listModels", responses=described(ModelList, OpenAIError, [401]))
     async def models() -> Response[bytes]:
         """Return the models that are served."""
         return answer({"object": "list", "data": [_model(name) for name in service.names]})
 
-    @get("/v1/models/{name:path}", operation_id="retrieveModel")
+    @get(
+        "/v1/models/{name:path}",
+        operation_id="retrieveModel",
+        responses=described(Model, OpenAIError, [401, 404]),
+    )
     async def model(name: FromPath[str]) -> Response[bytes]:
         """Return one of them."""
         name = name.removeprefix("/")

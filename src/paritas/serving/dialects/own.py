@@ -8,7 +8,7 @@ from litestar import Request, Response, Router, post
 from litestar.params import JSONBody
 from msgspec import Struct
 
-from paritas.serving.answers import Encoding, answer, truncation, written
+from paritas.serving.answers import Encoding, answer, described, truncation, written
 from paritas.serving.refusals import refused
 from paritas.serving.service import Service
 
@@ -30,10 +30,45 @@ class EncodeRequest(Struct, forbid_unknown_fields=True):
     """Numbers, or float32 in little-endian order."""
 
 
+class Stats(Struct):
+    """What was done for a request."""
+
+    texts: int
+    tokens: int
+    """Of equal texts once."""
+    truncated: int
+    """Texts that were cut to the role's length."""
+    total_s: float
+
+
+class Encoded(Struct):
+    """The answer of `POST /v1/encode`."""
+
+    model: str
+    role: str
+    dim: int
+    vectors: list[list[float] | str]
+    """In the order of the texts; base64 where that was asked for."""
+    stats: Stats
+
+
+class Problem(Struct):
+    """A refusal, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    """What programs tell it by."""
+    status: int
+    detail: str
+    """What was wrong, what was expected and what to send."""
+    param: str | None
+    """The field at fault."""
+
+
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post("/v1/encode", status_code=200, operation_id="encode")
+    @post("/v1/encode", status_code=200, operation_id="encode", responses=described(Encoded, Problem))
     async def encode(data: JSONBody[EncodeRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts under a role, and what was done for them."""
         got = await service.embed(

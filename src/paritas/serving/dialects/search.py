@@ -11,7 +11,7 @@ from litestar.params import JSONBody, QueryParameter
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from paritas.serving.answers import answer, truncation
+from paritas.serving.answers import answer, described, truncation
 from paritas.serving.dialects import own
 from paritas.serving.keys import BROWSER
 from paritas.serving.refusals import refused
@@ -45,10 +45,44 @@ class SearchRequest(Struct, forbid_unknown_fields=True):
     """The queries' role; query where the model has it."""
 
 
+class Document(Struct):
+    """A document that was found."""
+
+    id: str
+    score: float
+    """Larger is nearer."""
+    title: str
+    text: str
+
+
+class SearchStats(Struct):
+    """What was done for a request."""
+
+    tokens: int
+    truncated: int
+    encode_s: float
+    search_s: float
+
+
+class SearchAnswer(Struct):
+    """The answer of `POST /v1/search`."""
+
+    model: str
+    answers: list[list[Document]]
+    """Of each query, the nearest first."""
+    stats: SearchStats
+
+
 def router(service: Service) -> Router:
     """Return the routes."""
 
-    @post("/v1/search", status_code=200, operation_id="search", exception_handlers={Exception: own.told})
+    @post(
+        "/v1/search",
+        status_code=200,
+        operation_id="search",
+        exception_handlers={Exception: own.told},
+        responses=described(SearchAnswer, own.Problem),
+    )
     async def search(data: JSONBody[SearchRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the documents nearest to each query."""
         found = await service.search(request, data.queries, data.k, role=data.role)

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from paritas import __version__
 from paritas.engine.pool.pooling import normalize
-from paritas.serving.answers import answer, truncation, written
+from paritas.serving.answers import answer, described, truncation, written
 from paritas.serving.keys import OPEN
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service, Truncation
@@ -46,10 +46,40 @@ class EmbedRequest(Struct):
     """Channels to keep of each vector."""
 
 
+class Info(Struct):
+    """The answer of `GET /info`."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_type: dict[str, dict[str, str]]
+    prompts: dict[str, str]
+    """By role."""
+    max_input_length: int
+    max_batch_tokens: int
+    max_client_batch_size: int
+    tokenization_workers: int
+    version: str
+
+
+class TeiError(Struct):
+    """A refusal in the form of text-embeddings-inference."""
+
+    error: str
+    error_type: str
+
+
+_REFUSALS = (401, 413, 422, 424, 429, 503, 504)
+
+
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
 
-    @post(["/embed", "/", "/invocations"], status_code=200)
+    @post(
+        ["/embed", "/", "/invocations"],
+        status_code=200,
+        responses=described(list[list[float]], TeiError, _REFUSALS),
+    )
     async def embed(data: JSONBody[EmbedRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
         """Return the vectors of texts, by the first model."""
         _, _, encoder = service.find("")
@@ -66,7 +96,7 @@ def router(service: Service) -> Router:
         vectors = normalize(got.vectors) if data.normalize and not contract.normalize else got.vectors
         return answer(written(vectors, "float"), headers=truncation(got.stats))
 
-    @get("/info")
+    @get("/info", responses=described(Info, TeiError, [401, 503]))
     async def info() -> Response[bytes]:
         """Return what is served."""
         name, _, encoder = service.find("")
@@ -86,7 +116,7 @@ def router(service: Service) -> Router:
             }
         )
 
-    @get("/health", opt={OPEN: True})
+    @get("/health", opt={OPEN: True}, responses=described(dict[str, str], TeiError, [503]))
     async def health() -> Response[bytes]:
         """Say whether all models are ready."""
         reasons = "; ".join(f"{name}: {reason}" for name, reason in service.unready().items())
