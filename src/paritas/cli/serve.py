@@ -132,7 +132,7 @@ def serve(
     log_format: LogFormat,
     log_requests: bool,
 ) -> None:
-    """Serve each MODEL's vectors over HTTP: to clients of OpenAI and text-embeddings-inference.
+    """Serve each MODEL's vectors over HTTP: to clients of OpenAI, Hugging Face, Cohere and Ollama.
 
     Listens on this machine alone unless --host says otherwise. After SIGTERM accepted requests end first.
 
@@ -156,14 +156,7 @@ def serve(
     from paritas import AsyncEncoder
 
     keys = read_keys(Path(api_keys) if api_keys is not None else None, os.environ.get(_KEYS))
-    bundles = {}
-    for model in models_:
-        # Found now: a name that is wrong ends the command, and no server is up that can never serve it.
-        bundle = models.find(model)
-        name = bundle.resolve().name if Path(model).is_dir() else model
-        if name in bundles:
-            raise InputError(f"{model}: there are two models of the name {name}; name each once")
-        bundles[name] = bundle.absolute()
+    bundles = _bundles(models, models_)
     limits = Limits(max_body_bytes=max_body_mb * 2**20, max_texts=max_texts, timeout_s=timeout)
     loads = {
         name: partial(
@@ -182,8 +175,24 @@ def serve(
     )
     logs.configure(log_format, requests=log_requests)
     address = f"[{host}]" if ":" in host else host
-    note(f"serving {', '.join(bundles)} on http://{address}:{port}; the API is described at /docs")
+    pages = "the API is described at /docs" + (", the page to search is /search" if searcher else "")
+    note(f"serving {', '.join(bundles)} on http://{address}:{port}; {pages}")
     server.serve(application(service, keys), service, options)
+
+
+def _bundles(models: Models, names: Sequence[str]) -> dict[str, Path]:
+    """Return the bundles to serve, by the names that requests give them.
+
+    They are found now: a wrong name ends the command, and no server is up that can never serve it.
+    """
+    bundles: dict[str, Path] = {}
+    for model in names:
+        bundle = models.find(model)
+        name = bundle.resolve().name if Path(model).is_dir() else model
+        if name in bundles:
+            raise InputError(f"{model}: there are two models of the name {name}; name each once")
+        bundles[name] = bundle.absolute()
+    return bundles
 
 
 def _searcher(path: str, bundles: Mapping[str, Path]) -> Searcher:

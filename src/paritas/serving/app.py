@@ -127,7 +127,7 @@ class _Watched:
             # A path that a client made up is counted with all others of its kind.
             path = scope["path"] if scope["path"] in self._paths else "other"
             seconds = time.perf_counter() - begun
-            self._service.metrics.answered(path, status, seconds)
+            self._service.metrics.answered(scope["method"], path, status, seconds)
             log_request(scope["method"], path, status, seconds)
 
 

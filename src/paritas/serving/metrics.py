@@ -84,9 +84,10 @@ class Metrics:
         encoder.on_batch(ran)
         self._queues.encoders[name] = encoder
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def answered(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request; the path is that of the route, so that a client cannot make up new ones."""
-        self._theirs.failed(status)
+        if method == "POST":  # and no probe
+            self._theirs.failed(status)
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from paritas import Encoder
 from paritas.engine.bundle.directory import Bundle
+from paritas.serving.metrics import Metrics
 from tests.unit.serving.running import command, free_port, running
 
 
@@ -158,6 +159,14 @@ def test_batches_are_counted_by_their_texts_and_tokens(bert: Encoder) -> None:
     assert found['paritas_batch_tokens_sum{model="bert"}'] == found['paritas_tokens_total{model="bert"}']
     assert found['paritas_batch_texts_count{model="bert"}'] == found["te_batch_next_size_count"] > 0
     assert found["te_batch_next_tokens_sum"] == found['paritas_tokens_total{model="bert"}']
+
+
+def test_a_probe_that_says_no_is_no_failed_request() -> None:
+    metrics = Metrics()
+    metrics.answered("GET", "/readyz", 503, 0.1)
+    assert b'err="unhealthy"' not in metrics.text()
+    metrics.answered("POST", "/embed", 503, 0.1)
+    assert b'te_request_failure{err="unhealthy"} 1.0' in metrics.text()
 
 
 def test_text_embeddings_inferences_figures_are_there(bert: Encoder) -> None:
