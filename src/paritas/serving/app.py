@@ -50,7 +50,7 @@ def application(service: Service, keys: Keys) -> ASGIApp:
     app = Litestar(
         [*_probes(service), *(dialect.router(service) for dialect in dialects)],
         lifespan=[lifespan],
-        guards=[keys.guard],
+        guards=[keys.guard] if keys else [],
         request_max_body_size=service.limits.max_body_bytes,
         exception_handlers={Exception: own.told},
         openapi_config=OpenAPIConfig("paritas", __version__, path="/docs", use_handler_docstrings=True),

