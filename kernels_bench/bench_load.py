@@ -8,8 +8,8 @@ The vectors of 64 texts are compared with PyTorch's first. Servers take turns: e
 measured and ended before the next one. Clients and server share the CPUs.
 
 paritas alone is asked in an open loop too: at half of what it did with 64 clients, at nine tenths, and at
-twice that. The server's own cost is the CPU time of a request at one client, less that of `Encoder.encode`
-for the same question.
+twice that. Its queue then holds as many tokens as 64 questions have. The server's own cost is the CPU time of
+a request at one client, less that of `Encoder.encode` for the same question.
 
 What it does not show: text-embeddings-inference, which no package index has for this CPU; other machines;
 clients on another machine.
@@ -27,7 +27,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,14 @@ class Recipe:
     path: str
     ready: str
     model: str
+
+    def with_options(self, *options: str) -> Recipe:
+        """Return the recipe with more options."""
+        return replace(self, command=[*self.command, *options])
+
+    def on_one_cpu(self) -> Recipe:
+        """Return the recipe on the first CPU alone."""
+        return replace(self, command=["taskset", "-c", "0", *self.command])
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,10 @@ def main(
     texts = {"questions": _texts.questions(256), "paragraphs": _texts.paragraphs(256)}
     with Encoder(model) as encoder:
         name = encoder.bundle.manifest.model
+        encoder.encode(texts["questions"], role=ROLE)
+        assert encoder.last_stats is not None
+        # As much as 64 clients have under way.
+        queue_tokens = 64 * encoder.last_stats.tokens // len(texts["questions"])
     bench = Bench(texts, seconds)
     with open_checkpoint(name, load_registry()[name], "package") as checkpoint:
         served = recipes(model, checkpoint.directory, environments)
@@ -166,6 +178,12 @@ def main(
             with running(served[server]) as up:
                 click.echo(f"{server}, from {time.strftime('%X')}", err=True)
                 bench.measure(server, up, expected)
+            if server.startswith("paritas"):
+                bounded = served[server].with_options("--max-queue-tokens", str(queue_tokens))
+                with running(bounded) as up:
+                    bench.overload(server, up)
+                with running(served[server].on_one_cpu()) as up:
+                    bench.own_cost(server, up, model)
     bench.compare_with_bulk(model, rounds)
     result = {
         "question": f"{name} over HTTP: clients that each ask for one text after the other",
@@ -173,7 +191,8 @@ def main(
         "rounds": rounds,
         "seconds": seconds,
         "rows": bench.rows(),
-        "overload": bench.overload(),
+        "queue_tokens": queue_tokens,
+        "overload": bench.beside(),
         "figures": bench.figures(),
         **_report.environment(),
     }
@@ -212,27 +231,23 @@ class Bench:
             uvloop.run(_load.closed_loop(up.port, asked, 4, 2.0))
             for clients in CLIENTS[kind]:
                 self._note(server, kind, clients, up, asked)
-        if server.startswith("paritas"):
-            self._overload(server, up)
 
     def _note(self, server: str, kind: str, clients: int, up: Running, asked: list[bytes]) -> None:
-        before, own = up.cpu_s(), time.process_time()
-        begun = time.perf_counter()
-        answers = uvloop.run(_load.closed_loop(up.port, asked, clients, self._seconds))
+        own, begun = time.process_time(), time.perf_counter()
+        # Of so many clients each waits for seconds.
+        seconds = self._seconds * (2 if clients == max(CLIENTS[kind]) else 1)
+        answers = uvloop.run(_load.closed_loop(up.port, asked, clients, seconds))
         took = time.perf_counter() - begun
         self._clients_share = max(self._clients_share, (time.process_time() - own) / took)
         key = (server, kind, clients)
-        self._rates.setdefault(key, []).append(len(answers.seconds) / (self._seconds * 3 / 4))
+        self._rates.setdefault(key, []).append(len(answers.seconds) / (seconds * 3 / 4))
         self._p50.setdefault(key, []).append(answers.milliseconds(0.5))
         self._p99.setdefault(key, []).append(answers.milliseconds(0.99))
         self._other += sum(answers.other.values())
-        if clients == 1 and kind == "questions" and answers.seconds:
-            requests = len(answers.seconds) * took / (self._seconds * 3 / 4)
-            self._cost.setdefault(server, []).append(1000 * (up.cpu_s() - before) / requests)
         _settle(up, asked)
 
-    def _overload(self, server: str, up: Running) -> None:
-        """Send as many a second as half of what 64 clients got, as many, and twice as many."""
+    def overload(self, server: str, up: Running) -> None:
+        """Send half of the requests a second that 64 clients got, nine tenths, and twice as many."""
         asked = up.requests(self._texts["questions"])
         capacity = self._rates[server, "questions", 64][-1]
         for load, factor in (("half", 0.5), ("at", 0.9), ("twice", 2.0)):
@@ -251,21 +266,29 @@ class Bench:
     def _add(self, server: str, what: str, value: float) -> None:
         self._open.setdefault((server, what), []).append(value)
 
+    def own_cost(self, server: str, up: Running, model: str) -> None:
+        """Compare a request's CPU time with that of `Encoder.encode`, each process on one CPU.
+
+        There onnxruntime has one thread, and none that spins while it waits.
+        """
+        questions = self._texts["questions"]
+        asked = up.requests(questions)
+        uvloop.run(_load.ask_each(up.port, asked))
+        before = up.cpu_s()
+        uvloop.run(_load.ask_each(up.port, asked * 2))
+        served_ms = 1000 * (up.cpu_s() - before) / (2 * len(asked))
+        self._cost.setdefault(server, []).append(
+            served_ms - _encode_cpu_ms(model, server.rsplit(maxsplit=1)[-1], questions)
+        )
+
     def compare_with_bulk(self, model: str, rounds: int) -> None:
-        """Time one call of `Encoder.encode` with all texts, and the CPU time of one with a question."""
+        """Time one call of `Encoder.encode` with all texts."""
         for precision in ("fp32", "int8"):
             with Encoder(model, precision=precision) as encoder:
                 for kind, texts in self._texts.items():
                     calls = {"bulk": lambda texts=texts: encoder.encode(texts, role=ROLE)}
                     seconds = _harness.time_calls(calls, rounds)["bulk"]
                     self._bulk[f"paritas {precision}", kind] = len(texts) / float(np.median(seconds))
-                questions = self._texts["questions"]
-                before = time.process_time()
-                for question in questions:
-                    encoder.encode([question], role=ROLE)
-                cpu_ms = 1000 * (time.process_time() - before) / len(questions)
-            server = f"paritas {precision}"
-            self._cost[server] = [ms - cpu_ms for ms in self._cost[server]]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row a server, kind of text and number of clients."""
@@ -288,7 +311,7 @@ class Bench:
         bulk = self._bulk.get((server, kind))
         return None if bulk is None else round(float(np.median(rates)) / bulk, 2)
 
-    def overload(self) -> dict[str, float]:
+    def beside(self) -> dict[str, float]:
         """Return what the open loops showed, and the server's own cost."""
         found = {f"{server} {what}": _median(values) for (server, what), values in self._open.items()}
         found |= {f"{server} own_cpu_ms": _median(self._cost[server]) for server in self._servers()}
@@ -310,7 +333,7 @@ class Bench:
         ]
         rivals = [server for server in self._cosines if not server.startswith("paritas")]
         ahead = [rate("paritas fp32", kind) / max(rate(rival, kind) for rival in rivals) for kind in kinds]
-        open_loop = self.overload()
+        open_loop = self.beside()
         single = {server: _median(self._p50[server, "questions", 1]) for server in self._servers()}
         half = [open_loop[f"{server} half p99_ms"] / single[server] for server in self._servers()]
         twice = [
@@ -332,6 +355,22 @@ class Bench:
         times = [open_loop.get(f"{server} twice refused_p99_ms") for server in self._servers()]
         worst = max((time_ms for time_ms in times if time_ms is not None), default=None)
         return [] if worst is None else [_report.bounded("p99 of a refusal, ms", worst, floor=50, aim=10)]
+
+
+def _encode_cpu_ms(model: str, precision: Any, questions: list[str]) -> float:
+    """Return the CPU time of a call with one question, on one CPU."""
+    cpus = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cpus)})
+    try:
+        with Encoder(model, precision=precision) as encoder:
+            for count in (1, 2):  # the first warms up
+                before = time.process_time()
+                for question in questions * count:
+                    encoder.encode([question], role=ROLE)
+                spent_s = time.process_time() - before
+        return 1000 * spent_s / (2 * len(questions))
+    finally:
+        os.sched_setaffinity(0, cpus)
 
 
 def _median(values: Sequence[float]) -> float:
