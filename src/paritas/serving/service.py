@@ -27,6 +27,8 @@ _log = logging.getLogger("paritas")
 
 MOST_HITS = 1000
 """Documents that a query may ask for."""
+MOST_ANSWERS = 10_000
+"""Documents that a request may ask for."""
 
 Load = Callable[[], AsyncEncoder]
 
@@ -231,6 +233,12 @@ class Service:
             raise Refused("not_found", message)
         if not 1 <= k <= MOST_HITS:
             raise Refused("bad_request", f"k is {k}; expected 1 to {MOST_HITS}", param="k")
+        if len(queries) * k > MOST_ANSWERS:
+            # Each may be a page of text: all queries' would be an answer of gigabytes.
+            message = (
+                f"{len(queries)} queries with k {k}; expected {MOST_ANSWERS} documents or fewer a request"
+            )
+            raise Refused("too_large", message, param="queries")
         name, _, encoder = self.find(self.searcher.model)
         if "index" in self._faults:
             raise Refused("not_ready", f"the index: {self._faults['index']}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -72,6 +73,11 @@ def test_answers_are_the_indexs_own(client: httpx2.Client, bert: Encoder, index:
         ({"queries": "one"}, 400, "queries: Expected `array`, got `str`"),
         ({"queries": ["a"], "k": 0}, 400, "k is 0; expected 1 to 1000"),
         ({"queries": ["a"], "k": 1001}, 400, "k is 1001; expected 1 to 1000"),
+        (
+            {"queries": ["a"] * 11, "k": 1000},
+            413,
+            "11 queries with k 1000; expected 10000 documents or fewer",
+        ),
         ({"queries": ["a"], "role": "x"}, 400, "bert has no role 'x'"),
         ({"queries": ["a"], "index": "x"}, 400, "index"),
     ],
@@ -158,8 +164,9 @@ def test_an_index_of_another_precision_keeps_it_unready_with_the_reason(
     index = index_of(bert)
     monkeypatch.setattr(type(bert), "family", "int8")
     with running({"bert": bert}, searcher=Searcher(index, "bert"), ready=False) as client:
+        until = time.monotonic() + 30
         while client.get("/readyz").json()["reasons"].get("bert"):
-            pass
+            assert time.monotonic() < until
         assert "was made with precision fp32" in client.get("/readyz").json()["reasons"]["index"]
         assert search(client, queries=["a"]).status_code == 503
         assert client.post("/v1/embeddings", json={"input": "a"}).status_code == 200
