@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import uuid
@@ -14,6 +15,8 @@ LogFormat = Literal["text", "json"]
 
 _REQUESTS = logging.getLogger("paritas.requests")
 _ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
+# One by one from a random beginning: a random number for each would be a call of the system.
+_IDS = itertools.count(uuid.uuid4().int)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; empty outside of one."""
@@ -40,7 +43,7 @@ def begin_request(given: bytes | None) -> str:
     Args:
         given: by the client; one that is no plain word of up to 128 characters is not taken.
     """
-    name = given.decode() if given is not None and _ID.fullmatch(given) else uuid.uuid4().hex
+    name = given.decode() if given is not None and _ID.fullmatch(given) else f"{next(_IDS):032x}"
     request_id.set(name)
     return name
 

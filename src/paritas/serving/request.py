@@ -65,6 +65,9 @@ class Request:
 
 def _by_length(lengths: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64]]]:
     """Yield each length, the longest first, with the texts that have it."""
+    if len(lengths) == 1:
+        yield int(lengths[0]), np.zeros(1, np.int64)
+        return
     order = np.argsort(-lengths, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(lengths[order])) + 1):
         if len(rows):

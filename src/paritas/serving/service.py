@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Literal, NamedTuple
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from litestar import Request
 from msgspec import Struct
@@ -29,6 +28,8 @@ MOST_HITS = 1000
 """Documents that a query may ask for."""
 MOST_ANSWERS = 10_000
 """Documents that a request may ask for."""
+
+T = TypeVar("T")
 
 Load = Callable[[], AsyncEncoder]
 
@@ -262,25 +263,31 @@ def default_role(encoder: AsyncEncoder) -> str:
     return "passage" if "passage" in roles else next(iter(roles))
 
 
-async def _while_connected(request: Request[Any, Any, Any], call: Any) -> Any:
-    """Await a call, and cancel it when the request's client goes away.
+async def _while_connected(request: Request[Any, Any, Any], call: Awaitable[T]) -> T:
+    """Await a call, which is cancelled when the request's client goes away.
 
     Raises:
         Refused: it went away; nobody reads the answer.
     """
-    work = asyncio.ensure_future(call)
-    leaving = asyncio.ensure_future(_disconnected(request))
+    task = asyncio.current_task()
+    assert task is not None
+    has_gone = False
+
+    async def watch() -> None:
+        nonlocal has_gone
+        await _disconnected(request)
+        has_gone = True
+        task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait([work, leaving], return_when=asyncio.FIRST_COMPLETED)
-        if not work.done():
-            raise gone()
-        return work.result()
+        return await call
+    except asyncio.CancelledError:
+        if has_gone and not task.uncancel():  # and nobody else cancelled it
+            raise gone() from None
+        raise
     finally:
-        leaving.cancel()
-        if not work.done():
-            work.cancel()
-            with suppress(asyncio.CancelledError):
-                await work
+        watching.cancel()
 
 
 async def _disconnected(request: Request[Any, Any, Any]) -> None:

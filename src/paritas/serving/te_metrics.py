@@ -6,6 +6,8 @@ gauges here that only grow; `rate` and `increase` take them.
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from paritas.engine.schedule.stats import EncodeStats
@@ -39,9 +41,9 @@ class TeMetrics:
         def histogram(name: str, text: str, buckets: list[float]) -> Histogram:
             return Histogram(f"te_{name}", text, buckets=buckets, registry=registry)
 
-        self._count = gauge("request_count", "Requests.", "method")
-        self._success = gauge("request_success", "Requests that got vectors.", "method")
-        self._failure = gauge("request_failure", "Requests that got none.", "err")
+        self._count = cache(gauge("request_count", "Requests.", "method").labels)
+        self._success = cache(gauge("request_success", "Requests that got vectors.", "method").labels)
+        self._failure = cache(gauge("request_failure", "Requests that got none.", "err").labels)
         self._embed_count = gauge("embed_count", "Texts.")
         self._embed_success = gauge("embed_success", "Texts that got vectors.")
         self._durations = {
@@ -56,12 +58,12 @@ class TeMetrics:
 
     def begun(self, texts: int) -> None:
         """Count a request for so many texts."""
-        self._count.labels(_method(texts)).inc()
+        self._count(_method(texts)).inc()
         self._embed_count.inc(texts)
 
     def encoded(self, stats: EncodeStats) -> None:
         """Count a request that got its vectors."""
-        self._success.labels(_method(stats.texts)).inc()
+        self._success(_method(stats.texts)).inc()
         self._embed_success.inc(stats.texts)
         seconds = stages(stats) | {"total": stats.total_s}
         for stage, histogram in self._durations.items():
@@ -71,7 +73,7 @@ class TeMetrics:
     def failed(self, status: int) -> None:
         """Count a request that was refused, by its status."""
         if status in _FAILURES:
-            self._failure.labels(_FAILURES[status]).inc()
+            self._failure(_FAILURES[status]).inc()
 
     def ran(self, texts: int, tokens: int) -> None:
         """Count a batch; in any thread."""
