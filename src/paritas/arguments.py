@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import os
 from collections.abc import Sequence
@@ -85,6 +86,17 @@ def share(name: str, value: Any) -> None:
         return
     if not isinstance(value, Real) or isinstance(value, bool) or not 0 <= float(value) < 1:
         raise wrong(name, value, "0 or more and less than 1")
+
+
+def seconds(name: str, value: Any) -> float:
+    """Return a time of more than 0 seconds, as a float.
+
+    Raises:
+        InputError: anything else, also NaN and infinity.
+    """
+    if not isinstance(value, Real) or isinstance(value, bool) or not 0 < float(value) < math.inf:
+        raise wrong(name, value, "seconds, more than 0")
+    return float(value)
 
 
 def pathname(name: str, value: Any, expected: str) -> str:

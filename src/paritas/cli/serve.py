@@ -69,6 +69,14 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     show_default=True,
     help="Tokens that may wait for a model; beyond them a request gets 429.",
 )
+@click.option(
+    "--max-queue-seconds",
+    type=click.FloatRange(min=0.001),
+    callback=_finite,
+    default=10.0,
+    show_default=True,
+    help="Likewise, how long what waits may take at the rate of before.",
+)
 @click.option("--max-texts", type=click.IntRange(min=1), default=2048, show_default=True, help="A request.")
 @click.option(
     "--max-tokens",
@@ -104,6 +112,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     help="Seconds that accepted requests may take after that.",
 )
 @click.option(
+    "--niceness",
+    type=click.IntRange(0, 19),
+    default=10,
+    show_default=True,
+    help="Less urgent than answers are the threads that encode, by so much; also than other programs.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -122,6 +137,7 @@ def serve(
     port: int,
     api_keys: str | None,
     max_queue_tokens: int,
+    max_queue_seconds: float,
     max_texts: int,
     max_tokens: int,
     max_body_mb: int,
@@ -129,6 +145,7 @@ def serve(
     timeout: float,
     grace: float,
     drain: float,
+    niceness: int,
     log_format: LogFormat,
     log_requests: bool,
 ) -> None:
@@ -164,7 +181,9 @@ def serve(
             bundle,
             precision=precision,
             max_queue_tokens=max_queue_tokens,
+            max_queue_s=max_queue_seconds,
             max_call_tokens=max_tokens,
+            niceness=niceness,
         )
         for name, bundle in bundles.items()
     }

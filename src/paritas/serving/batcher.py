@@ -62,19 +62,19 @@ class _Turn:
 class Batcher:
     """Gathers requests of one encoder. May be used by many threads and event loops at once."""
 
-    def __init__(self, encoder: Encoder, max_queue_tokens: int) -> None:
+    def __init__(self, encoder: Encoder, max_queue_tokens: int, max_queue_s: float | None = None) -> None:
         """Take the encoder.
 
         Args:
             encoder: where batches run.
             max_queue_tokens: tokens that may wait; a request counts for at most a sixteenth of them.
+            max_queue_s: how long what waits may take, in seconds, by the rate of what ran before.
         """
-        self.encoder, self.max_queue_tokens = encoder, max_queue_tokens
+        self.encoder, self._max_queue_tokens, self._max_queue_s = encoder, max_queue_tokens, max_queue_s
         self.rate = Rate()
         # Held here: what was taken in ends, though the encoder be closed.
         self._scheduler: Scheduler | None = encoder.scheduler()
         self._max_batch_tokens = encoder.settings.max_batch_tokens
-        self._most_of_queue = max(1, max_queue_tokens // _MOST_OF_QUEUE)
         # One more than can run at a time: where a turn waits, the scheduler lets batches run side by side.
         self._most_turns = encoder.settings.workers + 1
         self._lock = threading.Lock()
@@ -88,8 +88,11 @@ class Batcher:
         self._by_key: dict[tuple[int, int], dict[Request, None]] = {}
         """The waiting requests that have texts of one length, in the order of arrival."""
         self._counted = self._left = 0
+        """Tokens that wait of requests that are not large, and all that wait and are tokenised."""
         self._requests: set[Request] = set()
         """Those that were taken in and have not ended."""
+        self._large: set[Request] = set()
+        """Of them, those that are large."""
         self.ran: Callable[[int, int], object] = lambda _texts, _tokens: None
         """Called after each batch with its texts and the tokens of each, in any thread."""
         self._closing: list[Callable[[], object]] = []
@@ -98,7 +101,8 @@ class Batcher:
     @property
     def queued_tokens(self) -> int:
         """Tokens that wait, as the bound counts them."""
-        return self._counted
+        with self._lock:
+            return self._queued(self._share(self._bound()))
 
     @property
     def calls(self) -> int:
@@ -120,18 +124,34 @@ class Batcher:
         """
         with self._lock:
             self.check_open()
-            request.large = request.tokens > self._most_of_queue
-            large = [other for other in self._requests if other.large] if request.large else []
-            if len(large) >= _MOST_LARGE:
+            bound = self._bound()
+            request.share = self._share(bound)
+            if request.tokens > request.share and len(self._large) >= _MOST_LARGE:
                 # They take turns, so the first to end has about as much before it as all of them.
-                tokens = len(large) * min(other.left for other in large)
-                self._refuse(f"{len(large)} large calls are under way, as many as may", tokens)
-            counted = min(request.tokens, self._most_of_queue)
-            if self._counted and self._counted + counted > self.max_queue_tokens:
-                what = f"{self._counted} tokens wait, and at most {self.max_queue_tokens} may"
-                self._refuse(what, self._counted)
+                tokens = len(self._large) * min(other.left for other in self._large)
+                self._refuse(f"{len(self._large)} large calls are under way, as many as may", tokens)
+            queued = self._queued(request.share)
+            if queued and queued + min(request.tokens, request.share) > bound:
+                self._refuse(f"{queued} tokens wait, and at most {bound} may", queued)
             self._requests.add(request)
+            if request.tokens > request.share:
+                self._large.add(request)
             self._count(request)
+
+    def _bound(self) -> int:
+        """Return how many tokens may wait by now; one batch always may."""
+        if self._max_queue_s is None or not self.rate.per_s:
+            return self._max_queue_tokens
+        in_time = int(self._max_queue_s * self.rate.per_s)
+        return min(self._max_queue_tokens, max(in_time, self._max_batch_tokens))
+
+    def _share(self, bound: int) -> int:
+        """Return for how many tokens a request counts at most."""
+        return max(1, bound // _MOST_OF_QUEUE)
+
+    def _queued(self, share: int) -> int:
+        # By the bound of now: it may have been wider when they came, and would be full of large ones alone.
+        return self._counted + sum(min(request.left, share) for request in self._large)
 
     def _refuse(self, what: str, tokens: int) -> NoReturn:
         """Raise an Overloaded that says how long so many tokens take."""
@@ -287,7 +307,7 @@ class Batcher:
     def _count(self, request: Request) -> None:
         """Count what waits of a request."""
         left = request.tokens - request.served if request in self._requests else 0
-        counted = min(left, self._most_of_queue)
+        counted = 0 if request in self._large else min(left, request.share)
         asked = left if request.arrival else 0
         self._counted += counted - request.counted
         self._left += asked - request.asked
@@ -305,6 +325,7 @@ class Batcher:
             if request not in self._requests:
                 return False
             self._requests.remove(request)
+            self._large.discard(request)
             if self._waiting.pop(request.arrival, None) is not None:
                 for length in request.waiting:
                     self._forget(request, request.key(length))

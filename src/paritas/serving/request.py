@@ -25,8 +25,8 @@ class Request:
         self.tokens = tokens
         """Of all distinct texts, which are all computed."""
         self.end = end
-        self.large = False
-        """It takes more than its share of the queue."""
+        self.share = 0
+        """For how many tokens it counts in the queue at most."""
         self.waiting: dict[int, NDArray[np.int64]] = {}
         """Rows that nobody has taken, by their tokens a text, the longest first."""
         self.unfinished = 0

