@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Response, get
+from litestar import Litestar, Response, get, route
 from litestar.enums import ScopeType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +17,7 @@ from msgspec import Struct
 from paritas import __version__
 from paritas.serving.answers import answer, described
 from paritas.serving.dialects import cohere, ollama, openai, own, search, tei
-from paritas.serving.keys import OPEN, Keys
+from paritas.serving.keys import PROBE, Keys
 from paritas.serving.logs import begin_request, log_request
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
@@ -76,12 +76,12 @@ class Readiness(Struct):
 
 
 def _probes(service: Service) -> list[Any]:
-    @get("/livez", opt={OPEN: True}, sync_to_thread=False, responses=described(Alive, Alive, []))
+    @route("/livez", **PROBE, sync_to_thread=False, responses=described(Alive, Alive, []))
     def livez() -> Response[bytes]:
         """Say that the process answers."""
         return answer({"alive": True})
 
-    @get("/readyz", opt={OPEN: True}, sync_to_thread=False, responses=described(Readiness, Readiness, [503]))
+    @route("/readyz", **PROBE, sync_to_thread=False, responses=described(Readiness, Readiness, [503]))
     def readyz() -> Response[bytes]:
         """Say whether all models are loaded, and which are not and why."""
         reasons = service.unready()

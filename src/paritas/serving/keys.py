@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from litestar.connection import ASGIConnection
+from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler
 
 from paritas.errors import InputError
@@ -19,6 +20,8 @@ OPEN = "without_key"
 """The key of a route's `opt` that lets anybody in: probes have no secrets."""
 BROWSER = "for_browsers"
 """The key of a route's `opt` that has browsers ask for the key, as the password of any name."""
+PROBE: dict[str, Any] = {"http_method": [HttpMethod.GET, HttpMethod.HEAD], "opt": {OPEN: True}}
+"""The options of a route that says how the server is; some who ask want no body."""
 
 
 class Keys:

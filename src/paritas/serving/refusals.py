@@ -123,6 +123,8 @@ def _of_framework(error: HTTPException) -> Refused:
     elif message == _NO_BODY:
         message = "the body is empty; expected a JSON object"
     param = str(extra[0]["key"]) if extra and extra[0].get("key", _BODY) != _BODY else None
-    return Refused(
+    told = Refused(
         kind, message.replace(f"{_BODY}: ", "the body: ", 1), param=param, status=error.status_code
     )
+    told.headers.update(error.headers or {})  # what a path allows, where it is another method
+    return told

@@ -186,3 +186,25 @@ def test_text_embeddings_inferences_figures_are_there(bert: Encoder) -> None:
         assert found[f"te_request{stage}_duration_count"] == 2
     assert found["te_request_duration_sum"] >= found["te_request_inference_duration_sum"] > 0
     assert found["te_request_input_length_count"] == 2
+
+
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/health"])
+def test_probes_may_ask_for_no_body(client: httpx2.Client, path: str) -> None:
+    asked = client.head(path)
+    assert (asked.status_code, asked.content) == (200, b"")
+    assert asked.headers["content-length"] == client.get(path).headers["content-length"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("GET", "/v1/embeddings", {"OPTIONS", "POST"}),
+        ("PUT", "/v1/models/org/mpnet", {"GET", "OPTIONS"}),
+        ("DELETE", "/livez", {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+def test_another_method_is_told_which_there_are(
+    client: httpx2.Client, method: str, path: str, allowed: set[str]
+) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, allowed)
