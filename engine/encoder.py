@@ -19,7 +19,7 @@ from paritas.engine.bundle.directory import FAMILIES, Bundle
 from paritas.engine.bundle.lookup import find
 from paritas.engine.loading import load_bundle
 from paritas.engine.options import EncoderOptions
-from paritas.engine.schedule.call import Call, Encoded
+from paritas.engine.schedule.call import Encoded, PooledCall, TokenCall
 from paritas.engine.schedule.job import Job
 from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
@@ -187,11 +187,36 @@ class Encoder:
         """
         return self.call(texts, role, out).submit(self.scheduler())
 
-    def call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None) -> Call:
+    def encode_tokens(self, texts: Iterable[Text], *, role: str) -> list[NDArray[np.float32]]:
+        """Return the vector of each token, before pooling: for late interaction, or pooling of your own.
+
+        Certificates are of pooled vectors and say nothing of these.
+
+        Args:
+            texts: as `encode` takes them.
+            role: likewise.
+
+        Returns:
+            For each text float32, (tokens, width), special tokens and the prompt's included.
+
+        Raises:
+            InputError: as `encode`, or the model pools the first token alone and computes no other.
+            BundleError, RunError: as `encode`.
+        """
+        vectors, self._local.stats = self.token_call(texts, role).encode(self.scheduler())
+        return vectors
+
+    def call(self, texts: Iterable[Text], role: str, out: NDArray[np.float32] | None = None) -> PooledCall:
         """Return what takes texts through the stages; arguments and errors as `encode`."""
-        tally = Tally()
-        distinct = Deduplicated(checked_texts(listed(texts), self.stages.tokenizer.role(role)))
-        return Call(self.stages, distinct, role, self._output(out, len(distinct)), tally)
+        distinct = self._distinct(texts, role)
+        return PooledCall(self.stages, distinct, role, self._output(out, len(distinct)))
+
+    def token_call(self, texts: Iterable[Text], role: str) -> TokenCall:
+        """Return what takes texts to their tokens' vectors; arguments and errors as `encode_tokens`."""
+        return TokenCall(self.stages, self._distinct(texts, role), role)
+
+    def _distinct(self, texts: Iterable[Text], role: str) -> Deduplicated:
+        return Deduplicated(checked_texts(listed(texts), self.stages.tokenizer.role(role)))
 
     def _output(self, out: NDArray[np.float32] | None, count: int) -> NDArray[np.float32]:
         shape = (count, self.dim)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,9 @@ from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
 from paritas.engine.tokenize.deduplicate import Deduplicated
 from paritas.engine.tokenize.tokenizer import CHUNK_BYTES, Text, TokenArrays, Tokenizer, Tokens
-from paritas.errors import RunError
+from paritas.errors import InputError, RunError
+
+R = TypeVar("R")
 
 # Texts that are planned together, while the next ones are tokenised. With so many, most batches are full and
 # their tokens take little memory.
@@ -29,11 +32,25 @@ WINDOW = 4096
 TOKENS_BYTES = 2 * 8 * WINDOW + CHUNK_BYTES
 
 
+_FIRST_ALONE = (
+    "this model pools the first token alone, so the last layer of its graph computes no other: there are no "
+    "vectors of tokens"
+)
+
+
 class Encoded(NamedTuple):
     """What a call returns."""
 
     vectors: NDArray[np.float32]
     """(texts, dim), in the order given."""
+    stats: EncodeStats
+
+
+class EncodedTokens(NamedTuple):
+    """What a call returns that keeps the vectors of tokens."""
+
+    vectors: list[NDArray[np.float32]]
+    """(tokens, width) of each text, in the order given, special tokens and the prompt included."""
     stats: EncodeStats
 
 
@@ -46,8 +63,8 @@ class Window(NamedTuple):
     counts: NDArray[np.int64]
     """How often each was given, (texts,)."""
     texts: Sequence[Text]
-    prompt_tokens: int
-    """Tokens at the beginning of each text that are not pooled."""
+    prompt_tokens: int | None
+    """Tokens at the beginning of each text that are not pooled; None where nothing is pooled."""
 
     @classmethod
     def joined(cls, windows: Sequence[Window]) -> Window:
@@ -90,53 +107,56 @@ class Stages:
             raise _blamed(error, window, batch, session) from error
 
     def run(
-        self, tokens: TokenArrays, prompt_tokens: int, session: Session
+        self, tokens: TokenArrays, prompt_tokens: int | None, session: Session
     ) -> tuple[NDArray[np.float32], float]:
         """Run texts that lie side by side, pool and normalise.
 
         Args:
             tokens: as `Tokens.arrays` returns them, (batch, length).
-            prompt_tokens: at the beginning of each text, that are not pooled.
+            prompt_tokens: at the beginning of each text, that are not pooled; None: pool nothing.
             session: where they run.
 
         Returns:
-            float32, (batch, dim), and the seconds in onnxruntime.
+            float32, (batch, dim), or (batch, length, width) of what is not pooled, and the seconds in
+            onnxruntime.
 
         Raises:
             RunError: onnxruntime cannot run them.
+            InputError: there are no tokens' vectors.
         """
         begun = time.perf_counter()
         hidden = session.run(*tokens)
         run_s = time.perf_counter() - begun
+        if prompt_tokens is None:
+            if hidden.shape[1] != tokens.input_ids.shape[1]:
+                raise InputError(_FIRST_ALONE)
+            return np.asarray(hidden, np.float32), run_s
         pooled = self.head(hidden, tokens.attention_mask, prompt_tokens=prompt_tokens)
         return cut(pooled, self.dim, normalized=self.contract.normalize), run_s
 
 
-class Call:
-    """Texts of one role on their way, and the array their vectors go to."""
+class Call(ABC, Generic[R]):
+    """Texts of one role on their way."""
 
-    def __init__(
-        self, stages: Stages, texts: Deduplicated, role: str, vectors: NDArray[np.float32], tally: Tally
-    ) -> None:
+    def __init__(self, stages: Stages, texts: Deduplicated, role: str) -> None:
         """Begin.
 
         Args:
             stages: the encoder's.
             texts: as `checked_texts` yields them, each distinct one once.
             role: of all of them.
-            vectors: float32, (texts, dim), to be filled.
-            tally: what was done so far.
         """
-        self._stages, self._role, self._vectors, self.tally = stages, role, vectors, tally
-        self._texts = texts
-        tally.add(texts=len(texts))
+        self._stages, self._texts, self._role = stages, texts, role
+        self.tally = Tally()
+        """What was done so far."""
+        self.tally.add(texts=len(texts))
 
     @property
     def distinct(self) -> int:
         """How many different texts there are."""
         return len(self._texts.distinct)
 
-    def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> Encoded:
+    def encode(self, scheduler: Scheduler, watch: Callable[[Job[None]], object] = Job.result) -> R:
         """Run all of it, tokenising each window while the one before it runs.
 
         Args:
@@ -172,7 +192,7 @@ class Call:
         one = len(batches) == 1 and len(window.texts) == len(self._texts.distinct)
         return one and scheduler.run_exclusive(batches[0], run)
 
-    def submit(self, scheduler: Scheduler) -> Job[Encoded]:
+    def submit(self, scheduler: Scheduler) -> Job[R]:
         """Tokenise all of it here and now, and return what runs the rest."""
         texts = self._texts.distinct
         window = self.window(slice(0, len(texts)))
@@ -185,16 +205,19 @@ class Call:
     def window(self, part: slice) -> Window:
         """Tokenise some of the distinct texts."""
         begun = time.perf_counter()
-        tokenizer, contract = self._stages.tokenizer, self._stages.contract
         texts, counts = self._texts.distinct[part], self._texts.counts[part]
-        prompt_tokens = 0 if contract.pool_prompt else tokenizer.prompt_tokens(self._role)
-        tokens = tokenizer.encode(texts, self._role)
+        prompt_tokens = self._prompt_tokens()
+        tokens = self._stages.tokenizer.encode(texts, self._role)
         self.tally.add(
             tokens=int(tokens.lengths.sum()),
             truncated=int(counts[tokens.truncated].sum()),
             tokenize_s=time.perf_counter() - begun,
         )
         return Window(tokens, self._texts.rows[part], counts, texts, prompt_tokens)
+
+    def _prompt_tokens(self) -> int | None:
+        """Return what `Window` holds."""
+        return 0 if self._stages.contract.pool_prompt else self._stages.tokenizer.prompt_tokens(self._role)
 
     def _run(self, window: Window, session: Session, batch: Batch) -> None:
         begun = time.perf_counter()
@@ -204,8 +227,8 @@ class Call:
     def store(
         self, window: Window, batch: Batch, vectors: NDArray[np.float32], *, run_s: float, pool_s: float
     ) -> None:
-        """Take the vectors of a batch, (batch, dim), and the seconds that were spent on them."""
-        self._vectors[window.rows[batch.rows]] = vectors
+        """Take what `Stages.run` returned for a batch, and the seconds that were spent on it."""
+        self._keep(window, batch, vectors)
         self.tally.add(
             batches=1,
             done=int(window.counts[batch.rows].sum()),
@@ -214,10 +237,56 @@ class Call:
             pool_s=pool_s,
         )
 
-    def finish(self) -> Encoded:
+    @abstractmethod
+    def _keep(self, window: Window, batch: Batch, vectors: NDArray[np.float32]) -> None:
+        """Take the vectors of a batch."""
+
+    @abstractmethod
+    def finish(self) -> R:
         """Return all vectors, those of repeated texts too, and what was done."""
+
+
+class PooledCall(Call[Encoded]):
+    """One vector a text, in an array."""
+
+    def __init__(self, stages: Stages, texts: Deduplicated, role: str, vectors: NDArray[np.float32]) -> None:
+        """Begin, with the array to be filled: float32, (texts, dim)."""
+        super().__init__(stages, texts, role)
+        self._vectors = vectors
+
+    def _keep(self, window: Window, batch: Batch, vectors: NDArray[np.float32]) -> None:
+        self._vectors[window.rows[batch.rows]] = vectors
+
+    def finish(self) -> Encoded:
+        """As `Call.finish`."""
         self._texts.fill(self._vectors)
         return Encoded(self._vectors, self.tally.stats())
+
+
+class TokenCall(Call[EncodedTokens]):
+    """One vector a token, in an array for each text."""
+
+    def __init__(self, stages: Stages, texts: Deduplicated, role: str) -> None:
+        """Begin, as `Call`."""
+        super().__init__(stages, texts, role)
+        self._vectors: dict[int, NDArray[np.float32]] = {}
+        """By the first place of their text."""
+
+    def _prompt_tokens(self) -> int | None:
+        return None
+
+    def _keep(self, window: Window, batch: Batch, vectors: NDArray[np.float32]) -> None:
+        lengths = window.tokens.lengths[batch.rows]
+        for place, length, own in zip(window.rows[batch.rows], lengths, vectors, strict=True):
+            self._vectors[int(place)] = own[:length].copy()  # a view would hold the whole batch
+
+    def finish(self) -> EncodedTokens:
+        """As `Call.finish`."""
+        vectors = [
+            self._vectors[first] if first == place else self._vectors[first].copy()
+            for place, first in enumerate(self._texts.first.tolist())
+        ]
+        return EncodedTokens(vectors, self.tally.stats())
 
 
 def _blamed(error: RunError, window: Window, batch: Batch, session: Session) -> RunError:

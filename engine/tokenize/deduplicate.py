@@ -42,6 +42,11 @@ class Deduplicated:
         """Return how many texts there are, repeated ones counted each time."""
         return len(self._numbers)
 
+    @property
+    def first(self) -> NDArray[np.int64]:
+        """For each text the first place where an equal one stands, (texts,)."""
+        return self.rows[self._numbers]
+
     def fill(self, vectors: NDArray[Any]) -> None:
         """Copy the rows at the first places to the others; in place, (texts, dim)."""
         if len(self.distinct) == len(self):

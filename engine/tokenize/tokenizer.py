@@ -92,6 +92,19 @@ class Tokens:
         return np.cumsum(self.lengths) - self.lengths
 
 
+class Piece(NamedTuple):
+    """A token and its place in a text."""
+
+    id: int
+    text: str
+    """What of the text it stands for; a special token's own name."""
+    special: bool
+    """The tokenizer added it."""
+    start: int
+    stop: int
+    """Characters of the text, or of its side of a pair; both 0 for a special token."""
+
+
 class Tokenizer:
     """A bundle's tokenizer. May be used by many threads at once."""
 
@@ -175,6 +188,29 @@ class Tokenizer:
             [_tokens(encode(part, rule.prompt)) for part in _chunks(texts, rule.max_length)]
         )
 
+    def pieces(self, texts: Sequence[object], role: str, *, special: bool = True) -> list[list[Piece]]:
+        """Return the tokens of texts with their places, the prompt in front, nothing cut off.
+
+        Args:
+            texts: as `check_texts` takes them; of any length, so their tokens may take any memory.
+            role: how they are tokenised.
+            special: with the tokens that the tokenizer adds.
+
+        Raises:
+            InputError: unknown role, or as `check_texts`.
+        """
+        rule = self.role(role)
+        checked = check_texts(texts, rule)
+        whole = [rule.prompt + text if isinstance(text, str) else text for text in checked]
+        encodings = self._uncut.encode_batch(whole, add_special_tokens=special)
+        return [_pieces(text, encoding) for text, encoding in zip(whole, encodings, strict=True)]
+
+    @cached_property
+    def _uncut(self) -> tokenizers.Tokenizer:
+        uncut = tokenizers.Tokenizer.from_str(next(iter(self._by_length.values())).to_str())
+        uncut.no_truncation()
+        return uncut
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, special tokens left out; tokenised again it has the same, as a rule.
 
@@ -196,6 +232,17 @@ class Tokenizer:
             return 0
         ids = self.encode([""], role).input_ids
         return len(ids) - int(int(ids[-1]) in self._special)
+
+
+def _pieces(text: Text, encoding: tokenizers.Encoding) -> list[Piece]:
+    sides = (text,) if isinstance(text, str) else text
+    tokens = zip(encoding.ids, encoding.tokens, encoding.sequence_ids, encoding.offsets, strict=True)
+    return [
+        Piece(number, name, special=True, start=0, stop=0)
+        if side is None
+        else Piece(number, sides[side][start:stop], special=False, start=start, stop=stop)
+        for number, name, side, (start, stop) in tokens
+    ]
 
 
 def _chunks(texts: Sequence[Text], max_length: int) -> Iterator[Sequence[Text]]:

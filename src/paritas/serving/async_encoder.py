@@ -9,18 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from paritas.arguments import seconds, whole_number, wrong
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
-from paritas.engine.schedule.call import Call, Encoded, Window
+from paritas.engine.schedule.call import Call, Encoded, EncodedTokens, Window
 from paritas.engine.tokenize.inputs import listed
 from paritas.engine.tokenize.tokenizer import Text
 from paritas.errors import InputError, TooManyTokensError
 from paritas.serving.batcher import Batcher
 from paritas.serving.priority import called_at, lower_priority
 from paritas.serving.request import Request
+
+R = TypeVar("R", Encoded, EncodedTokens)
 
 MAX_QUEUE_TOKENS = 131_072
 """512 texts of 256 tokens."""
@@ -141,35 +143,64 @@ class AsyncEncoder:
             BundleError: the encoder was closed, or loaded before this process was forked.
             RunError: onnxruntime cannot run a text; the message gives its place.
         """
+        return await self._result(self.encoder.call, texts, role, self._max_call_tokens)
+
+    async def encode_tokens(
+        self, texts: Iterable[Text], *, role: str, max_tokens: int | None = None
+    ) -> EncodedTokens:
+        """Return the vector of each token, before pooling, and what was done; see `Encoder.encode_tokens`.
+
+        Args:
+            texts: as `encode` takes them.
+            role: likewise.
+            max_tokens: tokens that this call may have; as many as any call where None.
+
+        Returns:
+            `vectors`, for each text float32, (tokens, width), and `stats`.
+
+        Raises:
+            InputError: as `encode`, or the model pools the first token alone and computes no other.
+            Overloaded, TooManyTokensError, BundleError, RunError: as `encode`.
+        """
+        bounds = [bound for bound in (max_tokens, self._max_call_tokens) if bound is not None]
+        return await self._result(self.encoder.token_call, texts, role, min(bounds, default=None))
+
+    async def _result(
+        self,
+        begin: Callable[[Sequence[Any], str], Call[R]],
+        texts: Iterable[Text],
+        role: str,
+        most: int | None,
+    ) -> R:
+        """Take a call of at most so many tokens through the batcher."""
         self._batcher.check_open()
         rule, texts = self.encoder.stages.tokenizer.role(role), listed(texts)
         if not texts:
-            return self.encoder.call(texts, role, None).finish()
-        ended: asyncio.Future[Encoded] = asyncio.get_running_loop().create_future()
+            return begin(texts, role).finish()
+        ended: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         request = Request(_about(texts, rule.max_length), partial(_tell, ended))
         self._batcher.admit(request)
         try:
             if _is_short(texts):
-                call = self.encoder.call(texts, role, None)
+                call = begin(texts, role)
                 request.tokenized(call, call.window(slice(None)))
             else:
-                request.tokenized(*await self._tokenized_apart(texts, role))
-            self._check_tokens(request.tokens)
+                request.tokenized(*await self._tokenized_apart(begin, texts, role))
+            if most is not None and request.tokens > most:
+                message = f"{request.tokens} tokens; expected {most} or fewer a call: send it in parts"
+                raise TooManyTokensError(message)
             self._batcher.start(request)
             return await ended
         except BaseException:
             self._batcher.drop(request)
             raise
 
-    def _check_tokens(self, tokens: int) -> None:
-        most = self._max_call_tokens
-        if most is not None and tokens > most:
-            raise TooManyTokensError(f"{tokens} tokens; expected {most} or fewer a call: send it in parts")
-
-    async def _tokenized_apart(self, texts: Sequence[Any], role: str) -> tuple[Call, Window]:
+    async def _tokenized_apart(
+        self, begin: Callable[[Sequence[Any], str], Call[R]], texts: Sequence[Any], role: str
+    ) -> tuple[Call[R], Window]:
         """Tokenise beside the event loop, in parts, so that calls take turns at it."""
         run = partial(asyncio.get_running_loop().run_in_executor, self._tokenizing)
-        call = await run(self.encoder.call, texts, role, None)
+        call = await run(begin, texts, role)
         parts = [slice(start, start + _PART) for start in range(0, call.distinct, _PART)]
         return call, Window.joined([await run(call.window, part) for part in parts])
 

@@ -33,7 +33,7 @@ from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.tokenize.tokenizer import TokenArrays
 from paritas.errors import BundleError, Overloaded, RunError
 from paritas.serving.rate import Rate
-from paritas.serving.request import Outcome, Request
+from paritas.serving.request import Key, Outcome, Request
 
 # Every so many batches the request that waited longest comes first.
 _OLDEST_EVERY = 4
@@ -85,7 +85,7 @@ class Batcher:
         """Those with texts that nobody has taken, by arrival; first the one that was served longest ago."""
         self._least_served: list[tuple[int, int]] = []
         """A heap of (served, arrival); entries of what was served or ended since are stale."""
-        self._by_key: dict[tuple[int, int], dict[Request, None]] = {}
+        self._by_key: dict[Key, dict[Request, None]] = {}
         """The waiting requests that have texts of one length, in the order of arrival."""
         self._counted = self._left = 0
         """Tokens that wait of requests that are not large, and all that wait and are tokenised."""
@@ -293,7 +293,7 @@ class Batcher:
             self._least_served = list(filter(self._is_fresh, self._least_served))
             heapq.heapify(self._least_served)
 
-    def _taken(self, request: Request, key: tuple[int, int]) -> None:
+    def _taken(self, request: Request, key: Key) -> None:
         """Note that rows of a request were taken."""
         if key[0] not in request.waiting:
             self._forget(request, key)
@@ -313,7 +313,7 @@ class Batcher:
         self._left += asked - request.asked
         request.left, request.counted, request.asked = left, counted, asked
 
-    def _forget(self, request: Request, key: tuple[int, int]) -> None:
+    def _forget(self, request: Request, key: Key) -> None:
         alike = self._by_key[key]
         del alike[request]
         if not alike:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas.engine.schedule.call import Call, Encoded, Window
+from paritas.engine.schedule.call import Call, Encoded, EncodedTokens, Window
 
-Outcome = Encoded | BaseException
+Key = tuple[int, int | None]
+"""What texts of one batch have in common: their tokens, and those of them that are not pooled."""
+
+Outcome = Encoded | EncodedTokens | BaseException
 
 
 class Request:
@@ -36,10 +39,10 @@ class Request:
         self.left = self.counted = self.asked = 0
         """Tokens that wait; of them, those that count in the queue, and those that are tokenised by now."""
         self.arrival = 0
-        self.call: Call
+        self.call: Call[Encoded] | Call[EncodedTokens]
         self.window: Window
 
-    def tokenized(self, call: Call, window: Window) -> None:
+    def tokenized(self, call: Call[Encoded] | Call[EncodedTokens], window: Window) -> None:
         """Take the tokens of all distinct texts."""
         self.call, self.window = call, window
         lengths = window.tokens.lengths
@@ -58,7 +61,7 @@ class Request:
         self.served += len(taken) * length
         return taken
 
-    def key(self, length: int) -> tuple[int, int]:
+    def key(self, length: int) -> Key:
         """Return what texts of one batch have in common."""
         return length, self.window.prompt_tokens
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from litestar import Request
@@ -13,6 +14,7 @@ from msgspec import Struct
 
 from paritas.engine.index import Hit
 from paritas.engine.pool.head import Vectors, cut
+from paritas.engine.schedule.call import Encoded, EncodedTokens
 from paritas.engine.schedule.stats import EncodeStats
 from paritas.errors import ParitasError, VectorIndexError
 from paritas.serving.async_encoder import AsyncEncoder
@@ -30,6 +32,10 @@ MOST_ANSWERS = 10_000
 """Documents that a request may ask for."""
 
 T = TypeVar("T")
+R = TypeVar("R", Encoded, EncodedTokens)
+
+MOST_TOKEN_VECTORS = 8192
+"""Tokens that a request for their vectors may have: 70 MB of JSON at 768 channels."""
 
 Load = Callable[[], AsyncEncoder]
 
@@ -178,41 +184,91 @@ class Service:
             Refused: no such model, over a limit, or its client is gone.
             ParitasError: as `AsyncEncoder.encode`.
         """
-        name, named_role, encoder = self.find(model)
-        if not texts:
-            raise Refused("bad_request", "there are no texts; expected one or more", param="input")
-        if len(texts) > self.limits.max_texts:
-            message = f"{len(texts)} texts; expected {self.limits.max_texts} or fewer a request"
-            raise Refused("too_large", message, param="input")
+        name, _, encoder = self.find(model)
         if dimensions is not None and not 1 <= dimensions <= encoder.dim:
             message = f"dimensions is {dimensions}; expected 1 to {encoder.dim}"
             raise Refused("bad_request", message, param="dimensions")
+        vectors, stats = await self._encoded(request, model, texts, encoder.encode, role, truncation)
+        if dimensions is not None:
+            vectors = cut(vectors, dimensions, normalized=encoder.encoder.contract.normalize)
+        return Embedded(name, vectors, stats)
+
+    async def embed_tokens(
+        self,
+        request: Request[Any, Any, Any],
+        model: str,
+        texts: Sequence[Any],
+        *,
+        role: str | None = None,
+        truncation: Truncation = None,
+    ) -> EncodedTokens:
+        """Return the vectors of each token, before pooling; arguments and errors as `embed`.
+
+        Raises:
+            InputError: the model computes the vector of the first token alone.
+        """
+        _, _, encoder = self.find(model)
+        encode = partial(encoder.encode_tokens, max_tokens=MOST_TOKEN_VECTORS)
+        return await self._encoded(request, model, texts, encode, role, truncation)
+
+    async def _encoded(
+        self,
+        request: Request[Any, Any, Any],
+        model: str,
+        texts: Sequence[Any],
+        encode: Callable[..., Awaitable[R]],
+        role: str | None,
+        truncation: Truncation,
+    ) -> R:
+        """Check what was asked for, and return what the encoder makes of it."""
+        name, named_role, encoder = self.find(model)
+        self.check_count(texts)
         if role is not None and named_role not in ("", role):
             raise Refused("bad_request", f"the model's name says {named_role!r}, role {role!r}", param="role")
-        role = named_role or default_role(encoder) if role is None else role
-        roles = encoder.encoder.contract.roles
-        if role not in roles:
-            raise Refused("bad_request", f"{name} has no role {role!r}, but {', '.join(roles)}", param="role")
-        side = encoder.encoder.contract.truncation_side
-        if truncation not in (None, "error", side):
+        rule = self.role(name, named_role or role)
+        contract = encoder.encoder.contract
+        if truncation not in (None, "error", contract.truncation_side):
+            side = contract.truncation_side
             message = f"{name} cuts texts on the {side}, not on the {truncation}; leave that out"
             raise Refused("bad_request", message, param="truncate")
         self.metrics.begun(len(texts))
         try:
             async with asyncio.timeout(self.limits.timeout_s):
-                vectors, stats = await _while_connected(request, encoder.encode(texts, role=role))
+                encoded = await _while_connected(request, encode(texts, role=rule))
         except TimeoutError:
             message = f"no vectors within {self.limits.timeout_s:g} s; send fewer texts, or later"
             raise Refused("timeout", message) from None
+        stats = encoded.stats
         self.metrics.encoded(name, stats)
         note(name, stats)
         if truncation == "error" and stats.truncated:
-            most = roles[role].max_length
+            most = contract.roles[rule].max_length
             message = f"{stats.truncated} texts have more than {most} tokens; shorten them, or have them cut"
             raise Refused("too_large", message, param="input")
-        if dimensions is not None:
-            vectors = cut(vectors, dimensions, normalized=encoder.encoder.contract.normalize)
-        return Embedded(name, vectors, stats)
+        return encoded
+
+    def check_count(self, texts: Sequence[Any]) -> None:
+        """Raise a Refused where there are no texts, or more than a request may have."""
+        if not texts:
+            raise Refused("bad_request", "there are no texts; expected one or more", param="input")
+        if len(texts) > self.limits.max_texts:
+            message = f"{len(texts)} texts; expected {self.limits.max_texts} or fewer a request"
+            raise Refused("too_large", message, param="input")
+
+    def role(self, model: str, role: str | None) -> str:
+        """Return a role of a model, the default one where it is not given.
+
+        Raises:
+            Refused: the model has no such role.
+        """
+        _, _, encoder = self.find(model)
+        roles = encoder.encoder.contract.roles
+        role = default_role(encoder) if role is None else role
+        if role not in roles:
+            raise Refused(
+                "bad_request", f"{model} has no role {role!r}, but {', '.join(roles)}", param="role"
+            )
+        return role
 
     async def search(
         self, request: Request[Any, Any, Any], queries: Sequence[str], k: int, *, role: str | None = None

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.schedule import call
 from paritas.errors import InputError, ShapeError
@@ -214,3 +215,34 @@ def test_progress_goes_to_standard_error(mpnet: Encoder, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "35/35" in captured.err
+
+
+# The vectors of tokens.
+
+
+def test_the_mean_of_the_tokens_is_the_texts_vector(bundles: dict[str, Bundle]) -> None:
+    texts = ["the river", "a city in the north", "", "the river"]
+    for padding in (0.0, 0.9):
+        with Encoder(bundles["tiny-mpnet"], max_padding=padding) as encoder:
+            found = encoder.encode_tokens(iter(texts), role="query")
+            stats = encoder.last_stats
+            lengths = encoder.stages.tokenizer.encode(texts, "query").lengths
+            means = np.stack([vectors.mean(axis=0) for vectors in found])
+            expected = encoder.encode(texts, role="query")
+        assert [len(vectors) for vectors in found] == lengths.tolist()
+        assert stats is not None
+        assert (stats.texts, stats.tokens) == (4, int(lengths[:3].sum()))
+        assert found[0] is not found[3]
+        assert np.array_equal(found[0], found[3])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        assert np.allclose(means, expected, atol=1e-6)
+
+
+def test_no_texts_have_no_tokens(mpnet: Encoder) -> None:
+    assert mpnet.encode_tokens([], role="query") == []
+
+
+def test_a_graph_of_the_first_token_alone_has_no_vectors_of_tokens(bert: Encoder) -> None:
+    with pytest.raises(InputError, match="there are no vectors of tokens"):
+        bert.encode_tokens(["the river"], role="query")
+    assert bert.encode(["the river"], role="query").shape == (1, 16)

@@ -1,17 +1,22 @@
-"""The dialect of text-embeddings-inference: `/embed`, also at `/` and `/invocations`, `/info`, `/health`."""
+"""The dialect of text-embeddings-inference: `/embed` and what is beside it.
+
+`/embed` is at `/` and `/invocations` too.
+"""
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Literal
 
-from litestar import Request, Response, Router, get, post
+from litestar import Request, Response, Router, get, post, route
 from litestar.params import JSONBody
 from msgspec import Struct
 
 from paritas import __version__
 from paritas.engine.pool.pooling import normalize
+from paritas.engine.tokenize.tokenizer import Piece
 from paritas.serving.answers import answer, described, truncation, written
-from paritas.serving.keys import OPEN
+from paritas.serving.keys import PROBE
 from paritas.serving.refusals import Kind, Refused, refused
 from paritas.serving.service import Service, Truncation
 from paritas.serving.token_input import as_texts
@@ -25,6 +30,9 @@ _TYPES: dict[Kind, str] = {
 # What is wrong with the inputs, text-embeddings-inference says with 422; a failed backend with 424.
 _STATUS = {400: 422, 500: 424}
 
+
+MOST_CHARACTERS = 1_000_000
+"""Characters that may be tokenised a request: some 20 MB of JSON."""
 
 Direction = Literal["right", "left", "Right", "Left"]
 
@@ -44,6 +52,43 @@ class EmbedRequest(Struct):
     """A role of the model, such as query or passage."""
     dimensions: int | None = None
     """Channels to keep of each vector."""
+
+
+class EmbedAllRequest(Struct):
+    """The body of `POST /embed_all`."""
+
+    inputs: str | list[str | int | list[int]]
+    """A text, or several; token ids where the server takes them."""
+    truncate: bool | None = None
+    """As for `POST /embed`."""
+    truncation_direction: Direction | None = None
+    """As for `POST /embed`."""
+    prompt_name: str | None = None
+    """A role of the model, such as query or passage."""
+
+
+class TokenizeRequest(Struct):
+    """The body of `POST /tokenize`."""
+
+    inputs: str | list[str]
+    """A text, or several."""
+    add_special_tokens: bool = True
+    """With the tokens that the model's tokenizer adds."""
+    prompt_name: str | None = None
+    """A role of the model, whose prompt stands in front."""
+
+
+class SimpleToken(Struct):
+    """A token of a text."""
+
+    id: int
+    text: str
+    """What of the text it stands for; a special token's own name."""
+    special: bool
+    """The tokenizer added it."""
+    start: int | None
+    stop: int | None
+    """Characters of the text, with the role's prompt in front; null for a special token."""
 
 
 class Info(Struct):
@@ -96,6 +141,34 @@ def router(service: Service) -> Router:
         vectors = normalize(got.vectors) if data.normalize and not contract.normalize else got.vectors
         return answer(written(vectors, "float"), headers=truncation(got.stats))
 
+    @post("/embed_all", status_code=200, responses=described(list[list[list[float]]], TeiError, _REFUSALS))
+    async def embed_all(data: JSONBody[EmbedAllRequest], request: Request[Any, Any, Any]) -> Response[bytes]:
+        """Return the vector of each token, before pooling, by the first model."""
+        _, _, encoder = service.find("")
+        got = await service.embed_tokens(
+            request,
+            "",
+            as_texts(data.inputs, service.decode, encoder.encoder.stages.tokenizer, "inputs"),
+            role=data.prompt_name,
+            truncation="error" if data.truncate is False else _side(data.truncation_direction),
+        )
+        return answer(got.vectors, headers=truncation(got.stats))
+
+    @post("/tokenize", status_code=200, responses=described(list[list[SimpleToken]], TeiError, _REFUSALS))
+    async def tokenize(data: JSONBody[TokenizeRequest]) -> Response[bytes]:
+        """Return the tokens of texts, by the first model; nothing is cut off."""
+        texts = [data.inputs] if isinstance(data.inputs, str) else data.inputs
+        service.check_count(texts)
+        characters = sum(map(len, texts))
+        if characters > MOST_CHARACTERS:
+            message = f"{characters} characters; expected {MOST_CHARACTERS} or fewer a request"
+            raise Refused("too_large", message, param="inputs")
+        name, _, encoder = service.find("")
+        pieces = encoder.encoder.stages.tokenizer.pieces
+        role = service.role(name, data.prompt_name)
+        found = await asyncio.to_thread(pieces, texts, role, special=data.add_special_tokens)
+        return answer([[_token(piece) for piece in text] for text in found])
+
     @get("/info", responses=described(Info, TeiError, [401, 503]))
     async def info() -> Response[bytes]:
         """Return what is served."""
@@ -116,7 +189,7 @@ def router(service: Service) -> Router:
             }
         )
 
-    @get("/health", opt={OPEN: True}, responses=described(dict[str, str], TeiError, [503]))
+    @route("/health", **PROBE, responses=described(dict[str, str], TeiError, [503]))
     async def health() -> Response[bytes]:
         """Say whether all models are ready."""
         reasons = "; ".join(f"{name}: {reason}" for name, reason in service.unready().items())
@@ -126,10 +199,15 @@ def router(service: Service) -> Router:
 
     return Router(
         "/",
-        route_handlers=[embed, info, health],
+        route_handlers=[embed, embed_all, tokenize, info, health],
         exception_handlers={Exception: told},
         tags=["text-embeddings-inference"],
     )
+
+
+def _token(piece: Piece) -> dict[str, object]:
+    places = {"start": None, "stop": None} if piece.special else {"start": piece.start, "stop": piece.stop}
+    return {"id": piece.id, "text": piece.text, "special": piece.special, **places}
 
 
 def _side(direction: Direction | None) -> Truncation:
