@@ -9,6 +9,7 @@ import asyncio
 from typing import Any, Literal
 
 from litestar import Request, Response, Router, get, post, route
+from litestar.handlers import HTTPRouteHandler
 from litestar.params import JSONBody
 from msgspec import Struct
 
@@ -119,7 +120,15 @@ _REFUSALS = (401, 413, 422, 424, 429, 503, 504)
 
 def router(service: Service) -> Router:
     """Return the dialect's routes."""
+    return Router(
+        "/",
+        route_handlers=[*_vectors(service), *_facts(service)],
+        exception_handlers={Exception: told},
+        tags=["text-embeddings-inference"],
+    )
 
+
+def _vectors(service: Service) -> list[HTTPRouteHandler]:
     @post(
         ["/embed", "/", "/invocations"],
         status_code=200,
@@ -154,6 +163,10 @@ def router(service: Service) -> Router:
         )
         return answer(got.vectors, headers=truncation(got.stats))
 
+    return [embed, embed_all]
+
+
+def _facts(service: Service) -> list[HTTPRouteHandler]:
     @post("/tokenize", status_code=200, responses=described(list[list[SimpleToken]], TeiError, _REFUSALS))
     async def tokenize(data: JSONBody[TokenizeRequest]) -> Response[bytes]:
         """Return the tokens of texts, by the first model; nothing is cut off."""
@@ -197,12 +210,7 @@ def router(service: Service) -> Router:
             raise Refused("not_ready", reasons)
         return answer({})
 
-    return Router(
-        "/",
-        route_handlers=[embed, embed_all, tokenize, info, health],
-        exception_handlers={Exception: told},
-        tags=["text-embeddings-inference"],
-    )
+    return [tokenize, info, health]
 
 
 def _token(piece: Piece) -> dict[str, object]:
