@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 import click
@@ -119,6 +122,13 @@ def _finite(_context: click.Context, option: click.Parameter, value: float) -> f
     help="Less urgent than answers are the threads that encode, by so much; also than other programs.",
 )
 @click.option(
+    "--processes",
+    type=click.IntRange(1, 512),
+    default=1,
+    show_default=True,
+    help="Each with its part of the CPUs, for more short requests a second than one process answers. Linux.",
+)
+@click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
     default="text",
@@ -146,6 +156,7 @@ def serve(
     grace: float,
     drain: float,
     niceness: int,
+    processes: int,
     log_format: LogFormat,
     log_requests: bool,
 ) -> None:
@@ -158,10 +169,13 @@ def serve(
     paritas serve all-MiniLM-L6-v2 --index corpus.index
     paritas serve all-MiniLM-L6-v2 all-mpnet-base-v2 --precision int8 --host 0.0.0.0 --api-keys keys.txt
     """
+    figures = _figures_of(processes)
     try:
         from paritas.serving import logs, server
         from paritas.serving.app import application
         from paritas.serving.keys import read_keys
+        from paritas.serving.metrics import Metrics
+        from paritas.serving.processes import Supervisor
         from paritas.serving.service import Limits, Service
         from paritas.serving.token_input import decoder
     except ModuleNotFoundError as error:
@@ -171,6 +185,7 @@ def serve(
             f"{error.name} is not installed; type: pip install 'paritas[cpu,serve]'"
         ) from error
     from paritas import AsyncEncoder
+    from paritas.engine.runtime.cpus import available_cpus
 
     keys = read_keys(Path(api_keys) if api_keys is not None else None, os.environ.get(_KEYS))
     bundles = _bundles(models, models_)
@@ -184,19 +199,46 @@ def serve(
             max_queue_s=max_queue_seconds,
             max_call_tokens=max_tokens,
             niceness=niceness,
+            threads=None if processes == 1 else max(1, available_cpus() // processes),
         )
         for name, bundle in bundles.items()
     }
     searcher = _searcher(index_, bundles) if index_ is not None else None
-    service = Service(loads, limits, searcher=searcher, decode=decoder(token_input))
+    metrics = Metrics(Path(figures.name) if figures is not None else None)
+    service = Service(loads, limits, searcher=searcher, decode=decoder(token_input), metrics=metrics)
     options = server.ServerOptions(
         host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
     )
+    listening = server.listen(options)
     logs.configure(log_format, requests=log_requests)
     address = f"[{host}]" if ":" in host else host
     pages = "the API is described at /docs" + (", the page to search is /search" if searcher else "")
     note(f"serving {', '.join(bundles)} on http://{address}:{port}; {pages}")
-    server.serve(application(service, keys), service, options)
+
+    def run() -> None:
+        app = application(service, keys, load_first=processes > 1)
+        server.serve(app, service, options, listening)
+
+    with listening, figures or nullcontext():
+        if processes == 1:
+            run()
+        else:
+            Supervisor(run, processes, metrics.died).run()
+
+
+def _figures_of(processes: int) -> TemporaryDirectory[str] | None:
+    """Return where several processes write their figures; Prometheus's library must know before it is there.
+
+    Raises:
+        InputError: this system cannot run several.
+    """
+    if processes == 1:
+        return None
+    if sys.platform != "linux":
+        raise InputError(f"--processes {processes}: works on Linux alone; start a server a port instead")
+    figures = TemporaryDirectory(prefix="paritas-figures-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = figures.name
+    return figures
 
 
 def _bundles(models: Models, names: Sequence[str]) -> dict[str, Path]:

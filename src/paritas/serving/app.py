@@ -30,17 +30,20 @@ _DIALECTS = (own, openai, tei, cohere, ollama)
 _BODY_S = 30.0
 
 
-def application(service: Service, keys: Keys) -> ASGIApp:
+def application(service: Service, keys: Keys, *, load_first: bool = False) -> ASGIApp:
     """Return the application; the service's models are loaded while it answers already.
 
     Args:
         service: what it asks.
         keys: who may ask it.
+        load_first: answer only then; others answer meanwhile.
     """
 
     @asynccontextmanager
     async def lifespan(_app: Litestar) -> AsyncIterator[None]:
         loading = asyncio.ensure_future(service.load())
+        if load_first:
+            await loading
         try:
             yield
         finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import os
 import re
 import uuid
 from contextvars import ContextVar
@@ -15,11 +16,26 @@ LogFormat = Literal["text", "json"]
 
 _REQUESTS = logging.getLogger("paritas.requests")
 _ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
-# One by one from a random beginning: a random number for each would be a call of the system.
-_IDS = itertools.count(uuid.uuid4().int)
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the request that is being answered; empty outside of one."""
+
+
+class _Ids:
+    """Numbers one by one from a random beginning; a random one for each would be a call of the system."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self._numbers = itertools.count(uuid.uuid4().int)
+
+    def next(self) -> int:
+        return next(self._numbers)
+
+
+_ids = _Ids()
+os.register_at_fork(after_in_child=_ids.begin)  # a process for each CPU has numbers of its own
 
 
 def configure(style: LogFormat, *, requests: bool) -> None:
@@ -43,7 +59,7 @@ def begin_request(given: bytes | None) -> str:
     Args:
         given: by the client; one that is no plain word of up to 128 characters is not taken.
     """
-    name = given.decode() if given is not None and _ID.fullmatch(given) else f"{next(_IDS):032x}"
+    name = given.decode() if given is not None and _ID.fullmatch(given) else f"{_ids.next():032x}"
     request_id.set(name)
     return name
 

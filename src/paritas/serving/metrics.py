@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 from paritas.engine.schedule.stats import EncodeStats
 from paritas.serving.async_encoder import AsyncEncoder
@@ -19,33 +20,17 @@ _TOKENS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class _Queues(Collector):
-    """What waits, asked for when it is collected."""
-
-    def __init__(self) -> None:
-        self.encoders: dict[str, AsyncEncoder] = {}
-
-    def collect(self) -> Iterator[Metric]:
-        tokens = GaugeMetricFamily("paritas_queue_tokens", "Tokens that wait.", labels=["model"])
-        seconds = GaugeMetricFamily("paritas_queue_seconds", "How long they will take.", labels=["model"])
-        requests = GaugeMetricFamily("te_queue_size", "Requests under way.")
-        rate = GaugeMetricFamily("paritas_tokens_per_second", "Encoded while busy.", labels=["model"])
-        for name, encoder in self.encoders.items():
-            tokens.add_metric([name], encoder.queued_tokens)
-            seconds.add_metric([name], encoder.queued_tokens / max(encoder.tokens_per_s, 1))
-            rate.add_metric([name], encoder.tokens_per_s)
-        requests.add_metric([], sum(encoder.calls for encoder in self.encoders.values()))
-        yield from (tokens, seconds, rate, requests)
-
-
 class Metrics:
     """The figures of one server."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
-        self.registry = CollectorRegistry()
-        self._queues = _Queues()
-        self.registry.register(self._queues)
+    def __init__(self, directory: Path | None = None) -> None:
+        """Begin with none.
+
+        Args:
+            directory: where several processes write theirs, that of PROMETHEUS_MULTIPROC_DIR.
+        """
+        self.registry, self._directory = CollectorRegistry(), directory
+        self._encoders: dict[str, AsyncEncoder] = {}
 
         def counter(name: str, text: str, *labels: str) -> Callable[..., Counter]:
             # What has these labels is kept: to find it takes the library 3 µs, and a request has 11 of them.
@@ -55,6 +40,17 @@ class Metrics:
             made = Histogram(f"paritas_{name}", text, [label], buckets=buckets, registry=self.registry)
             return cache(made.labels)
 
+        def gauge(
+            name: str, text: str, *labels: str, mode: Literal["livesum", "livemax"] = "livesum"
+        ) -> Gauge:
+            return Gauge(name, text, labels, registry=self.registry, multiprocess_mode=mode)
+
+        self._queue_tokens = gauge("paritas_queue_tokens", "Tokens that wait.", "model")
+        self._queue_seconds = gauge(
+            "paritas_queue_seconds", "How long they will take.", "model", mode="livemax"
+        )
+        self._rate = gauge("paritas_tokens_per_second", "Encoded while busy.", "model")
+        self._under_way = gauge("te_queue_size", "Requests under way.")
         # One thread, that of the event loop, counts; batches alone are counted in theirs.
         self._requests = counter("requests", "Requests by their status.", "path", "status")
         self._seconds = histogram("request_seconds", "Time of a request.", "path", _SECONDS)
@@ -74,9 +70,11 @@ class Metrics:
             texts.observe(rows)
             tokens.observe(rows * length)
             self._theirs.ran(rows, rows * length)
+            if self._directory is not None:  # others are asked, who cannot see what waits here
+                self._note_queues()
 
         encoder.on_batch(ran)
-        self._queues.encoders[name] = encoder
+        self._encoders[name] = encoder
 
     def answered(self, method: str, path: str, status: int, seconds: float) -> None:
         """Count a request; the path is that of the route, so that a client cannot make up new ones."""
@@ -98,6 +96,24 @@ class Metrics:
         for stage, seconds in stages(stats).items():
             self._stages(name, stage).inc(seconds)
 
+    def _note_queues(self) -> None:
+        for name, encoder in self._encoders.items():
+            tokens, per_s = encoder.queued_tokens, encoder.tokens_per_s
+            self._queue_tokens.labels(name).set(tokens)
+            self._queue_seconds.labels(name).set(tokens / max(per_s, 1))
+            self._rate.labels(name).set(per_s)
+        self._under_way.set(sum(encoder.calls for encoder in self._encoders.values()))
+
+    def died(self, process: int) -> None:
+        """Count no longer what waits in a process."""
+        if self._directory is not None:
+            mark_process_dead(process, str(self._directory))  # type: ignore[no-untyped-call]
+
     def text(self) -> bytes:
-        """Return all figures in Prometheus's text format."""
-        return generate_latest(self.registry)
+        """Return all figures in Prometheus's text format, of all processes together."""
+        self._note_queues()
+        if self._directory is None:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, str(self._directory))  # type: ignore[no-untyped-call]
+        return generate_latest(together)

@@ -79,20 +79,23 @@ class Server(uvicorn.Server):
         await self._service.close(self._options.drain_s)
 
 
-def serve(app: ASGIApp, service: Service, options: ServerOptions) -> None:
-    """Serve until SIGTERM or Ctrl-C.
+def listen(options: ServerOptions) -> socket:
+    """Return a socket that listens; what comes waits until it is served.
 
     Raises:
         InputError: the address is taken, or none of this machine's.
     """
     family = AddressFamily.AF_INET6 if ":" in options.host else AddressFamily.AF_INET
     try:
-        listening = create_server((options.host, options.port), family=family, backlog=_BACKLOG)
+        return create_server((options.host, options.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise InputError(
             f"{options.host}:{options.port}: cannot be listened at: {error.strerror or error}; choose "
             "another with --host and --port"
         ) from error
+
+
+def serve(app: ASGIApp, service: Service, options: ServerOptions, listening: socket) -> None:
+    """Serve what comes to a socket until SIGTERM or Ctrl-C."""
     sys.setswitchinterval(_SWITCH_S)
-    with listening:
-        Server(app, service, options).run([listening])
+    Server(app, service, options).run([listening])

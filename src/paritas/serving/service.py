@@ -82,6 +82,7 @@ class Service:
         *,
         searcher: Searcher | None = None,
         decode: Decode | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Take the models; `load` loads them.
 
@@ -90,10 +91,11 @@ class Service:
             limits: of a request.
             searcher: what is searched by the vectors of one of them, if anything is.
             decode: what turns token ids into texts; where None they are refused.
+            metrics: new ones where None.
         """
         self._loads, self.limits = dict(models), limits
         self.searcher, self.decode = searcher, decode
-        self.metrics = Metrics()
+        self.metrics = metrics if metrics is not None else Metrics()
         self.draining = False
         """No new work should be sent here: the server is about to end."""
         self._encoders: dict[str, AsyncEncoder] = {}

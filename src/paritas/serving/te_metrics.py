@@ -36,7 +36,7 @@ class TeMetrics:
         """Begin with none, in a registry."""
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"te_{name}", text, labels, registry=registry)
+            return Gauge(f"te_{name}", text, labels, registry=registry, multiprocess_mode="sum")
 
         def histogram(name: str, text: str, buckets: list[float]) -> Histogram:
             return Histogram(f"te_{name}", text, buckets=buckets, registry=registry)

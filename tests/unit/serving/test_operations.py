@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +55,10 @@ def served(tmp_path: Path, bundle: Bundle, *options: str) -> Iterator[tuple[http
     with process, httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
         until = time.monotonic() + 60
         while time.monotonic() < until and process.poll() is None:
-            try:
+            with suppress(httpx2.TransportError):
                 if client.get("/readyz").status_code == 200:
                     break
-            except httpx2.TransportError:
-                time.sleep(0.05)
+            time.sleep(0.05)  # each request is a line in a pipe that nobody reads yet
         yield client, lines
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
