@@ -189,23 +189,23 @@ def serve(
 
     keys = read_keys(Path(api_keys) if api_keys is not None else None, os.environ.get(_KEYS))
     bundles = _bundles(models, models_)
-    limits = Limits(max_body_bytes=max_body_mb * 2**20, max_texts=max_texts, timeout_s=timeout)
-    loads = {
-        name: partial(
-            AsyncEncoder,
-            bundle,
-            precision=precision,
-            max_queue_tokens=max_queue_tokens,
-            max_queue_s=max_queue_seconds,
-            max_call_tokens=max_tokens,
-            niceness=niceness,
-            threads=None if processes == 1 else max(1, available_cpus() // processes),
-        )
-        for name, bundle in bundles.items()
-    }
+    load = partial(
+        AsyncEncoder,
+        precision=precision,
+        max_queue_tokens=max_queue_tokens,
+        max_queue_s=max_queue_seconds,
+        max_call_tokens=max_tokens,
+        niceness=niceness,
+        threads=None if processes == 1 else max(1, available_cpus() // processes),
+    )
     searcher = _searcher(index_, bundles) if index_ is not None else None
-    metrics = Metrics(Path(figures.name) if figures is not None else None)
-    service = Service(loads, limits, searcher=searcher, decode=decoder(token_input), metrics=metrics)
+    service = Service(
+        {name: partial(load, bundle) for name, bundle in bundles.items()},
+        Limits(max_body_bytes=max_body_mb * 2**20, max_texts=max_texts, timeout_s=timeout),
+        searcher=searcher,
+        decode=decoder(token_input),
+        metrics=Metrics(Path(figures.name) if figures is not None else None),
+    )
     options = server.ServerOptions(
         host=host, port=port, max_connections=max_connections, grace_s=grace, drain_s=drain
     )
@@ -214,16 +214,13 @@ def serve(
     address = f"[{host}]" if ":" in host else host
     pages = "the API is described at /docs" + (", the page to search is /search" if searcher else "")
     note(f"serving {', '.join(bundles)} on http://{address}:{port}; {pages}")
-
-    def run() -> None:
-        app = application(service, keys, load_first=processes > 1)
-        server.serve(app, service, options, listening)
-
+    app = application(service, keys, load_first=processes > 1)
+    serve_until_end = partial(server.serve, app, service, options, listening)
     with listening, figures or nullcontext():
         if processes == 1:
-            run()
+            serve_until_end()
         else:
-            Supervisor(run, processes, metrics.died).run()
+            Supervisor(serve_until_end, processes, service.metrics.died).run()
 
 
 def _figures_of(processes: int) -> TemporaryDirectory[str] | None:

@@ -72,7 +72,7 @@ def running(
 
 def command(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
     """Start `paritas serve` in a process of its own."""
-    environment = {**os.environ, "PARITAS_HOME": str(tmp_path / "home")}
+    environment = {**os.environ, "PARITAS_HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path)}
     return subprocess.Popen(
         [sys.executable, "-m", "paritas", "serve", *arguments],
         env=environment,
