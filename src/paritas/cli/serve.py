@@ -188,7 +188,7 @@ def serve(
     from paritas.engine.runtime.cpus import available_cpus
 
     keys = read_keys(Path(api_keys) if api_keys is not None else None, os.environ.get(_KEYS))
-    bundles = _bundles(models, models_)
+    bundles = _bundles(models, models_, precision)
     load = partial(
         AsyncEncoder,
         precision=precision,
@@ -238,17 +238,22 @@ def _figures_of(processes: int) -> TemporaryDirectory[str] | None:
     return figures
 
 
-def _bundles(models: Models, names: Sequence[str]) -> dict[str, Path]:
+def _bundles(models: Models, names: Sequence[str], precision: Precision | Literal["auto"]) -> dict[str, Path]:
     """Return the bundles to serve, by the names that requests give them.
 
-    They are found now: a wrong name ends the command, and no server is up that can never serve it.
+    They are found now: a wrong one ends the command, and no server is up that can never serve it.
     """
+    from paritas.engine.bundle.directory import Bundle
+
     bundles: dict[str, Path] = {}
     for model in names:
         bundle = models.find(model)
         name = bundle.resolve().name if Path(model).is_dir() else model
         if name in bundles:
             raise InputError(f"{model}: there are two models of the name {name}; name each once")
+        opened = Bundle(bundle)
+        if precision != "auto":
+            opened.variant(precision)
         bundles[name] = bundle.absolute()
     return bundles
 

@@ -110,6 +110,11 @@ class AsyncEncoder:
         return self._batcher.queued_tokens
 
     @property
+    def waiting_tokens(self) -> int:
+        """Tokens that wait, of large calls too."""
+        return self._batcher.waiting_tokens
+
+    @property
     def calls(self) -> int:
         """Calls under way."""
         return self._batcher.calls

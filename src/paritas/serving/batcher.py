@@ -5,8 +5,8 @@ turn comes, it takes what waits by then: one text where nothing else does, a ful
 
 Three rules say what it takes:
 
-- The request that has had the least begins the batch ("least attained service"). So a short request passes a
-  large one after each batch of it.
+- The request that has the least left begins the batch ("shortest remaining time"). So a short request passes
+  a large one after each batch of it. Large ones end one after the other; in turns, all would end last.
 - Every fourth batch begins with the request that has waited longest since it had one. So a large request goes
   on, however many short ones come.
 - Whatever else waits and is as long fills the batch, in the order of arrival.
@@ -77,22 +77,27 @@ class Batcher:
         self._max_batch_tokens = encoder.settings.max_batch_tokens
         # One more than can run at a time: where a turn waits, the scheduler lets batches run side by side.
         self._most_turns = encoder.settings.workers + 1
+        self._least_share = self._share(min(max_queue_tokens, self._max_batch_tokens))
         self._lock = threading.Lock()
         self._arrivals = itertools.count(1)
         self._picks = 0
         self._turns = 0
         self._waiting: dict[int, Request] = {}
         """Those with texts that nobody has taken, by arrival; first the one that was served longest ago."""
-        self._least_served: list[tuple[int, int]] = []
-        """A heap of (served, arrival); entries of what was served or ended since are stale."""
+        self._least_left: list[tuple[int, int]] = []
+        """A heap of (tokens left, arrival); entries of what was served or ended since are stale."""
         self._by_key: dict[Key, dict[Request, None]] = {}
         """The waiting requests that have texts of one length, in the order of arrival."""
-        self._counted = self._left = 0
-        """Tokens that wait of requests that are not large, and all that wait and are tokenised."""
+        self.waiting_tokens = 0
+        """Tokens that wait, of large requests too."""
+        self._asked = 0
+        """Of them, those that are tokenised by now."""
         self._requests: set[Request] = set()
         """Those that were taken in and have not ended."""
-        self._large: set[Request] = set()
-        """Of them, those that are large."""
+        self._sizeable: set[Request] = set()
+        """Of them, those that may be more than their share of the queue, which depends on the rate."""
+        self._small_tokens = 0
+        """Tokens that wait of all others."""
         self.ran: Callable[[int, int], object] = lambda _texts, _tokens: None
         """Called after each batch with its texts and the tokens of each, in any thread."""
         self._closing: list[Callable[[], object]] = []
@@ -125,17 +130,18 @@ class Batcher:
         with self._lock:
             self.check_open()
             bound = self._bound()
-            request.share = self._share(bound)
-            if request.tokens > request.share and len(self._large) >= _MOST_LARGE:
-                # They take turns, so the first to end has about as much before it as all of them.
-                tokens = len(self._large) * min(other.left for other in self._large)
-                self._refuse(f"{len(self._large)} large calls are under way, as many as may", tokens)
-            queued = self._queued(request.share)
-            if queued and queued + min(request.tokens, request.share) > bound:
-                self._refuse(f"{queued} tokens wait, and at most {bound} may", queued)
+            share = self._share(bound)
+            if request.tokens > share:
+                large = [each for each in self._sizeable if each.tokens > share]
+                if len(large) >= _MOST_LARGE:
+                    tokens = min(each.left for each in large)
+                    self._refuse(f"{len(large)} large calls are under way, as many as may", tokens)
+            # Where all that waits is below the bound, no request is looked at by itself.
+            if self.waiting_tokens and self.waiting_tokens + request.tokens > bound:
+                queued = self._queued(share)
+                if queued + min(request.tokens, share) > bound:
+                    self._refuse(f"{queued} tokens wait, and at most {bound} may", queued)
             self._requests.add(request)
-            if request.tokens > request.share:
-                self._large.add(request)
             self._count(request)
 
     def _bound(self) -> int:
@@ -151,7 +157,7 @@ class Batcher:
 
     def _queued(self, share: int) -> int:
         # By the bound of now: it may have been wider when they came, and would be full of large ones alone.
-        return self._counted + sum(min(request.left, share) for request in self._large)
+        return self._small_tokens + sum(min(request.left, share) for request in self._sizeable)
 
     def _refuse(self, what: str, tokens: int) -> NoReturn:
         """Raise an Overloaded that says how long so many tokens take."""
@@ -167,7 +173,7 @@ class Batcher:
             request.arrival = next(self._arrivals)
             self._count(request)
             self._waiting[request.arrival] = request
-            heapq.heappush(self._least_served, (0, request.arrival))
+            heapq.heappush(self._least_left, (request.left, request.arrival))
             for length in request.waiting:
                 self._by_key.setdefault(request.key(length), {})[request] = None
             if not self._turns:
@@ -209,7 +215,7 @@ class Batcher:
     def _ask(self) -> None:
         """Ask for as many turns as there are batches, and can be of use."""
         with self._lock:
-            full = self._left // self._max_batch_tokens
+            full = self._asked // self._max_batch_tokens
             wanted = min(self._most_turns, max(len(self._by_key), full)) - self._turns
             self._turns += max(0, wanted)
         scheduler = self._scheduler
@@ -277,41 +283,45 @@ class Batcher:
         self._picks += 1
         if self._picks % _OLDEST_EVERY == 0:
             return next(iter(self._waiting.values()), None)
-        while self._least_served:
-            if self._is_fresh(self._least_served[0]):
-                return self._waiting[self._least_served[0][1]]
-            heapq.heappop(self._least_served)
+        while self._least_left:
+            if self._is_fresh(self._least_left[0]):
+                return self._waiting[self._least_left[0][1]]
+            heapq.heappop(self._least_left)
         return None
 
     def _is_fresh(self, entry: tuple[int, int]) -> bool:
-        served, arrival = entry
-        return arrival in self._waiting and self._waiting[arrival].served == served
+        left, arrival = entry
+        return arrival in self._waiting and self._waiting[arrival].left == left
 
     def _drop_stale(self) -> None:
         """Keep no more stale entries than fresh ones."""
-        if len(self._least_served) > 2 * len(self._waiting):
-            self._least_served = list(filter(self._is_fresh, self._least_served))
-            heapq.heapify(self._least_served)
+        if len(self._least_left) > 2 * len(self._waiting):
+            self._least_left = list(filter(self._is_fresh, self._least_left))
+            heapq.heapify(self._least_left)
 
     def _taken(self, request: Request, key: Key) -> None:
         """Note that rows of a request were taken."""
         if key[0] not in request.waiting:
             self._forget(request, key)
         del self._waiting[request.arrival]
+        self._count(request)
         if request.waiting:
             self._waiting[request.arrival] = request  # at the end: it was served just now
-            heapq.heappush(self._least_served, (request.served, request.arrival))
+            heapq.heappush(self._least_left, (request.left, request.arrival))
         self._drop_stale()
-        self._count(request)
 
     def _count(self, request: Request) -> None:
         """Count what waits of a request."""
-        left = request.tokens - request.served if request in self._requests else 0
-        counted = 0 if request in self._large else min(left, request.share)
+        is_here = request in self._requests
+        left = request.tokens - request.served if is_here else 0
         asked = left if request.arrival else 0
-        self._counted += counted - request.counted
-        self._left += asked - request.asked
-        request.left, request.counted, request.asked = left, counted, asked
+        is_sizeable = is_here and request.tokens > self._least_share
+        (self._sizeable.add if is_sizeable else self._sizeable.discard)(request)
+        small = 0 if is_sizeable else left
+        self.waiting_tokens += left - request.left
+        self._asked += asked - request.asked
+        self._small_tokens += small - request.small
+        request.left, request.asked, request.small = left, asked, small
 
     def _forget(self, request: Request, key: Key) -> None:
         alike = self._by_key[key]
@@ -325,7 +335,6 @@ class Batcher:
             if request not in self._requests:
                 return False
             self._requests.remove(request)
-            self._large.discard(request)
             if self._waiting.pop(request.arrival, None) is not None:
                 for length in request.waiting:
                     self._forget(request, request.key(length))

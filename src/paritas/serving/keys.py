@@ -24,6 +24,9 @@ PROBE: dict[str, Any] = {"http_method": [HttpMethod.GET, HttpMethod.HEAD], "opt"
 """The options of a route that says how the server is; some who ask want no body."""
 
 
+_BASIC = 'Basic realm="paritas: the API key is the password"'
+
+
 class Keys:
     """The keys that a request may carry as `Authorization: Bearer KEY`; without any, none is asked for.
 
@@ -52,8 +55,8 @@ class Keys:
         # All of them are compared, whichever fits.
         if not sum(hmac.compare_digest(given, known) for known in self._digests):
             refusal = Refused("unauthorized", "no such API key; send the header Authorization: Bearer KEY")
-            if handler.opt.get(BROWSER):
-                refusal.headers["WWW-Authenticate"] = 'Basic realm="paritas: the API key is the password"'
+            for_browsers = handler.opt.get(BROWSER) or connection.url.path.startswith("/docs")
+            refusal.headers["WWW-Authenticate"] = _BASIC if for_browsers else "Bearer"
             raise refusal
 
 

@@ -98,7 +98,7 @@ class Metrics:
 
     def _note_queues(self) -> None:
         for name, encoder in self._encoders.items():
-            tokens, per_s = encoder.queued_tokens, encoder.tokens_per_s
+            tokens, per_s = encoder.waiting_tokens, encoder.tokens_per_s
             self._queue_tokens.labels(name).set(tokens)
             self._queue_seconds.labels(name).set(tokens / max(per_s, 1))
             self._rate.labels(name).set(per_s)

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, with a limit to how long and how large a request's head may be."""
+"""uvicorn's HTTP protocol, with limits to what a connection sends beside bodies, and to how long it takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ MAX_HEAD_BYTES = 64 * 1024
 _HEAD_S = 15.0
 # How long a client may not read what was written to it.
 _WRITE_S = 30.0
+# How long the rest of a body is read that was refused before it came whole. Who sends it before reading would
+# see a broken connection in place of the answer.
+_REST_S = 30.0
+# Requests that may be sent before the answer to the first; few clients send a second.
+_MOST_PIPELINED = 16
 
 
 class Protocol(HttpToolsProtocol):
@@ -22,6 +27,11 @@ class Protocol(HttpToolsProtocol):
     _head_bytes = 0
     _stalled: asyncio.TimerHandle | None = None
     """Runs while the client does not read."""
+    _in_body = False
+    _idle_bytes = 0
+    """Of chunk sizes and trailers, since the body had a byte more."""
+    _rest: asyncio.TimerHandle | None = None
+    """Runs while the rest of a body comes that was answered already."""
 
     def connection_made(self, transport: Any) -> None:
         """Wait for the first head."""
@@ -31,9 +41,14 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Take what came, and close the connection where the head has no end."""
         before = self._head
+        self._idle_bytes += len(data)
         super().data_received(data)
+        if self._in_body:
+            if self._idle_bytes > MAX_HEAD_BYTES:
+                self._refuse(b"431 Request Header Fields Too Large")
+            return
         if self._head is None:
-            # Any byte ends uvicorn's wait for the next request, a line end or the rest of a body too.
+            # Any byte ends uvicorn's wait for the next request, a line end too.
             if self._is_idle() and self.timeout_keep_alive_task is None:
                 self._begin_head()
             return
@@ -54,9 +69,35 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """Wait no longer."""
+        """Wait no longer for the head.
+
+        Raises:
+            ValueError: too many requests wait for their answers; it ends the connection.
+        """
         self._end_head()
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            raise ValueError("too many requests before the first answer")
+        self._in_body, self._idle_bytes = True, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of the body."""
+        self._idle_bytes = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Wait no longer for the body."""
+        self._in_body = False
+        self._end_rest()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, and read no more while there is one."""
+        super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()
+        if self._in_body and self._is_idle() and self._rest is None:
+            self._rest = self.loop.call_later(_REST_S, self.transport.abort)
 
     def pause_writing(self) -> None:
         """Give a client that does not read its time."""
@@ -77,6 +118,7 @@ class Protocol(HttpToolsProtocol):
         """Wait for nothing."""
         self._end_head()
         self._end_stall()
+        self._end_rest()
         super().connection_lost(exc)
 
     def _is_idle(self) -> bool:
@@ -95,6 +137,11 @@ class Protocol(HttpToolsProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+    def _end_rest(self) -> None:
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
 
     def _too_slow(self) -> None:
         if self._is_idle():

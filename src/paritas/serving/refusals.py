@@ -45,6 +45,7 @@ _STATUS: dict[Kind, int] = {
 }
 # What the framework calls the body, and an empty one.
 _BODY = "data"
+_TOO_LARGE = "the body is larger than this server takes (--max-body-mb); send fewer texts a request"
 _NO_BODY = "data: 'data'"
 _KINDS: dict[int, Kind] = {401: "unauthorized", 404: "not_found", 413: "too_large", 503: "not_ready"}
 
@@ -122,6 +123,8 @@ def _of_framework(error: HTTPException) -> Refused:
         message = f"the body is no JSON: {message}"
     elif message == _NO_BODY:
         message = "the body is empty; expected a JSON object"
+    elif kind == "too_large":
+        message = _TOO_LARGE
     param = str(extra[0]["key"]) if extra and extra[0].get("key", _BODY) != _BODY else None
     told = Refused(
         kind, message.replace(f"{_BODY}: ", "the body: ", 1), param=param, status=error.status_code

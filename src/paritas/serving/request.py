@@ -28,16 +28,14 @@ class Request:
         self.tokens = tokens
         """Of all distinct texts, which are all computed."""
         self.end = end
-        self.share = 0
-        """For how many tokens it counts in the queue at most."""
         self.waiting: dict[int, NDArray[np.int64]] = {}
         """Rows that nobody has taken, by their tokens a text, the longest first."""
         self.unfinished = 0
         """Texts without a vector."""
         self.served = 0
         """Tokens that were taken."""
-        self.left = self.counted = self.asked = 0
-        """Tokens that wait; of them, those that count in the queue, and those that are tokenised by now."""
+        self.left = self.asked = self.small = 0
+        """Tokens that wait; those that are tokenised by now, and those that count whole in the queue."""
         self.arrival = 0
         self.call: Call[Encoded] | Call[EncodedTokens]
         self.window: Window

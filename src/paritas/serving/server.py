@@ -21,6 +21,8 @@ from paritas.serving.protocol import Protocol
 from paritas.serving.service import Service
 
 _BACKLOG = 2048
+# What refusals may take, after the time for answers is over.
+_LATE_S = 2
 # How long a thread may keep the interpreter from one that waits for it, as after a batch: 48 clients get 1.08
 # times as many vectors as with the default of 5 ms.
 _SWITCH_S = 0.001
@@ -32,7 +34,7 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8000
     max_connections: int = 1024
-    """Beyond them a request gets 503 at once."""
+    """Beyond them a request for a model gets 503 at once; probes and figures are answered."""
     grace_s: float = 3.0
     """Served after SIGTERM, so that who sends requests learns of it from /readyz."""
     drain_s: float = 30.0
@@ -45,14 +47,15 @@ class Server(uvicorn.Server):
     def __init__(self, app: ASGIApp, service: Service, options: ServerOptions) -> None:
         """Take what is served, and how."""
         self._service, self._options = service, options
+        service.connections = lambda: len(self.server_state.connections)
+        service.max_connections = options.max_connections
         super().__init__(
             uvicorn.Config(
                 app,
                 host=options.host,
                 port=options.port,
-                limit_concurrency=options.max_connections + 1,  # it refuses from there on
                 timeout_keep_alive=30,
-                timeout_graceful_shutdown=math.ceil(options.drain_s),
+                timeout_graceful_shutdown=math.ceil(options.drain_s) + _LATE_S,
                 http=Protocol,
                 log_config=None,
                 access_log=False,
@@ -76,10 +79,13 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(self._options.grace_s, setattr, self, "should_exit", True)
 
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
-        """Let accepted requests end."""
+        """Let accepted requests end; those that are late get an error in their dialect."""
         self._service.draining = True
+        loop = asyncio.get_running_loop()
+        late = loop.call_later(self._options.drain_s, lambda: loop.create_task(self._service.close(0)))
         await super().shutdown(sockets)
-        await self._service.close(self._options.drain_s)
+        late.cancel()
+        await self._service.close(0)
 
 
 def listen(options: ServerOptions) -> socket:

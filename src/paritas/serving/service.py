@@ -16,7 +16,7 @@ from paritas.engine.index import Hit
 from paritas.engine.pool.head import Vectors, cut
 from paritas.engine.schedule.call import Encoded, EncodedTokens
 from paritas.engine.schedule.stats import EncodeStats
-from paritas.errors import ParitasError, VectorIndexError
+from paritas.errors import BundleError, ParitasError, VectorIndexError
 from paritas.serving.async_encoder import AsyncEncoder
 from paritas.serving.metrics import Metrics
 from paritas.serving.refusals import Refused, gone
@@ -98,6 +98,9 @@ class Service:
         self.metrics = metrics if metrics is not None else Metrics()
         self.draining = False
         """No new work should be sent here: the server is about to end."""
+        self.connections: Callable[[], int] = lambda: 0
+        """Those that are open, and how many may be."""
+        self.max_connections = 0
         self._encoders: dict[str, AsyncEncoder] = {}
         self._faults: dict[str, str] = {}
 
@@ -149,13 +152,16 @@ class Service:
         Raises:
             Refused: no such model, or not loaded yet.
         """
+        if self.connections() > self.max_connections:
+            message = f"more than {self.max_connections} connections are open; try again soon"
+            raise Refused("not_ready", message, retry_after_s=1)
         name, role = model or self.names[0], ""
         if name not in self._loads:
             name, _, role = name.rpartition(":")
         if name not in self._loads:
             known = ", ".join(self._loads)
             raise Refused(
-                "model_not_found", f"unknown model {model!r}; this server has {known}", param="model"
+                "model_not_found", f"unknown model {model[:80]!r}; this server has {known}", param="model"
             )
         if name not in self._encoders:
             reason = self._faults.get(name, "is being loaded")
@@ -240,6 +246,10 @@ class Service:
         except TimeoutError:
             message = f"no vectors within {self.limits.timeout_s:g} s; send fewer texts, or later"
             raise Refused("timeout", message) from None
+        except BundleError:
+            if not self.draining:
+                raise
+            raise Refused("not_ready", "the server is about to end, and this took too long") from None
         stats = encoded.stats
         self.metrics.encoded(name, stats)
         note(name, stats)

@@ -33,6 +33,7 @@ def running(
     max_queue_tokens: int = 131_072,
     ready: bool = True,
     max_connections: int = 1024,
+    drain_s: float = 5,
     searcher: Searcher | None = None,
     decode: Decode | None = None,
     **limits: Any,
@@ -50,7 +51,7 @@ def running(
         searcher=searcher,
         decode=decode,
     )
-    options = ServerOptions(port=0, drain_s=5, max_connections=max_connections)
+    options = ServerOptions(port=0, drain_s=drain_s, max_connections=max_connections)
     server = Server(application(service, Keys(keys)), service, options)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

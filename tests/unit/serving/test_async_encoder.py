@@ -386,9 +386,9 @@ def test_calls_that_ended_hold_nothing_while_others_go_on(bundles: dict[str, Bun
                 large = asyncio.ensure_future(wide.encode(texts, role="query"))
                 while len(wide._batcher._requests) < 301:
                     await asyncio.sleep(0.005)
-                while not wide._batcher._large & set(wide._batcher._waiting.values()):
+                while not any(each.tokens > 1_000 for each in wide._batcher._waiting.values()):
                     await asyncio.sleep(0.005)
-                (request,) = wide._batcher._large
+                (request,) = (each for each in wide._batcher._requests if each.tokens > 1_000)
                 requests.append(weakref.ref(request))
                 del request
                 large.cancel()

@@ -93,14 +93,14 @@ def test_a_large_request_is_split_and_short_ones_pass_it(bundles: dict[str, Bund
         assert large.served == 1000
 
 
-def test_a_short_request_passes_all_that_had_more_however_many_wait_longer(
+def test_a_short_request_passes_all_that_have_more_left_however_many_wait_longer(
     bundles: dict[str, Bundle],
 ) -> None:
     with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
         sent = Sent(encoder, Batcher(encoder, BOUND))
-        for words in range(2, 7):
-            sent(f"large {words}", *different(60, words))
-        for _ in range(10):  # each of them has had batches
+        for words in range(4, 9):
+            sent(f"large {words}", *different(300, words))
+        for _ in range(10):
             assert stages.begun.acquire(timeout=60)
             stages.gate.release()
         assert stages.begun.acquire(timeout=60)
@@ -113,8 +113,20 @@ def test_a_short_request_passes_all_that_had_more_however_many_wait_longer(
         assert before <= place <= before + 1
 
 
+def test_large_requests_end_one_after_the_other(bundles: dict[str, Bundle]) -> None:
+    """In turns all of them would end last, and perhaps too late."""
+    with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
+        sent = Sent(encoder, Batcher(encoder, BOUND))
+        for number in range(4):
+            sent(f"large {number}", *different(60 + 10 * number, 2 + number))
+        sent.wait(stages, 4)
+        lengths = [length for _, length in stages.shapes]
+        last = {length: place for place, length in enumerate(lengths)}
+        assert last[4] < len(lengths) / 3
+
+
 def test_a_large_request_goes_on_however_many_short_ones_come(bundles: dict[str, Bundle]) -> None:
-    """Each batch that begins brings a new short request, which has had less."""
+    """Each batch that begins brings a new short request, which has less left."""
     with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
         sent = Sent(encoder, Batcher(encoder, BOUND))
         sent("large", *different(40, 2))

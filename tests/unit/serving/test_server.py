@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,10 @@ def test_as_many_connections_as_may_are_served(bert: Encoder) -> None:
         assert embed(client).status_code == 200
         held.append(socket.create_connection(("127.0.0.1", port)))
         until(lambda: embed(client).status_code == 503)
+        refused = client.post("/embed", json={"inputs": "a"})
+        assert (refused.json()["error_type"], refused.headers["retry-after"]) == ("Unhealthy", "1")
+        for path in ("/livez", "/readyz", "/metrics"):  # else a busy server would be restarted
+            assert client.get(path).status_code == 200
         for connection in held:
             connection.close()
         until(lambda: embed(client).status_code == 200)
@@ -156,6 +161,8 @@ def test_without_one_of_the_keys_only_the_probes_answer(
         for header in ("Bearer third", "Bearer", "Basic second", "second", ""):
             refused = client.get("/v1/models", headers={"Authorization": header})
             assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key"), header
+            assert refused.headers["www-authenticate"] == "Bearer"
+            assert client.get("/docs", headers={"Authorization": header}).status_code == 401
             assert client.get("/metrics", headers={"Authorization": header}).status_code == 401
             assert client.get("/livez", headers={"Authorization": header}).status_code == 200
             assert client.get("/readyz", headers={"Authorization": header}).status_code == 200
@@ -241,12 +248,42 @@ def test_nobody_holds_a_connection_by_a_line_end_or_the_rest_of_a_body(
     bert: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(protocol, "_HEAD_S", 0.3)
+    monkeypatch.setattr(protocol, "_REST_S", 0.3)
     with running({"bert": bert}) as client:
         get = b"GET /livez HTTP/1.1\r\nhost: x\r\n"
-        for rest in (get + b"\r\n", get + b"content-length: 5\r\n\r\n"):
-            answer = raw(client, rest, b"\r\n", pause_s=0.2)
-            assert answer.startswith(b"HTTP/1.1 200 ")
-            assert b"HTTP/1.1 408 " in answer
+        line_end = raw(client, get + b"\r\n", b"\r\n", pause_s=0.2)
+        assert line_end.startswith(b"HTTP/1.1 200 ")
+        assert b"HTTP/1.1 408 " in line_end
+        rest = raw(client, get + b"content-length: 5\r\n\r\n", b"\r\n", pause_s=0.2)
+        assert (rest[:13], rest.count(b"HTTP/1.1")) == (b"HTTP/1.1 200 ", 1)
+
+
+def test_a_body_that_is_refused_is_read_to_its_end(bert: Encoder) -> None:
+    """Who sends it before reading would see a broken connection in place of the answer."""
+    body = b'{"input": "%s"}' % (b"a" * 9_000_000)
+    with running({"bert": bert}, max_body_bytes=1_000_000) as client:
+        for path in ("/v1/embeddings", "/no/such/path"):
+            for _ in range(3):
+                connection = HTTPConnection(client.base_url.host, client.base_url.port or 0, timeout=30)
+                connection.request("POST", path, body, JSON)
+                answer = connection.getresponse()
+                assert answer.status == (413 if path == "/v1/embeddings" else 404)
+                answer.read()
+                connection.request("GET", "/livez")  # and the connection goes on
+                assert connection.getresponse().status == 200
+                connection.close()
+
+
+def test_who_sends_many_requests_before_it_reads_is_let_go(client: httpx2.Client) -> None:
+    few = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n" * 10
+    last = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    assert raw(client, few + last).count(b"HTTP/1.1 200 ") == 11
+    with socket.create_connection((client.base_url.host, client.base_url.port)) as flood, suppress(OSError):
+        flood.settimeout(30)
+        for _ in range(10_000):
+            flood.sendall(few * 100)
+        pytest.fail("it was never let go")
+    assert embed(client).status_code == 200
 
 
 def test_trailers_without_an_end_take_no_memory(client: httpx2.Client) -> None:
@@ -259,10 +296,12 @@ def test_trailers_without_an_end_take_no_memory(client: httpx2.Client) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol.HttpToolsProtocol, "on_header", noted)
-        trailers = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1_000) for number in range(500))
+        trailers = b"".join(b"x-%d: %s\r\n" % (number, b"a" * 1_000) for number in range(30))
         body = b'{"input": "a"}'
         chunked = b"transfer-encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n" % (len(body), body)
         assert raw(client, HEAD + chunked + trailers + b"\r\n").startswith(b"HTTP/1.1 200 ")
+        for endless in (trailers * 100, b"x: " + b"a" * 1_000_000):
+            assert raw(client, HEAD + chunked, endless).startswith(b"HTTP/1.1 431 ")
     assert max(seen) < 100
 
 
@@ -324,8 +363,8 @@ def test_over_the_bound_every_dialect_says_429_and_when_to_come_again(bundles: d
         waiting = [threading.Thread(target=embed, args=(client,)) for _ in range(20)]
         for thread in waiting:
             thread.start()
-        # Each has 6 tokens: one runs, sixteen wait, and three were refused.
-        until(lambda: metric(client, 'paritas_queue_tokens{model="bert"}') == 96 and bool(stages.shapes))
+        # Each counts for 6 tokens: one runs, sixteen wait, and three were refused.
+        until(lambda: metric(client, "te_queue_size") == 17 and bool(stages.shapes))
         begun = time.perf_counter()
         theirs = embed(client)
         assert time.perf_counter() - begun < 5
@@ -439,6 +478,21 @@ def test_after_sigterm_it_serves_on_for_the_grace_ends_what_it_took_and_exits_wi
             httpx2.get(f"http://127.0.0.1:{port}/livez")
 
 
+def test_what_is_late_when_the_server_ends_is_told_so(
+    bundles: dict[str, Bundle], caplog: pytest.LogCaptureFixture
+) -> None:
+    answers: list[httpx2.Response] = []
+    with watched(bundles["tiny-bert"], workers=1) as (encoder, stages):
+        with running({"bert": encoder}, drain_s=0.5) as client:
+            asked = threading.Thread(target=lambda: answers.append(embed(client)))
+            asked.start()
+            until(lambda: bool(stages.shapes))
+        asked.join(30)
+    assert [answer.status_code for answer in answers] == [503]
+    assert "the server is about to end" in answers[0].json()["error"]["message"]
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -449,6 +503,8 @@ def test_after_sigterm_it_serves_on_for_the_grace_ends_what_it_took_and_exits_wi
         (["{bert}", "--grace", "nan"], "nan is no time; expected seconds"),
         (["{bert}", "--drain", "inf"], "inf is no time; expected seconds"),
         (["{bert}", "--timeout", "0"], "0.0 is not in the range x>=0.001"),
+        (["{bert}", "--precision", "int8"], "no precision 'int8', it has"),
+        (["/tmp"], "not a bundle"),
         ([], "Missing argument 'MODEL...'"),
     ],
 )
