@@ -5,8 +5,9 @@ turn comes, it takes what waits by then: one text where nothing else does, a ful
 
 Three rules say what it takes:
 
-- The request that has the least left begins the batch ("shortest remaining time"). So a short request passes
-  a large one after each batch of it. Large ones end one after the other; in turns, all would end last.
+- Of requests with no more than a batch left, the first to come begins. So a short one passes a large one
+  after each batch of it. Where there is none, the large one with the least left begins. So they end one after
+  the other; in turns, all would end last.
 - Every fourth batch begins with the request that has waited longest since it had one. So a large request goes
   on, however many short ones come.
 - Whatever else waits and is as long fills the batch, in the order of arrival.
@@ -84,8 +85,8 @@ class Batcher:
         self._turns = 0
         self._waiting: dict[int, Request] = {}
         """Those with texts that nobody has taken, by arrival; first the one that was served longest ago."""
-        self._least_left: list[tuple[int, int]] = []
-        """A heap of (tokens left, arrival); entries of what was served or ended since are stale."""
+        self._ranked: list[tuple[int, int]] = []
+        """A heap of (rank, arrival); entries of another rank than the request has by now are stale."""
         self._by_key: dict[Key, dict[Request, None]] = {}
         """The waiting requests that have texts of one length, in the order of arrival."""
         self.waiting_tokens = 0
@@ -173,7 +174,7 @@ class Batcher:
             request.arrival = next(self._arrivals)
             self._count(request)
             self._waiting[request.arrival] = request
-            heapq.heappush(self._least_left, (request.left, request.arrival))
+            heapq.heappush(self._ranked, (self._rank(request), request.arrival))
             for length in request.waiting:
                 self._by_key.setdefault(request.key(length), {})[request] = None
             if not self._turns:
@@ -283,31 +284,41 @@ class Batcher:
         self._picks += 1
         if self._picks % _OLDEST_EVERY == 0:
             return next(iter(self._waiting.values()), None)
-        while self._least_left:
-            if self._is_fresh(self._least_left[0]):
-                return self._waiting[self._least_left[0][1]]
-            heapq.heappop(self._least_left)
+        while self._ranked:
+            if self._is_fresh(self._ranked[0]):
+                return self._waiting[self._ranked[0][1]]
+            heapq.heappop(self._ranked)
         return None
 
     def _is_fresh(self, entry: tuple[int, int]) -> bool:
-        left, arrival = entry
-        return arrival in self._waiting and self._waiting[arrival].left == left
+        rank, arrival = entry
+        return arrival in self._waiting and self._rank(self._waiting[arrival]) == rank
+
+    def _rank(self, request: Request) -> int:
+        """Return by what the next batch's first request is chosen, the lowest.
+
+        All short requests are alike. By what they have left, the longest texts would wait for all others: 64
+        clients of paragraphs had a p99 of 4.4 s so, and 2.1 in the order of arrival.
+        """
+        return request.left if request.left > self._max_batch_tokens else 0
 
     def _drop_stale(self) -> None:
         """Keep no more stale entries than fresh ones."""
-        if len(self._least_left) > 2 * len(self._waiting):
-            self._least_left = list(filter(self._is_fresh, self._least_left))
-            heapq.heapify(self._least_left)
+        if len(self._ranked) > 2 * len(self._waiting):
+            self._ranked = list(filter(self._is_fresh, self._ranked))
+            heapq.heapify(self._ranked)
 
     def _taken(self, request: Request, key: Key) -> None:
         """Note that rows of a request were taken."""
         if key[0] not in request.waiting:
             self._forget(request, key)
         del self._waiting[request.arrival]
+        before = self._rank(request)
         self._count(request)
         if request.waiting:
             self._waiting[request.arrival] = request  # at the end: it was served just now
-            heapq.heappush(self._least_left, (request.left, request.arrival))
+            if self._rank(request) != before:
+                heapq.heappush(self._ranked, (self._rank(request), request.arrival))
         self._drop_stale()
 
     def _count(self, request: Request) -> None:

@@ -201,3 +201,16 @@ def test_the_rate_is_of_busy_time(monkeypatch: pytest.MonkeyPatch) -> None:
         now[0] += 0.5
         rate.add(200)
     assert rate.per_s == pytest.approx(400, rel=0.01)
+
+
+def test_short_requests_go_in_the_order_of_arrival_whatever_their_lengths(bundles: dict[str, Bundle]) -> None:
+    with watched(bundles["tiny-bert"], workers=1, max_batch_tokens=40) as (encoder, stages):
+        sent = Sent(encoder, Batcher(encoder, BOUND))
+        sent("first", FOUR)
+        assert stages.begun.acquire(timeout=60)
+        texts = [" ".join(SIX.split() * 2)[: 60 - 8 * number] for number in range(5)]  # the longest first
+        for number, text in enumerate(texts):
+            sent(f"{number}", text)
+        sent.wait(stages, 6)
+        # But for every fourth batch, which is whose turn it is anyhow.
+        assert sent.ended == ["first", "0", "1", "2", "3", "4"]
