@@ -256,7 +256,6 @@ class Batcher:
         except BaseException as error:  # noqa: BLE001 - the callers' to see, and not the thread's
             for request, _ in group:
                 self._end(request, _own(error))
-        self.rate.add(turn.cells)
         self.ran(turn.cells // max(length, 1), length)
 
     def _take(self) -> tuple[int, list[tuple[Request, NDArray[np.int64]]]]:
@@ -368,6 +367,9 @@ class Batcher:
         except RunError:
             self._encode_apart(session, length, group)
             return
+        finally:
+            # Before anybody is told: whoever has vectors finds a rate.
+            self.rate.add(length * sum(len(rows) for _, rows in group))
         pool_s = time.perf_counter() - begun - run_s
         start = 0
         for request, rows in group:

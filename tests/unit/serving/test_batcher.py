@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -214,3 +215,16 @@ def test_short_requests_go_in_the_order_of_arrival_whatever_their_lengths(bundle
         sent.wait(stages, 6)
         # But for every fourth batch, which is whose turn it is anyhow.
         assert sent.ended == ["first", "0", "1", "2", "3", "4"]
+
+
+def test_whoever_has_vectors_finds_a_rate(bert: Encoder) -> None:
+    batcher, ended = Batcher(bert, BOUND), threading.Event()
+    rates: list[float] = []
+
+    def end(_outcome: Any) -> None:
+        rates.append(batcher.rate.per_s)
+        ended.set()
+
+    send(bert, batcher, [FOUR], end)
+    assert ended.wait(60)
+    assert rates[0] > 0
