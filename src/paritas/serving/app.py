@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from litestar import Litestar, Response, get, route
+from litestar import Litestar, Response, Router, get, route
 from litestar.enums import ScopeType
 from litestar.openapi.config import OpenAPIConfig
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -17,7 +17,7 @@ from msgspec import Struct
 from paritas import __version__
 from paritas.serving.answers import answer, described
 from paritas.serving.dialects import cohere, ollama, openai, own, search, tei
-from paritas.serving.keys import PROBE, Keys
+from paritas.serving.keys import BROWSER, PROBE, Keys
 from paritas.serving.logs import begin_request, log_request
 from paritas.serving.protocol import MAX_HEAD_BYTES
 from paritas.serving.refusals import Refused, gone
@@ -56,7 +56,12 @@ def application(service: Service, keys: Keys, *, load_first: bool = False) -> AS
         guards=[keys.guard] if keys else [],
         request_max_body_size=service.limits.max_body_bytes,
         exception_handlers={Exception: own.told},
-        openapi_config=OpenAPIConfig("paritas", __version__, path="/docs", use_handler_docstrings=True),
+        openapi_config=OpenAPIConfig(
+            "paritas",
+            __version__,
+            openapi_router=Router("/docs", route_handlers=[], opt={BROWSER: True}),
+            use_handler_docstrings=True,
+        ),
         logging_config=None,
     )
     paths = {route.path for route in app.routes}

@@ -88,9 +88,10 @@ class AsyncEncoder:
         self._owned = not isinstance(model, Encoder)
         niceness = whole_number("niceness", niceness, 0, most=19)
         if isinstance(model, Encoder):
-            self.encoder = model
+            encoder = model
         else:
-            self.encoder = called_at(niceness, partial(Encoder, model, **options))
+            encoder = called_at(niceness, partial(Encoder, model, **options))
+        self.encoder = encoder
         """What encodes."""
         self._batcher = Batcher(self.encoder, max_queue_tokens, max_queue_s)
         # Of its own: the event loop's has others waiting, such as the resolver of names.

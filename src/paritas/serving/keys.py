@@ -22,8 +22,6 @@ BROWSER = "for_browsers"
 """The key of a route's `opt` that has browsers ask for the key, as the password of any name."""
 PROBE: dict[str, Any] = {"http_method": [HttpMethod.GET, HttpMethod.HEAD], "opt": {OPEN: True}}
 """The options of a route that says how the server is; some who ask want no body."""
-
-
 _BASIC = 'Basic realm="paritas: the API key is the password"'
 
 
@@ -55,8 +53,7 @@ class Keys:
         # All of them are compared, whichever fits.
         if not sum(hmac.compare_digest(given, known) for known in self._digests):
             refusal = Refused("unauthorized", "no such API key; send the header Authorization: Bearer KEY")
-            for_browsers = handler.opt.get(BROWSER) or connection.url.path.startswith("/docs")
-            refusal.headers["WWW-Authenticate"] = _BASIC if for_browsers else "Bearer"
+            refusal.headers["WWW-Authenticate"] = _BASIC if handler.opt.get(BROWSER) else "Bearer"
             raise refusal
 
 

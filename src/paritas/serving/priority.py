@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_log = logging.getLogger("paritas")
 
 
 def lower_priority(niceness: int) -> None:
@@ -20,8 +22,10 @@ def lower_priority(niceness: int) -> None:
     Elsewhere niceness is the whole process's, and nothing is done.
     """
     if niceness and sys.platform == "linux":
-        with suppress(OSError):  # a sandbox may forbid it
+        try:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), niceness)
+        except OSError as error:  # a sandbox may forbid it
+            _log.warning("threads that encode are as urgent as all others: %s", error)
 
 
 def called_at(niceness: int, call: Callable[[], T]) -> T:

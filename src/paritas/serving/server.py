@@ -81,10 +81,13 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Let accepted requests end; those that are late get an error in their dialect."""
         self._service.draining = True
-        loop = asyncio.get_running_loop()
-        late = loop.call_later(self._options.drain_s, lambda: loop.create_task(self._service.close(0)))
+        late = asyncio.create_task(self._refuse_late())
         await super().shutdown(sockets)
         late.cancel()
+        await self._service.close(0)
+
+    async def _refuse_late(self) -> None:
+        await asyncio.sleep(self._options.drain_s)
         await self._service.close(0)
 
 
