@@ -19,7 +19,7 @@ from paritas.engine.bundle.directory import FAMILIES, Bundle
 from paritas.engine.bundle.lookup import find
 from paritas.engine.loading import load_bundle
 from paritas.engine.options import EncoderOptions
-from paritas.engine.schedule.call import Encoded, PooledCall, TokenCall
+from paritas.engine.schedule.call import CountedCall, Encoded, PooledCall, TokenCall
 from paritas.engine.schedule.job import Job
 from paritas.engine.schedule.scheduler import Scheduler
 from paritas.engine.schedule.stats import EncodeStats, Tally
@@ -210,6 +210,10 @@ class Encoder:
         """Return what takes texts through the stages; arguments and errors as `encode`."""
         distinct = self._distinct(texts, role)
         return PooledCall(self.stages, distinct, role, self._output(out, len(distinct)))
+
+    def counted_call(self, texts: Iterable[Text], role: str) -> CountedCall:
+        """Return what takes texts to vectors and counts the tokens of each; otherwise as `call`."""
+        return CountedCall(self.stages, self._distinct(texts, role), role)
 
     def token_call(self, texts: Iterable[Text], role: str) -> TokenCall:
         """Return what takes texts to their tokens' vectors; arguments and errors as `encode_tokens`."""

@@ -54,6 +54,18 @@ class EncodedTokens(NamedTuple):
     stats: EncodeStats
 
 
+class Counted(NamedTuple):
+    """What a call returns that tells of each text what became of it."""
+
+    vectors: NDArray[np.float32]
+    """(texts, dim), in the order given."""
+    tokens: NDArray[np.int32]
+    """Tokens computed for each text, special tokens and the prompt's included, (texts,)."""
+    truncated: NDArray[np.bool_]
+    """True where tokens were cut off, (texts,)."""
+    stats: EncodeStats
+
+
 class Window(NamedTuple):
     """Distinct texts that are planned together."""
 
@@ -229,10 +241,12 @@ class Call(ABC, Generic[R]):
     ) -> None:
         """Take what `Stages.run` returned for a batch, and the seconds that were spent on it."""
         self._keep(window, batch, vectors)
+        tokens = int(window.tokens.lengths[batch.rows].sum())
         self.tally.add(
             batches=1,
             done=int(window.counts[batch.rows].sum()),
-            padding=batch.cells - int(window.tokens.lengths[batch.rows].sum()),
+            computed=tokens,
+            padding=batch.cells - tokens,
             run_s=run_s,
             pool_s=pool_s,
         )
@@ -261,6 +275,29 @@ class PooledCall(Call[Encoded]):
         """As `Call.finish`."""
         self._texts.fill(self._vectors)
         return Encoded(self._vectors, self.tally.stats())
+
+
+class CountedCall(Call[Counted]):
+    """One vector a text, and how many tokens each has."""
+
+    def __init__(self, stages: Stages, texts: Deduplicated, role: str) -> None:
+        """Begin, as `Call`."""
+        super().__init__(stages, texts, role)
+        count = len(texts)
+        self._vectors = np.empty((count, stages.dim), np.float32)
+        self._tokens, self._truncated = np.zeros(count, np.int32), np.zeros(count, np.bool_)
+
+    def _keep(self, window: Window, batch: Batch, vectors: NDArray[np.float32]) -> None:
+        places = window.rows[batch.rows]
+        self._vectors[places] = vectors
+        self._tokens[places] = window.tokens.lengths[batch.rows]
+        self._truncated[places] = window.tokens.truncated[batch.rows]
+
+    def finish(self) -> Counted:
+        """As `Call.finish`."""
+        for array in (self._vectors, self._tokens, self._truncated):
+            self._texts.fill(array)
+        return Counted(self._vectors, self._tokens, self._truncated, self.tally.stats())
 
 
 class TokenCall(Call[EncodedTokens]):

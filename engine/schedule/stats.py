@@ -51,12 +51,15 @@ class Tally:
         self._tokenize_s = self._run_s = self._pool_s = 0.0
         self.done = 0
         """Texts whose vectors are there; `texts` are those given."""
+        self.computed = 0
+        """Tokens of those texts; equal ones count once."""
 
     def add(
         self,
         *,
         texts: int = 0,
         done: int = 0,
+        computed: int = 0,
         tokens: int = 0,
         truncated: int = 0,
         padding: int = 0,
@@ -69,6 +72,7 @@ class Tally:
         with self._lock:
             self.texts += texts
             self.done += done
+            self.computed += computed
             self._tokens += tokens
             self._truncated += truncated
             self._padding += padding
