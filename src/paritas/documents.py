@@ -82,7 +82,7 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
         with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
             for number, line in enumerate(packed.lines(file, name), start=1):
                 if number == 1:
-                    _check_first(line, name)
+                    check_first_line(line, name, "index")
                 # Only \n ends a line: a text may hold U+2028 and other separators of str.splitlines.
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -91,15 +91,26 @@ def _lines(path: str, name: str) -> Iterator[tuple[int, str]]:
         raise InputError(f"{name}: cannot be read: {error.strerror or error}") from error
 
 
-def _check_first(line: bytes, name: str) -> None:
-    """Tell files of other systems from those that are read."""
+def check_first_line(line: bytes, name: str, command: str) -> None:
+    """Tell files of other systems from those that are read.
+
+    Args:
+        line: the first one, with its end.
+        name: what errors call the file.
+        command: of `paritas`, that reads it.
+
+    Raises:
+        InputError: it is UTF-16, or its lines end in CR alone; the message says what mends it.
+    """
     file = "" if name == "<stdin>" else shlex.quote(name)
     if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in line[:2]:
         mend = f"iconv -f UTF-16 -t UTF-8 {file}".rstrip()
-        raise InputError(f"{name}:1: not UTF-8 but UTF-16; type: {mend} | paritas index - ...")
+        raise InputError(f"{name}:1: not UTF-8 but UTF-16; type: {mend} | paritas {command} - ...")
     if not line.endswith(b"\n") and b"\r" in line.rstrip(b"\r"):
         mend = "tr '\\r' '\\n'" + (f" < {file}" if file else "")
-        raise InputError(f"{name}:1: lines end in CR alone, expected LF; type: {mend} | paritas index - ...")
+        raise InputError(
+            f"{name}:1: lines end in CR alone, expected LF; type: {mend} | paritas {command} - ..."
+        )
 
 
 def _parse(line: str, place: str) -> Document:

@@ -13,6 +13,7 @@
     │   ├── ShapeError         ... an array of the wrong shape or dtype
     │   └── TooManyTokensError ... more tokens than a call may have
     ├── Overloaded             as much waits as may; says when to come again
+    ├── JobError               a bulk job cannot go on: another job's folder, a changed input, a lost store
     ├── VectorIndexError       an index is missing, damaged, or belongs to another model
     ├── ProviderError          the requested execution provider cannot run here
     └── MissingExtraError      an optional dependency is absent or clashes (also an ImportError)
@@ -82,6 +83,10 @@ class Overloaded(ParitasError):  # noqa: N818 - no error of the request: it may 
         super().__init__(message)
         self.retry_after_s = retry_after_s
         """Seconds after which it may be sent again."""
+
+
+class JobError(ParitasError):
+    """A bulk job cannot go on: its folder is another job's, an input changed, or a store is lost."""
 
 
 class VectorIndexError(ParitasError):

@@ -8,7 +8,8 @@ import io
 import shlex
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO, Any
 
 from paritas.errors import InputError, MissingExtraError
@@ -41,8 +42,29 @@ def lines(file: IO[bytes], name: str) -> Iterator[bytes]:
         ) from error
 
 
-def _unpacked(file: IO[bytes], name: str) -> tuple[Iterable[bytes], tuple[type[Exception], ...]]:
-    """Return what yields a file's lines, and what it raises where the file is damaged."""
+@contextmanager
+def opened(file: IO[bytes], name: str) -> Iterator[tuple[Any, bool]]:
+    """Yield a file to read, unpacked where its first bytes say so, and whether it was packed.
+
+    Args:
+        file: the file, at its beginning.
+        name: what errors call it.
+
+    Raises:
+        InputError: a packed file is damaged or ends early.
+        MissingExtraError: as `lines`.
+    """
+    unpacked, faults = _unpacked(file, name)
+    try:
+        yield unpacked, bool(faults)
+    except faults as error:
+        raise InputError(
+            f"{name}: damaged: {error}; expected a whole file, as gzip or zstd wrote it"
+        ) from error
+
+
+def _unpacked(file: IO[bytes], name: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return a file's content to read, and what that raises where the file is damaged."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)
     head = buffered.peek(len(_ZSTD))[: len(_ZSTD)]
     if head.startswith(_GZIP):

@@ -15,6 +15,7 @@ import click
 
 from paritas import __version__, interrupts
 from paritas.cli.demo import demo
+from paritas.cli.encode import encode, show_job
 from paritas.cli.machine import doctor, tune
 from paritas.cli.models import export, models, verify
 from paritas.cli.options import GIVEN, Models, drop_output, in_one_line, show_error
@@ -58,6 +59,7 @@ def cli(context: click.Context, registry: str | None) -> None:
     paritas models                                   what can be exported
     paritas export all-MiniLM-L6-v2                  make a certified bundle
     paritas verify all-MiniLM-L6-v2                  prove it again, on this machine
+    paritas encode corpus.jsonl --model all-MiniLM-L6-v2 --out vectors
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     paritas search corpus.index "how does it work?"
     paritas serve all-MiniLM-L6-v2                   answer over HTTP
@@ -84,7 +86,7 @@ def completion(shell: str) -> None:
     click.echo(completer(cli, {}, "paritas", "_PARITAS_COMPLETE").source())
 
 
-for command in (models, export, verify, index, search, recall, serve, demo, tune, doctor):
+for command in (models, export, verify, encode, show_job, index, search, recall, serve, demo, tune, doctor):
     cli.add_command(command)
 
 

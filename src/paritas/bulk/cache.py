@@ -1,0 +1,206 @@
+"""Vectors kept by text, so that none is computed twice: within a job, and across jobs."""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas.engine.tokenize.tokenizer import Text
+from paritas.errors import InputError
+
+_SCHEMA = 1
+# SQLite's own number for what a file is, so that no other database is taken for one.
+_APPLICATION = 0x70617269
+_PATIENCE_S = 60.0
+# Keys in one question; SQLite takes 32,766.
+_ASKED = 8192
+# A row that is used is noted as used, but for as long as this its note is fresh enough.
+_FRESH_S = 86_400
+# Where the file is full, so much of it is removed at once, of what was not used for longest.
+_REMOVED_SHARE = 0.1
+_OVERHEAD = 48  # of a row, in bytes, beside its vector
+
+
+class Entry(NamedTuple):
+    """What is kept of a text."""
+
+    vector: NDArray[np.float32]
+    tokens: int
+    truncated: bool
+
+
+def text_key(text: Text) -> bytes:
+    """Return what tells a text from any other: 20 bytes of BLAKE2b of it, or of both sides of a pair."""
+    digest = hashlib.blake2b(digest_size=20)
+    for part in (text,) if isinstance(text, str) else text:
+        content = part.encode()
+        digest.update(b"%d:" % len(content))
+        digest.update(content)
+    return digest.digest()
+
+
+class VectorCache:
+    """Vectors of one model and role in a SQLite file; threads and processes may use one file at a time.
+
+    Other models and roles may use the same file: their keys differ.
+    """
+
+    def __init__(self, path: Path | None, *, namespace: str, dim: int, most_bytes: int | None = None) -> None:
+        """Open a file, or make it.
+
+        Args:
+            path: the file, whose folder is there; one that is gone when it is closed where None.
+            namespace: whatever determines vectors beside the text, such as a digest of bundle and role.
+            dim: the width of the vectors.
+            most_bytes: how large the file may grow; without a bound where None.
+
+        Raises:
+            InputError: it is no such file, or cannot be written.
+        """
+        self._path = path or "a temporary file"
+        self._namespace = hashlib.blake2b(namespace.encode(), digest_size=32).digest()
+        self._dim, self._most = dim, most_bytes
+        self._lock = threading.Lock()
+        self.found = self.missed = 0
+        """Texts that were asked for and were there, or not."""
+        with self._told():
+            self._database = sqlite3.connect(
+                path or "", timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
+
+    def _prepare(self) -> None:
+        execute = self._database.execute
+        application = execute("PRAGMA application_id").fetchone()[0]
+        version = execute("PRAGMA user_version").fetchone()[0]
+        empty = execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
+        if not empty and (application, version) != (_APPLICATION, _SCHEMA):
+            raise InputError(f"{self._path}: is another database; expected a cache of paritas or a new file")
+        # Readers do not wait for writers; after a power cut the last vectors may be missing, and no more.
+        execute("PRAGMA journal_mode=WAL")
+        execute("PRAGMA synchronous=NORMAL")
+        if empty:
+            execute(f"PRAGMA application_id={_APPLICATION}")
+            execute(f"PRAGMA user_version={_SCHEMA}")
+        execute(
+            "CREATE TABLE IF NOT EXISTS vectors"
+            " (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
+        )
+        execute("CREATE INDEX IF NOT EXISTS by_use ON vectors (used)")
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            with self._lock:
+                yield
+        except sqlite3.Error as error:
+            raise InputError(
+                f"{self._path}: cannot be used as a cache: {error}; remove it, or name another file"
+            ) from error
+
+    def _key(self, text: bytes) -> bytes:
+        return hashlib.blake2b(text, key=self._namespace, digest_size=20).digest()
+
+    def get(self, texts: Sequence[bytes]) -> dict[bytes, Entry]:
+        """Return what is kept of texts by their keys; nothing of those that are not there.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        keys = {self._key(text): text for text in texts}
+        found: dict[bytes, Entry] = {}
+        now, stale = int(time.time()), []
+        with self._told():
+            for part in _parts(list(keys)):
+                marks = ",".join("?" * len(part))
+                rows = self._database.execute(
+                    f"SELECT key, value, used FROM vectors WHERE key IN ({marks})",  # noqa: S608
+                    part,
+                )
+                for key, value, used in rows:
+                    found[keys[key]] = self._entry(value)
+                    if now - used > _FRESH_S:
+                        stale.append((now, key))
+            if stale:
+                with self._changing():
+                    self._database.executemany("UPDATE vectors SET used = ? WHERE key = ?", stale)
+        self.found += len(found)
+        self.missed += len(keys) - len(found)
+        return found
+
+    def put(self, entries: Iterable[tuple[bytes, Entry]]) -> None:
+        """Keep entries by their texts' keys; what is there already stays.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        now = int(time.time())
+        rows = [(self._key(text), _value(entry), now) for text, entry in entries]
+        if not rows:
+            return
+        with self._told():
+            with self._changing():
+                self._database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
+            self._shrink()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    def _shrink(self) -> None:
+        """Remove what was not used for longest, where the file is larger than it may be."""
+        if self._most is None:
+            return
+        page_size, pages, free = (
+            self._database.execute(f"PRAGMA {name}").fetchone()[0]
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        if (pages - free) * page_size <= self._most:
+            return
+        row = 4 * self._dim + _OVERHEAD
+        over = (pages - free) * page_size - int(self._most * (1 - _REMOVED_SHARE))
+        with self._changing():
+            self._database.execute(
+                "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors ORDER BY used, key LIMIT ?)",
+                (over // row + 1,),
+            )
+
+    def _entry(self, value: bytes) -> Entry:
+        if len(value) != 4 * self._dim + 5:
+            raise sqlite3.DatabaseError("a vector has another length")
+        vector = np.frombuffer(value, "<f4", self._dim)
+        tokens = int.from_bytes(value[4 * self._dim : -1], "little")
+        return Entry(vector, tokens, bool(value[-1]))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _value(entry: Entry) -> bytes:
+    vector = np.ascontiguousarray(entry.vector, "<f4").tobytes()
+    return vector + int(entry.tokens).to_bytes(4, "little") + bytes([entry.truncated])
+
+
+def _parts(keys: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(keys), _ASKED):
+        yield keys[start : start + _ASKED]

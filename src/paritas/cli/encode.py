@@ -1,0 +1,290 @@
+"""encode and job: a corpus of any size into files, and how that goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from paritas.cli.options import (
+    GIVEN,
+    Models,
+    as_json,
+    complete_model,
+    is_terminal,
+    note,
+    precision_option,
+    print_json,
+)
+from paritas.errors import InputError
+from paritas.registry import Precision
+
+if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
+    from paritas.bulk.job import Summary
+
+# Done, but records were left out.
+REJECTED = 3
+
+
+@click.command()
+@click.argument("inputs", type=GIVEN, nargs=-1, required=True, metavar="INPUT...")
+@click.option(
+    "--model",
+    type=GIVEN,
+    shell_complete=complete_model,
+    required=True,
+    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
+)
+@click.option("--out", type=GIVEN, required=True, help="A directory, or a URL such as s3://bucket/folder.")
+@precision_option
+@click.option("--role", type=GIVEN, default="passage", show_default=True, help="The texts' role.")
+@click.option(
+    "--to",
+    "output",
+    type=click.Choice(["parquet", "npy", "safetensors"]),
+    default="parquet",
+    show_default=True,
+    help="Shards of Parquet, or one file of all vectors with their ids beside it.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "int8"]),
+    default="float32",
+    show_default=True,
+    help="Of the vectors in the files.",
+)
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(["jsonl", "csv", "tsv", "text", "parquet", "arrow"]),
+    help="Of all inputs. Default: what each name says.",
+)
+@click.option("--id", "id_", type=GIVEN, metavar="COLUMN", help="Default: _id or id; else file and number.")
+@click.option("--title", type=GIVEN, metavar="COLUMN", help="Default: title, where there is one.")
+@click.option(
+    "--text", type=GIVEN, metavar="COLUMN", help="Default: text. A number, where there is no header."
+)
+@click.option("--delimiter", default=",", show_default=True, help="Between the values of CSV files.")
+@click.option(
+    "--on-duplicate-id",
+    type=click.Choice(["error", "first", "last", "keep"]),
+    default="error",
+    show_default=True,
+    help="Where an id comes twice: stop, take one of its rows, or keep them all.",
+)
+@click.option("--strict", is_flag=True, help="Stop at the first record that cannot be read.")
+@click.option(
+    "--shard-rows",
+    type=click.IntRange(1, 2**24),
+    default=16_384,
+    show_default=True,
+    help="Rows of a file of the output.",
+)
+@click.option("--cache", type=GIVEN, metavar="FILE", help="Keep vectors for other jobs in this SQLite file.")
+@click.option("--cache-size", type=GIVEN, metavar="SIZE", help='How large it may grow, such as "20GiB".')
+@click.option("--memory-limit", type=GIVEN, metavar="SIZE", help='Most memory, such as "2GiB".')
+@click.option(
+    "--truncate-dim",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the first N channels of each vector, for models trained for it (Matryoshka).",
+)
+@as_json
+@click.pass_obj
+def encode(models: Models, /, inputs: tuple[str, ...], model: str, **options: Any) -> None:
+    """Encode a corpus of any size into files, and go on where it ended if it was stopped.
+
+    INPUT is a file, a directory, a pattern, a URL or - for standard input: JSON Lines, CSV, TSV, plain text,
+    Parquet or Arrow, packed by gzip or zstd or not. Several workers may run the same command at once, where
+    they share OUT.
+
+    \b
+    paritas encode corpus.jsonl --model all-MiniLM-L6-v2 --out vectors
+    paritas encode "data/*.csv.gz" --id url --text body --model all-MiniLM-L6-v2 --out s3://bucket/vectors
+    paritas encode collection.tsv --id 1 --text 2 --model all-MiniLM-L6-v2 --out vectors --to npy
+
+    Exit code 3: done, but records were left out; rejects.jsonl says which.
+    """
+    summary = _run(models, inputs, model, **options)
+    if options["as_json"]:
+        print_json(summary)
+    else:
+        click.echo(_told(summary, options["out"]))
+    if summary.rejected:
+        note(f"{summary.rejected} records were left out: see rejects.jsonl")
+        raise click.exceptions.Exit(REJECTED)
+
+
+def _run(
+    models: Models,
+    inputs: tuple[str, ...],
+    model: str,
+    *,
+    out: str,
+    precision: Precision | Literal["auto"],
+    role: str,
+    truncate_dim: int | None,
+    memory_limit: str | None,
+    shard_rows: int,
+    **options: Any,
+) -> Summary:
+    from paritas.bulk import job
+    from paritas.bulk.pipeline import memory_bytes
+    from paritas.bulk.readers import Reading
+    from paritas.bulk.records import Columns
+    from paritas.engine.bundle.directory import Bundle
+    from paritas.engine.encoder import Encoder
+    from paritas.engine.runtime.memory import parse_size
+
+    if len(options["delimiter"]) != 1:
+        raise InputError(f"--delimiter is {options['delimiter']!r}; expected one character, such as ';'")
+    request = job.Request(
+        inputs=inputs,
+        out=out,
+        role=role,
+        dtype=options["dtype"],
+        output=options["output"],
+        reading=Reading(
+            options["kind"], Columns(options["id_"], options["title"], options["text"]), options["delimiter"]
+        ),
+        on_duplicate_id=options["on_duplicate_id"],
+        strict=options["strict"],
+        shard_rows=shard_rows,
+        cache=options["cache"],
+        cache_bytes=None if options["cache_size"] is None else parse_size(options["cache_size"]),
+    )
+    bundle = Bundle(models.find_or_export(model, precision))
+    at_once = 2
+    limit = None
+    if memory_limit is not None:
+        dim = truncate_dim or bundle.manifest.contract.dim
+        limit = parse_size(memory_limit) - memory_bytes(dim, shard_rows, at_once)
+        if limit <= 0:
+            taken = memory_bytes(dim, shard_rows, at_once) // 2**20
+            raise InputError(
+                f"--memory-limit {memory_limit}: shards of {shard_rows} rows take {taken} MiB beside the "
+                f"model; give more, or type: --shard-rows {max(1, shard_rows // 4)}"
+            )
+    with (
+        Encoder(bundle, precision=precision, truncate_dim=truncate_dim, memory_limit=limit) as encoder,
+        _Signals() as signals,
+        _Bar(shown=is_terminal()) as bar,
+    ):
+        try:
+            return job.encode(
+                encoder, request, progress=bar, stop=signals.stop, abort=signals.abort, at_once=at_once
+            )
+        except job.Stopped as stopped:
+            note(f"paritas: stopped: {stopped}; the same command goes on")
+            raise click.exceptions.Exit(128 + signals.number) from None
+
+
+class _Signals:
+    """Ctrl-C and SIGTERM: the first one ends the job after the shards at hand, the second one at once."""
+
+    def __init__(self) -> None:
+        self.stop, self.abort = threading.Event(), threading.Event()
+        self.number = 0
+
+    def __enter__(self) -> _Signals:
+        # What a shell's background job ignores stays ignored.
+        self._former = {
+            number: signal.signal(number, self._told)
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if signal.getsignal(number) != signal.SIG_IGN
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    def _told(self, number: int, _frame: object) -> None:
+        if self.stop.is_set():
+            self.abort.set()
+            return
+        self.number = number
+        self.stop.set()
+        with suppress(OSError):  # standard error may be closed
+            os.write(2, b"\nparitas: finishing the shards at hand; once more to leave at once\n")
+
+
+class _Bar:
+    """A bar on standard error: rows done, tokens a second, and the time that is left."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown
+        self._bar: Any = None
+        self._tokens = 0
+        self._begun_s = 0.0
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def planning(self, done_bytes: int, total_bytes: int) -> None:
+        """As `Progress.planning`."""
+        if self._shown and self._bar is None:
+            self._bar = self._new(total=total_bytes, unit="B", unit_scale=True, desc="reading")
+        if self._bar is not None:
+            self._bar.update(done_bytes - self._bar.n)
+
+    def begin(self, rows: int, done: int) -> None:
+        """As `Progress.begin`."""
+        self.__exit__()
+        self._begun_s = time.monotonic()
+        if self._shown:
+            self._bar = self._new(total=rows, initial=done, unit=" rows", desc="encoding")
+
+    def encoded(self, rows: int, tokens: int) -> None:
+        """As `Progress.encoded`."""
+        self._tokens += tokens
+        if self._bar is not None:
+            rate = self._tokens / max(time.monotonic() - self._begun_s, 1e-3)
+            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+            self._bar.update(rows)
+
+    def _new(self, **options: Any) -> Any:
+        from tqdm import tqdm  # here, for it takes 55 ms to import
+
+        return tqdm(**options)
+
+
+def _told(summary: Summary, out: str) -> str:
+    """Return what a job did, for people."""
+    lines = [
+        f"{summary.rows:,} rows, {summary.tokens:,} tokens ({summary.truncated:,} truncated) in "
+        f"{summary.shards:,} shards",
+    ]
+    if summary.kept:
+        lines.append(f"{summary.kept:,} vectors were there already, for an equal text")
+    if summary.duplicates:
+        lines.append(f"{summary.duplicates:,} rows were left out, for their ids come twice")
+    return "\n".join([*lines, f"vectors: {out}"])
+
+
+@click.command("job")
+@click.argument("out", type=GIVEN, metavar="DIR")
+@as_json
+def show_job(out: str, as_json: bool) -> None:
+    """Show how far the job in DIR is, also while it runs elsewhere.
+
+    \b
+    paritas job vectors
+    paritas job s3://bucket/vectors --json
+    """
+    from paritas.bulk.state import state_of
+
+    state = state_of(out)
+    if as_json:
+        print_json(state)
+    else:
+        click.echo(state)
