@@ -96,10 +96,10 @@ class VectorCache:
             execute(f"PRAGMA application_id={_APPLICATION}")
             execute(f"PRAGMA user_version={_SCHEMA}")
         execute(
-            "CREATE TABLE IF NOT EXISTS vectors"
-            " (key BLOB PRIMARY KEY, value BLOB NOT NULL, used INTEGER NOT NULL) WITHOUT ROWID"
+            # In the order of their last use, so that removing the first ones frees whole pages.
+            "CREATE TABLE IF NOT EXISTS vectors (number INTEGER PRIMARY KEY,"
+            " key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, used INTEGER NOT NULL)"
         )
-        execute("CREATE INDEX IF NOT EXISTS by_use ON vectors (used)")
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -133,10 +133,10 @@ class VectorCache:
                 for key, value, used in rows:
                     found[keys[key]] = self._entry(value)
                     if now - used > _FRESH_S:
-                        stale.append((now, key))
+                        stale.append((key, value, now))
             if stale:
                 with self._changing():
-                    self._database.executemany("UPDATE vectors SET used = ? WHERE key = ?", stale)
+                    self._insert("REPLACE", stale)
         self.found += len(found)
         self.missed += len(keys) - len(found)
         return found
@@ -153,8 +153,11 @@ class VectorCache:
             return
         with self._told():
             with self._changing():
-                self._database.executemany("INSERT OR IGNORE INTO vectors VALUES (?, ?, ?)", rows)
+                self._insert("INSERT OR IGNORE", rows)
             self._shrink()
+
+    def _insert(self, how: str, rows: list[tuple[bytes, bytes, int]]) -> None:
+        self._database.executemany(f"{how} INTO vectors (key, value, used) VALUES (?, ?, ?)", rows)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -180,7 +183,7 @@ class VectorCache:
         over = (pages - free) * page_size - int(self._most * (1 - _REMOVED_SHARE))
         with self._changing():
             self._database.execute(
-                "DELETE FROM vectors WHERE key IN (SELECT key FROM vectors ORDER BY used, key LIMIT ?)",
+                "DELETE FROM vectors WHERE number IN (SELECT number FROM vectors ORDER BY number LIMIT ?)",
                 (over // row + 1,),
             )
 

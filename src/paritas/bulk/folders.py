@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from paritas import files
-from paritas.bulk.objects import is_url, open_object, open_store, told
+from paritas.bulk.objects import ask, is_url, open_object, open_store
 from paritas.errors import InputError
 
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -196,8 +196,9 @@ class StoreFolder(Folder):
         """As `Folder.names`."""
         import obstore
 
-        with told(f"{self.place}/{below}"):
-            listed = obstore.list_with_delimiter(self._store, below.rstrip("/") or None)
+        listed: Any = ask(
+            f"{self.place}/{below}", obstore.list_with_delimiter, self._store, below.rstrip("/") or None
+        )
         return {meta["path"].rpartition("/")[2]: meta["size"] for meta in listed["objects"]}
 
     def put_new(self, name: str, content: Any) -> bool:
@@ -205,19 +206,17 @@ class StoreFolder(Folder):
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        with told(f"{self.place}/{name}"):
-            try:
-                obstore.put(self._store, name, memoryview(content), mode="create")
-            except (AlreadyExistsError, PreconditionError):
-                return False
+        try:
+            ask(f"{self.place}/{name}", obstore.put, self._store, name, bytes(content), mode="create")
+        except (AlreadyExistsError, PreconditionError):
+            return False
         return True
 
     def put(self, name: str, content: Any) -> None:
         """As `Folder.put`."""
         import obstore
 
-        with told(f"{self.place}/{name}"):
-            obstore.put(self._store, name, memoryview(content))
+        ask(f"{self.place}/{name}", obstore.put, self._store, name, bytes(content))
 
     @contextmanager
     def written(self, name: str) -> Iterator[IO[bytes]]:
@@ -227,28 +226,24 @@ class StoreFolder(Folder):
         with tempfile.TemporaryFile() as file:
             yield file
             file.seek(0)
-            with told(f"{self.place}/{name}"):
-                obstore.put(self._store, name, file)
+            ask(f"{self.place}/{name}", obstore.put, self._store, name, file)
 
     def read(self, name: str) -> bytes:
         """As `Folder.read`."""
         import obstore
 
-        with told(f"{self.place}/{name}"):
-            return bytes(obstore.get(self._store, name).bytes())
+        return ask(f"{self.place}/{name}", lambda: bytes(obstore.get(self._store, name).bytes()))
 
     def open(self, name: str) -> BufferedReader:
         """As `Folder.open`."""
         import obstore
 
         url = f"{self.place}/{name}"
-        with told(url):
-            size = obstore.head(self._store, name)["size"]
-        return open_object(url, size)
+        return open_object(url, ask(url, obstore.head, self._store, name)["size"])
 
     def remove(self, name: str) -> None:
         """As `Folder.remove`."""
         import obstore
 
-        with told(f"{self.place}/{name}"), suppress(FileNotFoundError):
-            obstore.delete(self._store, name)
+        with suppress(FileNotFoundError):
+            ask(f"{self.place}/{name}", obstore.delete, self._store, name)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 from paritas.errors import JobError, MissingExtraError
 
+T = TypeVar("T")
+
+_MESSAGE = re.compile("<Message>(.*?)</Message>", re.DOTALL)
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.DOTALL)
+# What an error says where the connection broke in an answer, how often it is asked for, and after what pause.
+_BROKEN, _ATTEMPTS, _PAUSE_S = "body", 6, 0.1
+# How often and how long a request that fails is tried again; where empty 10 times, for 3 minutes.
+RETRY: dict[str, Any] = {}
 # Fetched at a time. A request waits some 50 ms, and a connection gives about 100 MB/s.
 _READ_BYTES = 8 * 2**20
 
@@ -44,14 +51,20 @@ def open_store(url: str) -> Any:
     plain = os.environ.get("AWS_ENDPOINT_URL", os.environ.get("AWS_ENDPOINT", "")).startswith("http://")
     options: Any = {"allow_http": True} if plain or url.startswith("http://") else {}
     try:
-        return from_url(url, client_options=options)
+        retry: Any = RETRY
+        return from_url(url, client_options=options, retry_config=retry)
     except (exceptions.BaseError, ValueError) as error:
         raise JobError(f"{url}: {_first_line(error)}; expected s3://, gs:// or az://") from error
 
 
-@contextmanager
-def told(place: str) -> Iterator[None]:
-    """Raise what a store answers as one line that names the place.
+def ask(place: str, call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Return what a call of obstore returns; where the connection breaks in the answer, ask again.
+
+    obstore does so itself before an answer begins, and for the answer's content in some calls only.
+
+    Args:
+        place: what errors name.
+        call: it, with its arguments and options.
 
     Raises:
         FileNotFoundError: there is no such object.
@@ -59,17 +72,25 @@ def told(place: str) -> Iterator[None]:
     """
     from obstore import exceptions
 
-    try:
-        yield
-    except (exceptions.NotFoundError, FileNotFoundError) as error:
-        raise FileNotFoundError(2, "no such object", place) from error
-    except exceptions.BaseError as error:
-        raise JobError(f"{place}: {_first_line(error)}") from error
+    for attempt in range(_ATTEMPTS):
+        try:
+            return call(*arguments, **options)
+        except (exceptions.NotFoundError, FileNotFoundError) as error:
+            raise FileNotFoundError(2, "no such object", place) from error
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
+            raise
+        except exceptions.BaseError as error:
+            if attempt == _ATTEMPTS - 1 or _BROKEN not in str(error):
+                raise JobError(f"{place}: {_first_line(error)}") from error
+            time.sleep(_PAUSE_S * 2**attempt)
+    raise AssertionError
 
 
 def _first_line(error: Exception) -> str:
-    """Return what an error of obstore says, without the debugging output that follows."""
-    return str(error).strip().splitlines()[0].rstrip(":") if str(error).strip() else type(error).__name__
+    """Return what an error says, and the store's own message, without the debugging output that follows."""
+    whole = str(error).strip() or type(error).__name__
+    message = _MESSAGE.search(whole)
+    return whole.splitlines()[0].partition(": <?xml")[0] + (f": {message[1]}" if message else "")
 
 
 class ObjectFile(io.RawIOBase):
@@ -112,13 +133,12 @@ class ObjectFile(io.RawIOBase):
         length = min(len(view), self._size - self._at)
         if length <= 0:
             return 0
-        with told(self._url):
-            content = obstore.get_range(self._store, self._key, start=self._at, length=length)
+        content = ask(self._url, obstore.get_range, self._store, self._key, start=self._at, length=length)
         view[:length] = memoryview(content)
         self._at += length
         return length
 
 
 def open_object(url: str, size_bytes: int) -> io.BufferedReader:
-    """Return an object as a file; errors as `told` when it is read."""
+    """Return an object as a file; errors as `ask` when it is read."""
     return io.BufferedReader(ObjectFile(url, size_bytes), buffer_size=_READ_BYTES)

@@ -103,8 +103,9 @@ class Plan(Struct, frozen=True):
         return msgspec.json.encode(self) + b"\n"
 
     def digest(self) -> str:
-        """Return a digest of it, by which its shards know it."""
-        return hashlib.sha256(self.encoded()).hexdigest()
+        """Return a digest of it, by which its shards know it; the times of the inputs count for nothing."""
+        inputs = [msgspec.structs.replace(entry, version="") for entry in self.inputs]
+        return hashlib.sha256(msgspec.structs.replace(self, inputs=inputs).encoded()).hexdigest()
 
 
 def parse_plan(content: bytes, place: str) -> Plan:
@@ -159,6 +160,7 @@ class Planner:
         self._spec, self._text_key, self._doubles = spec, text_key, doubles
         self._shards: list[Shard] = []
         self._inputs: list[Input] = []
+        self._first_fault = ""
         self._begin_shard()
 
     def _begin_shard(self) -> None:
@@ -180,6 +182,7 @@ class Planner:
             records += 1
             if document is None:
                 reject(source.label, mark.number, fault)
+                self._first_fault = self._first_fault or f"{source.label}:{mark.number}: {fault}"
                 rejected += 1
                 continue
             rows += 1
@@ -220,7 +223,9 @@ class Planner:
             self._end_shard()
         rejected = sum(entry.rejected for entry in self._inputs)
         if not self._shards:
-            left = f"; {rejected} were left out, none is left" if rejected else ""
+            left = (
+                f", but {rejected} that were left out, the first at {self._first_fault}" if rejected else ""
+            )
             raise InputError(f"the input has no rows{left}; expected at least one")
         shards, duplicates = self._without_duplicates()
         repeated = self._doubles.repeated_texts()

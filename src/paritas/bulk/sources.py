@@ -8,13 +8,14 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any
 
 from paritas import files
-from paritas.bulk.objects import is_url, open_object, open_store, told
+from paritas.bulk.objects import ask, is_url, open_object, open_store
 from paritas.errors import InputError
 
 # Files that are taken where a directory is given, below another ending .gz or .zst perhaps.
@@ -120,9 +121,10 @@ def _entries(given: str, spool: Path) -> Iterator[_Entry]:
 
 
 def _file(name: str) -> _Entry:
-    path = Path(name)
+    # Of a link its own name counts, which says what it holds.
+    path = Path(name).parent.resolve() / Path(name).name
     state = path.stat()
-    return str(path.absolute()), state.st_size, str(state.st_mtime_ns)
+    return str(path), state.st_size, str(state.st_mtime_ns)
 
 
 def _checked_folder(given: str, names: Iterable[str]) -> Iterator[_Entry]:
@@ -151,15 +153,15 @@ def _objects(given: str) -> Iterator[_Entry]:
             fixed = fixed.rpartition("/")[0]
     elif not given.endswith("/") and "/" in fixed:
         folder, _, key = fixed.rpartition("/")
-        with _found_or_not(), told(given):
-            meta = obstore.head(open_store(f"{scheme}://{folder}"), key)
+        with suppress(FileNotFoundError):  # what is no object may be a folder of them
+            meta = ask(given, obstore.head, open_store(f"{scheme}://{folder}"), key)
             yield given, meta["size"], _version(meta)
             return
     if not fixed:
         raise InputError(f"{given}: has no bucket; expected {scheme}://bucket/folder/*.jsonl")
     base = f"{scheme}://{fixed}"
-    with told(given):
-        metas = [meta for page in obstore.list(open_store(base)) for meta in page]
+    store = open_store(base)
+    metas: list[Any] = ask(given, lambda: [meta for page in obstore.list(store) for meta in page])
     wanted = [(f"{base}/{meta['path']}", meta) for meta in sorted(metas, key=lambda meta: meta["path"])]
     if magic:
         wanted = [(url, meta) for url, meta in wanted if fnmatch.fnmatchcase(url, given)]
@@ -173,15 +175,6 @@ def _objects(given: str) -> Iterator[_Entry]:
         )
     for url, meta in wanted:
         yield url, meta["size"], _version(meta)
-
-
-class _found_or_not:  # noqa: N801 - reads as a sentence in `with`
-    """What is no object may be a folder of them."""
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: Any, *_: object) -> bool:
-        return kind is FileNotFoundError
 
 
 def _is_data(name: str) -> bool:

@@ -1,0 +1,178 @@
+"""Object stores as source and target, by S3's own protocol."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import obstore
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from paritas.bulk import ledger
+from paritas.bulk.folders import open_folder
+from paritas.bulk.job import Request, encode
+from paritas.bulk.objects import open_store
+from paritas.bulk.state import state_of
+from paritas.engine.bundle.directory import Bundle
+from paritas.engine.encoder import Encoder
+from paritas.errors import InputError, JobError
+from tests.faults.test_bulk import ENCODE
+from tests.unit.bulk.corpora import documents, parts, run, write_jsonl
+from tests.unit.bulk.s3 import breaking_proxy, s3_server, set_environment
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with s3_server(monkeypatch) as address:
+        yield address
+
+
+@pytest.fixture
+def corpus(tmp_path: Path, server: str) -> Path:
+    """Files here, and the same ones in the bucket."""
+    rows = documents(90)
+    rows[60] |= {"title": "", "text": rows[3]["text"]}
+    write_jsonl(tmp_path / "in" / "one.jsonl", rows[:40])
+    write_jsonl(tmp_path / "in" / "two.jsonl.gz", rows[40:70])
+    pq.write_table(pa.Table.from_pylist(rows[70:]), tmp_path / "in" / "deep.parquet", row_group_size=7)
+    for path in (tmp_path / "in").iterdir():
+        obstore.put(open_store("s3://bucket/in"), path.name, path.read_bytes())
+    obstore.put(open_store("s3://bucket/in"), "_SUCCESS", b"")
+    return tmp_path / "in"
+
+
+def stored(url: str) -> dict[str, bytes]:
+    folder = open_folder(url)
+    return {name: folder.read(name) for name in sorted(folder.names()) if name != "job.json"}
+
+
+@pytest.mark.parametrize("given", ["s3://bucket/in", "s3://bucket/in/", "s3://bucket/*/*.[jp]*"])
+def test_a_job_from_a_bucket_into_a_bucket_is_the_job_from_files_into_files(
+    bert: Encoder, corpus: Path, tmp_path: Path, given: str
+) -> None:
+    run(bert, tmp_path / "out", corpus)
+    summary = run(bert, "s3://bucket/out/deep", given)  # type: ignore[arg-type]
+    assert stored("s3://bucket/out/deep") == parts(tmp_path / "out")
+    assert summary.rows == 90
+    state = state_of("s3://bucket/out/deep")
+    assert (state.state, state.done_shards, len(state.workers)) == ("done", 6, 1)
+    assert open_folder("s3://bucket/out/deep").names("_job/claims/") == {}
+
+
+@pytest.mark.parametrize("output", ["npy", "safetensors"])
+def test_one_file_of_all_vectors_in_a_bucket(
+    bert: Encoder, corpus: Path, tmp_path: Path, output: str
+) -> None:
+    run(bert, tmp_path / "out", corpus, output=output)
+    run(bert, "s3://bucket/out", corpus, output=output)  # type: ignore[arg-type]
+    assert stored("s3://bucket/out") == parts(tmp_path / "out")
+
+
+def test_broken_connections_cost_time_only(
+    bert: Encoder, corpus: Path, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(bert, tmp_path / "out", corpus)
+    with breaking_proxy(server, share=0.5) as (address, broken):
+        set_environment(monkeypatch, address)
+        run(bert, "s3://bucket/out", "s3://bucket/in")  # type: ignore[arg-type]
+        assert broken[0] > 0
+        assert stored("s3://bucket/out") == parts(tmp_path / "out")
+
+
+def test_workers_that_share_a_bucket(
+    bert: Encoder, bundles: dict[str, Bundle], tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = write_jsonl(tmp_path / "corpus.jsonl", documents(400))
+    run(bert, tmp_path / "out", corpus, on_duplicate_id="first")
+    command = [
+        sys.executable,
+        "-c",
+        ENCODE,
+        bundles["tiny-bert"].directory,
+        "s3://bucket/out",
+        "parquet",
+        corpus,
+    ]
+    workers = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    told = [worker.communicate(timeout=120)[1] for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0, 0], told
+    assert stored("s3://bucket/out") == parts(tmp_path / "out")
+    folder = open_folder("s3://bucket/out")
+    done = [json.loads(folder.read(f"_job/workers/{name}")) for name in folder.names("_job/workers/")]
+    assert len(done) == 3
+    assert sum(work["shards"] for work in done) <= 25 + 3  # now and then one is done twice
+
+
+def test_claims_of_the_dead_are_taken_over(
+    bert: Encoder, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "_LEAST_PATIENCE_S", 0.3)
+    run(bert, tmp_path / "out", corpus)
+    folder = open_folder("s3://bucket/out")
+    for number in (0, 3):
+        assert folder.put_new(f"_job/claims/{number:05d}", b"dead")
+    run(bert, "s3://bucket/out", corpus)  # type: ignore[arg-type]
+    assert stored("s3://bucket/out") == parts(tmp_path / "out")
+
+
+def test_a_file_is_there_once(server: str, tmp_path: Path) -> None:
+    for place in ("s3://bucket/x", str(tmp_path / "x")):
+        folder = open_folder(place)
+        assert folder.put_new("a", b"first")
+        assert not folder.put_new("a", b"second")
+        assert folder.read("a") == b"first"
+        folder.put("a", b"third")
+        folder.put("deep/b", b"x")
+        with folder.written("c") as file:
+            file.write(b"much")
+        assert folder.names() == {"a": 5, "c": 4}
+        assert folder.names("deep/") == {"b": 1}
+        assert folder.names("nowhere/") == {}
+        with folder.open("c") as read:
+            assert (read.read(2), read.seek(1), read.read()) == (b"mu", 1, b"uch")
+        folder.remove("a")
+        folder.remove("a")
+        with pytest.raises(FileNotFoundError):
+            folder.read("a")
+
+
+def test_what_is_not_in_the_bucket(bert: Encoder, corpus: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"s3://bucket/nowhere: no file in it ends in"):
+        run(bert, tmp_path / "out", "s3://bucket/nowhere")
+    with pytest.raises(InputError, match="no object matches"):
+        run(bert, tmp_path / "out", "s3://bucket/in/*.xml")
+    with pytest.raises(JobError, match=r"s3://other/in: .*The specified bucket does not exist"):
+        run(bert, tmp_path / "out", "s3://other/in")
+    with pytest.raises(JobError, match=r"ftp://host: .*expected s3://, gs:// or az://"):
+        run(bert, tmp_path / "out", "ftp://host/in")
+
+
+def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
+    bert: Encoder, corpus: Path, tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(bert, tmp_path / "out", corpus)
+    monkeypatch.setattr("paritas.bulk.objects.RETRY", {"max_retries": 1})
+    with breaking_proxy(server, share=0.0) as (address, _):
+        set_environment(monkeypatch, address)
+
+        class LosesIt:
+            def planning(self, done_bytes: int, total_bytes: int) -> None: ...
+
+            def begin(self, rows: int, done: int) -> None: ...
+
+            def encoded(self, rows: int, tokens: int) -> None:
+                monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+                open_store.cache_clear()
+
+        # The folder of the output was opened before: its connections go on, the input's do not.
+        request = Request(inputs=["s3://bucket/in"], out=str(tmp_path / "lost"), shard_rows=16)
+        with pytest.raises((JobError, InputError)):
+            encode(bert, request, progress=LosesIt())
+    set_environment(monkeypatch, server)
+    encode(bert, request)
+    assert parts(tmp_path / "lost") == parts(tmp_path / "out")
