@@ -107,8 +107,9 @@ def test_the_doctor_without_onnxruntime_says_so_beside_all_else(bare: Path, tmp_
         (["search", "some.index", "query"], "pip install 'paritas[cpu]'"),
         (["tune", "./some.bundle"], "pip install 'paritas[cpu]'"),
         (["serve", "./some.bundle"], "pip install 'paritas[cpu,serve]'"),
+        (["encode", "-", "--model", "./some.bundle", "--out", "out"], "pip install 'paritas[cpu,bulk]'"),
     ],
-    ids=["export", "verify", "search", "tune", "serve"],
+    ids=["export", "verify", "search", "tune", "serve", "encode"],
 )
 def test_a_command_without_its_extra_ends_with_2_and_says_what_to_type(
     bare: Path, tmp_path: Path, arguments: list[str], message: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import threading
@@ -21,7 +22,7 @@ from paritas.cli.options import (
     precision_option,
     print_json,
 )
-from paritas.errors import InputError
+from paritas.errors import InputError, MissingExtraError
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
@@ -133,6 +134,7 @@ def _run(
     shard_rows: int,
     **options: Any,
 ) -> Summary:
+    check_extra()
     from paritas.bulk import job
     from paritas.bulk.pipeline import memory_bytes
     from paritas.bulk.readers import Reading
@@ -182,6 +184,13 @@ def _run(
         except job.Stopped as stopped:
             note(f"paritas: stopped: {stopped}; the same command goes on")
             raise click.exceptions.Exit(128 + signals.number) from None
+
+
+def check_extra() -> None:
+    """Raise a MissingExtraError unless the packages of the extra are there."""
+    for name in ("onnxruntime", "pyarrow"):
+        if importlib.util.find_spec(name) is None:
+            raise MissingExtraError(f"{name} is not installed; type: pip install 'paritas[cpu,bulk]'")
 
 
 class _Signals:
@@ -262,7 +271,7 @@ def _told(summary: Summary, out: str) -> str:
     """Return what a job did, for people."""
     lines = [
         f"{summary.rows:,} rows, {summary.tokens:,} tokens ({summary.truncated:,} truncated) in "
-        f"{summary.shards:,} shards",
+        f"{summary.shards:,} {'shard' if summary.shards == 1 else 'shards'}",
     ]
     if summary.kept:
         lines.append(f"{summary.kept:,} vectors were there already, for an equal text")
