@@ -105,7 +105,7 @@ def test_three_workers_of_which_two_are_killed(
         worker.communicate()
     assert workers[2].returncode == 0, told
     assert parts(out) == parts(tmp_path / "expected")
-    assert json.loads((out / "job.json").read_text())["rows"] == 3000
+    assert json.loads((out / "_job" / "job.json").read_text())["rows"] == 3000
 
 
 def test_workers_share_the_work(bert: Encoder, bundles: dict[str, Bundle], tmp_path: Path) -> None:

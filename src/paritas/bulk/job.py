@@ -83,7 +83,7 @@ class Request(Struct, frozen=True, kw_only=True):
 
 
 class Summary(Struct, frozen=True):
-    """What a job did; job.json holds it."""
+    """What a job did; _job/job.json holds it."""
 
     format: int
     paritas: str
@@ -100,7 +100,7 @@ class Summary(Struct, frozen=True):
     tokens: int
     truncated: int
     rejected: int
-    """Records left out because they cannot be read; rejects.jsonl has each."""
+    """Records left out because they cannot be read; _job/rejects.jsonl has each."""
     duplicates: int
     """Rows left out because their id comes twice."""
     repeated: int
@@ -276,7 +276,7 @@ def _planned(folder: Folder, spec: Spec, sources: Sequence[Source]) -> Plan | No
     """
     plan = read_plan(folder)
     if plan is None:
-        others = sorted(set(folder.names()) - {places.REJECTS})
+        others = sorted(folder.names())
         if others:
             raise JobError(
                 f"{folder.place}: holds {others[0]} and no job; expected a folder that is empty or not there"

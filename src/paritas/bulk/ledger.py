@@ -20,11 +20,12 @@ from pathlib import Path
 from paritas.bulk.folders import DirectoryFolder, Folder
 from paritas.bulk.plan import Plan
 
+# Readers of Parquet take a folder for a table, and pass over names in it that begin with an underscore.
 PLAN = "_job/plan.json"
 REPEATED = "_job/repeated"
 WORKERS = "_job/workers/"
-SUMMARY = "job.json"
-REJECTS = "rejects.jsonl"
+SUMMARY = "_job/job.json"
+REJECTS = "_job/rejects.jsonl"
 _CLAIMS = "_job/claims/"
 _PART = re.compile(r"part-(\d{5,})\.parquet")
 _ASKED_EVERY_S = 0.2

@@ -109,7 +109,7 @@ def encode(models: Models, /, inputs: tuple[str, ...], model: str, **options: An
     paritas encode "data/*.csv.gz" --id url --text body --model all-MiniLM-L6-v2 --out s3://bucket/vectors
     paritas encode collection.tsv --id 1 --text 2 --model all-MiniLM-L6-v2 --out vectors --to npy
 
-    Exit code 3: done, but records were left out; rejects.jsonl says which.
+    Exit code 3: done, but records were left out; _job/rejects.jsonl in OUT says which.
     """
     summary = _run(models, inputs, model, **options)
     if options["as_json"]:
@@ -117,7 +117,7 @@ def encode(models: Models, /, inputs: tuple[str, ...], model: str, **options: An
     else:
         click.echo(_told(summary, options["out"]))
     if summary.rejected:
-        note(f"{summary.rejected} records were left out: see rejects.jsonl")
+        note(f"{summary.rejected} records were left out: see {options['out']}/_job/rejects.jsonl")
         raise click.exceptions.Exit(REJECTED)
 
 

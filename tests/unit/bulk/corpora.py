@@ -64,5 +64,5 @@ def vectors(rows: pa.Table) -> NDArray[Any]:
 
 def parts(out: Path) -> dict[str, bytes]:
     """The files that must be the same bytes, however a job came to its end."""
-    names = ("part-*.parquet", "rejects.jsonl", "vectors.*", "ids.jsonl")
+    names = ("part-*.parquet", "_job/rejects.jsonl", "vectors.*", "ids.jsonl")
     return {path.name: path.read_bytes() for name in names for path in sorted(out.glob(name))}

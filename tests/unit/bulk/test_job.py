@@ -43,7 +43,7 @@ def test_vectors_are_the_encoders_in_the_order_of_the_input(
     assert (summary.rows, summary.shards, summary.rejected) == (70, 5, 0)
     assert (summary.tokens, summary.truncated) == (expected.tokens.sum(), expected.truncated.sum())
     assert summary.inputs[0].label == "corpus.jsonl"
-    assert json.loads((tmp_path / "out" / "job.json").read_text())["rows"] == 70
+    assert json.loads((tmp_path / "out" / "_job" / "job.json").read_text())["rows"] == 70
 
 
 def test_shards_do_not_change_vectors(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
@@ -102,7 +102,9 @@ def test_rows_that_cannot_be_read_are_left_out_and_told(tmp_path: Path, bert: En
     (tmp_path / "corpus.jsonl").write_bytes(b"\n".join(lines) + b"\n")
     summary = run(bert, tmp_path / "out", tmp_path / "corpus.jsonl")
     assert (summary.rows, summary.rejected) == (36, 4)
-    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    rejects = [
+        json.loads(line) for line in (tmp_path / "out" / "_job" / "rejects.jsonl").read_text().splitlines()
+    ]
     assert [entry["number"] for entry in rejects] == [4, 21, 22, 40]
     assert rejects[0] == {"file": "corpus.jsonl", "number": 4, "reason": "its text is int, expected a string"}
     kept = [row["_id"] for place, row in enumerate(documents(40)) if place not in (3, 20, 21, 39)]
@@ -224,7 +226,7 @@ def test_an_input_that_changes_while_the_job_runs_is_found(tmp_path: Path, bert:
     request = Request(inputs=[str(corpus)], out=str(tmp_path / "out"), shard_rows=16)
     with pytest.raises(JobError, match="changed since the job began"):
         encode(bert, request, progress=Changes())
-    assert not (tmp_path / "out" / "job.json").exists()
+    assert not (tmp_path / "out" / "_job" / "job.json").exists()
 
 
 def test_a_job_that_was_stopped_goes_on(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
@@ -309,3 +311,34 @@ def test_a_shard_may_hold_many_files_and_a_file_many_shards(tmp_path: Path, bert
     assert np.array_equal(
         vectors(table(tmp_path / "out")), bert.encode(texts(rows, pair=True), role="passage")
     )
+
+
+def test_others_read_the_folder_as_a_table(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
+    """The folder itself, with all that a job keeps beside its shards; records left out among it."""
+    import duckdb
+    import lancedb
+    import pandas
+    import polars
+    import pyarrow.parquet as pq
+
+    with corpus.open("a") as file:
+        file.write("no json\n")
+    for dtype in ("float32", "float16"):
+        out = tmp_path / dtype
+        run(bert, out, corpus, dtype=dtype)
+        wanted = vectors(table(out))
+        found = {
+            "duckdb": np.array(
+                [row[0] for row in duckdb.sql(f"SELECT vector FROM '{out}/*.parquet'").fetchall()]
+            ),
+            "polars": polars.read_parquet(out / "*.parquet")["vector"].to_numpy(),
+            "pandas": np.stack(pandas.read_parquet(out)["vector"].to_list()),
+            "pyarrow": np.stack(pq.read_table(out)["vector"].to_numpy()),
+        }
+        for name, read in found.items():
+            assert np.array_equal(read.astype(wanted.dtype), wanted), name
+    database = lancedb.connect(tmp_path / "lance")
+    lance = database.create_table("vectors", pq.read_table(tmp_path / "float32"))
+    exact = vectors(table(tmp_path / "float32"))
+    hits = lance.search(exact[7]).metric("dot").limit(1).to_list()
+    assert hits[0]["id"] == "d7"

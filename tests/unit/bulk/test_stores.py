@@ -48,7 +48,7 @@ def corpus(tmp_path: Path, server: str) -> Path:
 
 def stored(url: str) -> dict[str, bytes]:
     folder = open_folder(url)
-    return {name: folder.read(name) for name in sorted(folder.names()) if name != "job.json"}
+    return {name: folder.read(name) for name in sorted(folder.names())}
 
 
 @pytest.mark.parametrize("given", ["s3://bucket/in", "s3://bucket/in/", "s3://bucket/*/*.[jp]*"])

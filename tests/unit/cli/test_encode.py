@@ -37,7 +37,7 @@ def test_records_left_out_are_told_by_the_exit_code(folder: Path, run: Run) -> N
     result = run("encode", "corpus.jsonl", *ENCODE, "--json")
     assert result.returncode == 3
     assert json.loads(result.stdout)["rejected"] == 1
-    assert "1 records were left out: see rejects.jsonl" in result.stderr
+    assert "1 records were left out: see vectors/_job/rejects.jsonl" in result.stderr
     refused(
         run("encode", "corpus.jsonl", *ENCODE[:2], "--out", "other", "--strict"), "corpus.jsonl:5: is no JSON"
     )
@@ -71,7 +71,7 @@ def test_what_the_user_can_mend_ends_with_2(
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     assert "Traceback" not in result.stderr
-    assert not (folder / "vectors" / "job.json").exists()
+    assert not (folder / "vectors" / "_job" / "job.json").exists()
 
 
 def test_a_folder_without_a_job(folder: Path, run: Run) -> None:

@@ -123,6 +123,12 @@ FAILURES = {
     "models": ("--registry none.yaml models --json", "RegistryError", "none.yaml: cannot be read"),
     "export": ("export tiny-brt --json", "RegistryError", "unknown model 'tiny-brt'"),
     "verify": ("verify ./none --json", "BundleError", "none: no such bundle directory"),
+    "encode": (
+        "encode none.txt --model mpnet.bundle --out new --json",
+        "InputError",
+        "none.txt: no such file",
+    ),
+    "job": ("job none --json", "JobError", "none: holds no job"),
     "index": ("index none.txt --model mpnet.bundle --out new --json", "InputError", "none.txt: no such file"),
     "search": ("search none.index sky --json", "VectorIndexError", "none.index: no index there"),
     "recall": ("recall none.index --json", "VectorIndexError", "none.index: no index there"),
