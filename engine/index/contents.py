@@ -135,6 +135,16 @@ class Contents:
 
         return self._use(sample)
 
+    def sample_documents(self, count: int, seed: int) -> tuple[list[Row], NDArray[np.float32]]:
+        """Return some documents, or all where there are fewer, and the vector of each."""
+
+        def sample() -> tuple[list[Row], NDArray[np.float32]]:
+            drawn = np.random.default_rng(seed).permutation(self._documents.all_keys())[:count]
+            rows = self._documents.rows(int(key) for key, _ in drawn)
+            return [rows[int(key)] for key, _ in drawn], self._graph.get(drawn[:, 1].astype(np.uint64))
+
+        return self._use(sample)
+
     def save(self, vectors: Path, texts: Path) -> tuple[int, int]:
         """Write two new files and return how many documents and how many vectors they hold.
 

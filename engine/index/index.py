@@ -267,6 +267,21 @@ class VectorIndex:
         count, seed = whole_number("count", count, 0), whole_number("seed", seed, 0)
         return self._contents.sample(count, seed)
 
+    def sample_documents(self, count: int, *, seed: int = 0) -> tuple[list[Hit], NDArray[np.float32]]:
+        """Return some documents, or all where there are fewer, and their vectors, float32, (count, dim).
+
+        A document's score says nothing here: it is 0.
+
+        Raises:
+            InputError: count or seed is no whole number of 1 or more, or 0 or more.
+            VectorIndexError: the index was closed.
+        """
+        count, seed = whole_number("count", count, 1), whole_number("seed", seed, 0)
+        if not len(self):
+            return [], np.zeros((0, self.info.dim), np.float32)
+        rows, vectors = self._contents.sample_documents(count, seed)
+        return [Hit(name, 0.0, title, text) for _, name, title, text in rows], vectors
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the index to a directory as it is at one moment, with no change half done.
 

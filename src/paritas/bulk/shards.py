@@ -80,8 +80,8 @@ def parquet_of(shard: Encoded, dtype: VectorType, facts: Facts) -> Any:
     table = table_of(shard, dtype)
     table = table.replace_schema_metadata({_FACTS: msgspec.json.encode(facts)})
     sink = arrow.BufferOutputStream()
-    # The bytes of floats apart, all first ones together: a tenth smaller, for exponents are alike. DuckDB does
-    # not read it of float16. Whole numbers of one byte are smallest by a dictionary of them.
+    # The bytes of floats apart, all first ones together: a tenth smaller, for exponents are alike. DuckDB
+    # does not read it of float16. Whole numbers of one byte are smallest by a dictionary of them.
     split = {"vector.list.element": "BYTE_STREAM_SPLIT"} if dtype == "float32" else {}
     pq.write_table(
         table,

@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from paritas import __version__, interrupts
+from paritas.cli.compare import compare
 from paritas.cli.demo import demo
 from paritas.cli.encode import encode, show_job
 from paritas.cli.machine import doctor, tune
@@ -86,7 +87,21 @@ def completion(shell: str) -> None:
     click.echo(completer(cli, {}, "paritas", "_PARITAS_COMPLETE").source())
 
 
-for command in (models, export, verify, encode, show_job, index, search, recall, serve, demo, tune, doctor):
+for command in (
+    models,
+    export,
+    verify,
+    encode,
+    show_job,
+    compare,
+    index,
+    search,
+    recall,
+    serve,
+    demo,
+    tune,
+    doctor,
+):
     cli.add_command(command)
 
 

@@ -128,6 +128,11 @@ FAILURES = {
         "InputError",
         "none.txt: no such file",
     ),
+    "compare": (
+        "compare none.npy --texts corpus.jsonl --model mpnet.bundle --json",
+        "InputError",
+        "none.npy: cannot be read as .npy",
+    ),
     "job": ("job none --json", "JobError", "none: holds no job"),
     "index": ("index none.txt --model mpnet.bundle --out new --json", "InputError", "none.txt: no such file"),
     "search": ("search none.index sky --json", "VectorIndexError", "none.index: no index there"),
