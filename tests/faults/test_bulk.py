@@ -21,7 +21,7 @@ from tests.unit.bulk.corpora import documents, parts, run, write_jsonl
 
 ENCODE = """
 import sys
-from paritas.bulk.job import Request, encode
+from paritas.bulk import Request, encode
 from paritas.engine.encoder import Encoder
 bundle, out, output, *inputs = sys.argv[1:]
 with Encoder(bundle) as encoder:

@@ -8,9 +8,10 @@ from typing import Literal
 from msgspec import Struct
 
 from paritas.bulk.folders import open_folder
-from paritas.bulk.job import Summary, is_begun, read_plan, read_summary, works
+from paritas.bulk.job import Summary, read_summary, works
 from paritas.bulk.ledger import done
-from paritas.bulk.pipeline import Work
+from paritas.bulk.preparing import is_begun, read_plan
+from paritas.bulk.stages import Work
 from paritas.errors import JobError
 
 # Of a worker that has not written for so long it is said how long.

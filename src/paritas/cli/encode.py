@@ -135,7 +135,8 @@ def _run(
     **options: Any,
 ) -> Summary:
     check_extra()
-    from paritas.bulk import job
+    from paritas.bulk import Request, Stopped
+    from paritas.bulk import encode as encode_corpus
     from paritas.bulk.pipeline import memory_bytes
     from paritas.bulk.readers import Reading
     from paritas.bulk.records import Columns
@@ -145,7 +146,7 @@ def _run(
 
     if len(options["delimiter"]) != 1:
         raise InputError(f"--delimiter is {options['delimiter']!r}; expected one character, such as ';'")
-    request = job.Request(
+    request = Request(
         inputs=inputs,
         out=out,
         role=role,
@@ -178,10 +179,10 @@ def _run(
         _Bar(shown=is_terminal()) as bar,
     ):
         try:
-            return job.encode(
+            return encode_corpus(
                 encoder, request, progress=bar, stop=signals.stop, abort=signals.abort, at_once=at_once
             )
-        except job.Stopped as stopped:
+        except Stopped as stopped:
             note(f"paritas: stopped: {stopped}; the same command goes on")
             raise click.exceptions.Exit(128 + signals.number) from None
 

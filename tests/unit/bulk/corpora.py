@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from paritas.bulk.job import Request, Summary, encode
+from paritas.bulk import Request, Summary, encode
 from paritas.engine.encoder import Encoder
 
 WORDS = (

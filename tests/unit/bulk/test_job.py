@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from paritas.bulk.job import Request, Stopped, encode
+from paritas.bulk import Request, Stopped, encode
 from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder

@@ -13,9 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from paritas.bulk import ledger
+from paritas.bulk import Request, encode, ledger
 from paritas.bulk.folders import open_folder
-from paritas.bulk.job import Request, encode
 from paritas.bulk.objects import open_store
 from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
