@@ -27,18 +27,19 @@ _MAPPED_AT_ONCE = 65_536
 _SHORT = 64
 
 
-def parse_size(size: int | str) -> int:
+def parse_size(size: int | str, name: str = "memory_limit") -> int:
     """Return bytes.
 
     Args:
         size: bytes, or a number with a unit, as in "512MiB", "1.5 GB" or "800M".
+        name: what it is called.
 
     Raises:
         InputError: neither.
     """
     match = re.fullmatch(r"(\d{1,18}(?:\.\d{1,18})?)\s*([kmg]?i?)b?", str(size).strip().lower())
     if isinstance(size, bool) or match is None or match[2] not in _UNITS or float(match[1]) == 0:
-        raise InputError(f'memory_limit is {size!r}; expected bytes or a size such as "512MiB"')
+        raise InputError(f'{name} is {size!r}; expected bytes or a size such as "512MiB"')
     return int(float(match[1]) * _UNITS[match[2]])
 
 

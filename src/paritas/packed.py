@@ -63,6 +63,11 @@ def opened(file: IO[bytes], name: str) -> Iterator[tuple[Any, bool]]:
         ) from error
 
 
+def is_packed(head: bytes) -> bool:
+    """Say whether a file that begins so is packed by gzip or zstd."""
+    return head.startswith((_GZIP, _ZSTD))
+
+
 def _unpacked(file: IO[bytes], name: str) -> tuple[Any, tuple[type[Exception], ...]]:
     """Return a file's content to read, and what that raises where the file is damaged."""
     buffered: Any = file if hasattr(file, "peek") else io.BufferedReader(file)

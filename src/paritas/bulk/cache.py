@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 import threading
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +26,12 @@ _APPLICATION = 0x70617269
 _PATIENCE_S = 60.0
 # Keys in one question; SQLite takes 32,766.
 _ASKED = 8192
+# Entries put at a time.
+_PUT = 256
 # A row that is used is noted as used, but for as long as this its note is fresh enough.
 _FRESH_S = 86_400
 # Where the file is full, so much of it is removed at once, of what was not used for longest.
 _REMOVED_SHARE = 0.1
-_OVERHEAD = 48  # of a row, in bytes, beside its vector
 
 
 class Entry(NamedTuple):
@@ -70,6 +74,7 @@ class VectorCache:
         self._namespace = hashlib.blake2b(namespace.encode(), digest_size=32).digest()
         self._dim, self._most = dim, most_bytes
         self._lock = threading.Lock()
+        self._damaged = False
         self.found = self.missed = 0
         """Texts that were asked for and were there, or not."""
         with self._told():
@@ -90,6 +95,8 @@ class VectorCache:
         if not empty and (application, version) != (_APPLICATION, _SCHEMA):
             raise InputError(f"{self._path}: is another database; expected a cache of paritas or a new file")
         # Readers do not wait for writers; after a power cut the last vectors may be missing, and no more.
+        if empty:
+            execute("PRAGMA auto_vacuum=INCREMENTAL")  # what is removed makes the file smaller
         execute("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=NORMAL")
         if empty:
@@ -131,7 +138,11 @@ class VectorCache:
                     part,
                 )
                 for key, value, used in rows:
-                    found[keys[key]] = self._entry(value)
+                    entry = self._entry(value)
+                    if entry is None:
+                        self._damaged = True  # is computed anew, and put in its place
+                        continue
+                    found[keys[key]] = entry
                     if now - used > _FRESH_S:
                         stale.append((key, value, now))
             if stale:
@@ -148,13 +159,13 @@ class VectorCache:
             InputError: the file cannot be written.
         """
         now = int(time.time())
-        rows = [(self._key(text), _value(entry), now) for text, entry in entries]
-        if not rows:
-            return
-        with self._told():
-            with self._changing():
-                self._insert("INSERT OR IGNORE", rows)
-            self._shrink()
+        rows = iter([(self._key(text), _value(entry), now) for text, entry in entries])
+        # A part at a time, so that the file is never larger than its bound by more than that.
+        while part := list(islice(rows, _PUT)):
+            with self._told():
+                with self._changing():
+                    self._insert("REPLACE" if self._damaged else "INSERT OR IGNORE", part)
+                self._shrink()
 
     def _insert(self, how: str, rows: list[tuple[bytes, bytes, int]]) -> None:
         self._database.executemany(f"{how} INTO vectors (key, value, used) VALUES (?, ?, ?)", rows)
@@ -165,7 +176,8 @@ class VectorCache:
         try:
             yield
         except BaseException:
-            self._database.execute("ROLLBACK")
+            with suppress(sqlite3.Error):  # a full disk has rolled back itself
+                self._database.execute("ROLLBACK")
             raise
         self._database.execute("COMMIT")
 
@@ -177,19 +189,23 @@ class VectorCache:
             self._database.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("page_size", "page_count", "freelist_count")
         )
-        if (pages - free) * page_size <= self._most:
+        used = (pages - free) * page_size
+        if used <= self._most:
             return
-        row = 4 * self._dim + _OVERHEAD
-        over = (pages - free) * page_size - int(self._most * (1 - _REMOVED_SHARE))
+        rows = self._database.execute("SELECT MAX(number) - MIN(number) + 1 FROM vectors").fetchone()[0] or 1
+        removed = math.ceil(rows * (1 - self._most * (1 - _REMOVED_SHARE) / used))
         with self._changing():
             self._database.execute(
                 "DELETE FROM vectors WHERE number IN (SELECT number FROM vectors ORDER BY number LIMIT ?)",
-                (over // row + 1,),
+                (removed,),
             )
+        self._database.executescript("PRAGMA incremental_vacuum")  # `execute` would free a single page
 
-    def _entry(self, value: bytes) -> Entry:
-        if len(value) != 4 * self._dim + 5:
-            raise sqlite3.DatabaseError("a vector has another length")
+    def _entry(self, value: bytes) -> Entry | None:
+        """Return what a value holds; None where it is damaged."""
+        value, check = value[:-4], value[-4:]
+        if len(value) != 4 * self._dim + 5 or zlib.crc32(value).to_bytes(4, "little") != check:
+            return None
         vector = np.frombuffer(value, "<f4", self._dim)
         tokens = int.from_bytes(value[4 * self._dim : -1], "little")
         return Entry(vector, tokens, bool(value[-1]))
@@ -201,7 +217,8 @@ class VectorCache:
 
 def _value(entry: Entry) -> bytes:
     vector = np.ascontiguousarray(entry.vector, "<f4").tobytes()
-    return vector + int(entry.tokens).to_bytes(4, "little") + bytes([entry.truncated])
+    value = vector + int(entry.tokens).to_bytes(4, "little") + bytes([entry.truncated])
+    return value + zlib.crc32(value).to_bytes(4, "little")
 
 
 def _parts(keys: list[bytes]) -> Iterator[list[bytes]]:

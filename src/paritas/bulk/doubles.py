@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 from typing import NamedTuple
+
+from paritas.errors import JobError
 
 _BATCH = 4096
 _Row = tuple[str, bytes, int, int, int, int]
@@ -22,8 +25,23 @@ class Double(NamedTuple):
     """How many such ids there are."""
 
 
+@contextmanager
+def _told() -> Iterator[None]:
+    """Raise what SQLite says as one error."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise JobError(
+            f"a temporary database for ids cannot be used: {error}; make room where TMPDIR is, or type: "
+            "export TMPDIR=DIR"
+        ) from error
+
+
 class Doubles:
-    """All rows of a job, in a database on disk that is gone when it is closed."""
+    """All rows of a job, in a database on disk that is gone when it is closed.
+
+    All methods raise a JobError where it cannot be written.
+    """
 
     def __init__(self) -> None:
         """Make the database where the system keeps temporary files (TMPDIR)."""
@@ -43,12 +61,14 @@ class Doubles:
         if len(self._waiting) == _BATCH:
             self._flush()
 
+    @_told()
     def _flush(self) -> None:
         self._database.execute("BEGIN")
         self._database.executemany("INSERT INTO documents VALUES (?, ?, ?, ?, ?, ?)", self._waiting)
         self._database.execute("COMMIT")
         self._waiting.clear()
 
+    @_told()
     def first_double(self) -> Double | None:
         """Return the id that comes twice soonest; None where each comes once."""
         self._flush()
@@ -67,8 +87,9 @@ class Doubles:
         ).fetchone()
         return Double(id_, first, (second[0], second[1]), twice[1])
 
-    def dropped(self, *, keep: str) -> Iterator[tuple[int, list[int]]]:
-        """Yield the shards that lose rows whose ids come more than once, with those rows' places in order.
+    @_told()
+    def dropped(self, *, keep: str) -> list[tuple[int, list[int]]]:
+        """Return the shards that lose rows whose ids come more than once, with those rows' places in order.
 
         Args:
             keep: "first" or "last" of the rows of an id.
@@ -80,9 +101,10 @@ class Doubles:
             f"ROW_NUMBER() OVER (PARTITION BY id ORDER BY rowid {order}) AS nth FROM documents)"
             " WHERE nth > 1 ORDER BY 1, 2"
         )
-        for shard, places in groupby(rows, key=lambda row: row[0]):
-            yield shard, [place for _, place in places]
+        grouped = groupby(rows, key=lambda row: row[0])
+        return [(shard, [place for _, place in places]) for shard, places in grouped]
 
+    @_told()
     def repeated_texts(self) -> list[bytes]:
         """Return the keys of texts that stand in more than one shard, in order."""
         self._flush()

@@ -28,8 +28,12 @@ class Folder(ABC):
         self.place = place
 
     @abstractmethod
-    def names(self, below: str = "") -> dict[str, int]:
-        """Return the files right below a folder in it ("" or "_job/"), without its name, with their bytes."""
+    def names(self, below: str = "") -> set[str]:
+        """Return the names of the files right below a folder in it, "" or such as "_job/"."""
+
+    @abstractmethod
+    def has(self, name: str) -> bool:
+        """Say whether a file is there."""
 
     @abstractmethod
     def put_new(self, name: str, content: Any) -> bool:
@@ -94,17 +98,17 @@ class DirectoryFolder(Folder):
         super().__init__(str(path))
         self.path = path
 
-    def names(self, below: str = "") -> dict[str, int]:
+    def names(self, below: str = "") -> set[str]:
         """As `Folder.names`."""
         try:
             with os.scandir(self.path / below) as entries:
-                return {
-                    entry.name: entry.stat().st_size
-                    for entry in entries
-                    if not entry.name.startswith(".") and entry.is_file()
-                }
+                return {entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file()}
         except FileNotFoundError:
-            return {}
+            return set()
+
+    def has(self, name: str) -> bool:
+        """As `Folder.has`."""
+        return (self.path / name).is_file()
 
     def put_new(self, name: str, content: Any) -> bool:
         """As `Folder.put_new`."""
@@ -161,6 +165,9 @@ class DirectoryFolder(Folder):
                 with suppress(OSError):  # a file system without locks
                     fcntl.flock(file, fcntl.LOCK_EX)
                 yield file
+        except OSError as error:
+            error.filename = error.filename or str(target)  # a full disk names no file
+            raise
         finally:
             partial.unlink(missing_ok=True)
 
@@ -192,14 +199,24 @@ class StoreFolder(Folder):
         super().__init__(url)
         self._store = open_store(url)
 
-    def names(self, below: str = "") -> dict[str, int]:
+    def names(self, below: str = "") -> set[str]:
         """As `Folder.names`."""
         import obstore
 
         listed: Any = ask(
             f"{self.place}/{below}", obstore.list_with_delimiter, self._store, below.rstrip("/") or None
         )
-        return {meta["path"].rpartition("/")[2]: meta["size"] for meta in listed["objects"]}
+        return {meta["path"].rpartition("/")[2] for meta in listed["objects"]}
+
+    def has(self, name: str) -> bool:
+        """As `Folder.has`."""
+        import obstore
+
+        try:
+            ask(f"{self.place}/{name}", obstore.head, self._store, name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def put_new(self, name: str, content: Any) -> bool:
         """As `Folder.put_new`."""

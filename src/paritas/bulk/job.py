@@ -16,7 +16,7 @@ from paritas.bulk.ledger import Ledger, done, part_name
 from paritas.bulk.outputs import remove_shards, write_outputs
 from paritas.bulk.pipeline import run_shards
 from paritas.bulk.plan import FORMAT, Input, Plan
-from paritas.bulk.preparing import prepared
+from paritas.bulk.preparing import Prepared, alone, prepared
 from paritas.bulk.progress import Progress, Silent, Stopped
 from paritas.bulk.request import Request
 from paritas.bulk.shards import facts_of
@@ -90,13 +90,19 @@ def encode(
     stop, abort = stop or threading.Event(), abort or threading.Event()
     progress = progress or Silent()
     with prepared(encoder, request, progress, stop) as ready:
-        summary = read_summary(ready.folder)
-        if summary is not None:
-            return summary
+        if is_done(ready):
+            return finish(ready, stop)
         with closing(Stages(encoder, ready.plan, ready.sources, ready.folder, request, progress)) as stages:
             stages.abort = abort
             _work(stages, progress, stop, at_once)
-        return finish(ready.folder, ready.plan)
+        progress.finishing()
+        return finish(ready, stop)
+
+
+def is_done(ready: Prepared) -> bool:
+    """Say whether a job's output is there, all of it."""
+    folder, plan = ready.folder, ready.plan
+    return folder.has(places.SUMMARY) and len(done(folder, plan)) == len(plan.shards)
 
 
 def _work(stages: Stages, progress: Progress, stop: threading.Event, at_once: int) -> None:
@@ -113,9 +119,16 @@ def _work(stages: Stages, progress: Progress, stop: threading.Event, at_once: in
         if stop.is_set() and stages.abort.is_set():
             raise Stopped(len(done(folder, plan)), len(plan.shards)) from None
         raise
-    finished = len(done(folder, plan))
-    if finished < len(plan.shards):
-        raise Stopped(finished, len(plan.shards))
+    finished = done(folder, plan)
+    if len(finished) == len(plan.shards):
+        return
+    if stop.is_set():
+        raise Stopped(len(finished), len(plan.shards))
+    lost = part_name(plan, min(set(range(len(plan.shards))) - finished))
+    raise JobError(
+        f"{folder.place}/{lost}: was written, and is gone or no file; remove what is in its place, if "
+        "anything is, and give the same command again"
+    )
 
 
 def done_rows(folder: Folder, plan: Plan) -> int:
@@ -139,8 +152,31 @@ def read_summary(folder: Folder) -> Summary | None:
         ) from error
 
 
-def finish(folder: Folder, plan: Plan) -> Summary:
-    """Sum a job up whose shards are all there; another worker may do the same."""
+def finish(ready: Prepared, stop: threading.Event) -> Summary:
+    """Sum a job up whose shards are all there, and clear away what is no output.
+
+    Raises:
+        JobError: a shard is damaged, or another job's.
+        Stopped: `stop` was set while another worker was at it.
+    """
+    folder, plan = ready.folder, ready.plan
+    with alone(folder, stop):
+        try:
+            summary = read_summary(folder) or _summed_up(folder, plan)
+        except FileNotFoundError:
+            # Another worker, which nothing keeps out of a store, has finished and cleared away its shards.
+            finished = read_summary(folder)
+            if finished is None:
+                raise
+            summary = finished
+        remove_shards(folder, plan)
+        Ledger(folder, plan, "").clear()
+        folder.remove(places.STDIN)
+        return summary
+
+
+def _summed_up(folder: Folder, plan: Plan) -> Summary:
+    """Write what is asked for beside the shards, and what was done."""
     job = plan.digest()
     tokens = truncated = 0
     for number in range(len(plan.shards)):
@@ -178,10 +214,7 @@ def finish(folder: Folder, plan: Plan) -> Summary:
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     content = msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n"
-    if not folder.put_new(places.SUMMARY, content):
-        return read_summary(folder) or summary
-    remove_shards(folder, plan)
-    Ledger(folder, plan, "").clear()
+    folder.put(places.SUMMARY, content)
     return summary
 
 
@@ -191,6 +224,6 @@ def works(folder: Folder) -> list[Work]:
     for name in sorted(folder.names(places.WORKERS)):
         try:
             found.append(msgspec.json.decode(folder.read(f"{places.WORKERS}{name}"), type=Work))
-        except (FileNotFoundError, msgspec.DecodeError):
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
             continue  # one that is written or removed just now
     return found

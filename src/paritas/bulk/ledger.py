@@ -7,6 +7,8 @@ one. Where claims are lost or wrong, work is done twice, and rows never.
 from __future__ import annotations
 
 import fcntl
+import logging
+import math
 import os
 import random
 import re
@@ -23,12 +25,16 @@ from paritas.bulk.plan import Plan
 # Readers of Parquet take a folder for a table, and pass over names in it that begin with an underscore.
 PLAN = "_job/plan.json"
 REPEATED = "_job/repeated"
+STDIN = "_job/stdin"
 WORKERS = "_job/workers/"
 SUMMARY = "_job/job.json"
 REJECTS = "_job/rejects.jsonl"
 _CLAIMS = "_job/claims/"
+_log = logging.getLogger("paritas")
+
 _PART = re.compile(r"part-(\d{5,})\.parquet")
-_ASKED_EVERY_S = 0.2
+# How often others are looked for, the shards are listed, and it is told what is waited for.
+_ASKED_EVERY_S, _LISTED_EVERY_S, _TOLD_EVERY_S = 0.2, 1.0, 60.0
 # A claim in a store that has been there for so many times as long as a shard takes is a dead worker's.
 _PATIENCE = 4
 _LEAST_PATIENCE_S = 10.0
@@ -149,16 +155,26 @@ class Ledger:
         Shards that others claimed come last. They are waited for, as long as the others seem to live.
         """
         mine: set[int] = set()
+        left: list[int] = []
+        listed_s = told_s = -math.inf
         while not stop.is_set():
-            left = sorted(set(range(len(self._plan.shards))) - done(self._folder, self._plan) - mine)
+            if not left or time.monotonic() - listed_s > _LISTED_EVERY_S:
+                left = sorted(set(range(len(self._plan.shards))) - done(self._folder, self._plan) - mine)
+                listed_s = time.monotonic()
             if not left:
                 return
             number = self._claims.take(left)
             if number is None:
                 number = self._claims.take_over(left, max(_LEAST_PATIENCE_S, _PATIENCE * self._longest_s))
             if number is None:
+                if time.monotonic() - told_s > _TOLD_EVERY_S:
+                    _log.warning("%s: waiting for %d shards of other workers", self._folder.place, len(left))
+                    told_s = time.monotonic()
                 stop.wait(_ASKED_EVERY_S)
-            elif number in done(self._folder, self._plan):  # since the shards were listed
+                left = []
+                continue
+            left.remove(number)
+            if self._folder.has(part_name(self._plan, number)):  # since the shards were listed
                 self._claims.give_back(number)
             else:
                 mine.add(number)
@@ -189,7 +205,10 @@ def part_name(plan: Plan, number: int) -> str:
 
 
 def done(folder: Folder, plan: Plan) -> set[int]:
-    """Return the shards whose files are there."""
+    """Return the shards that are done: all of them, where they were the way to an output that is there."""
+    every = set(range(len(plan.shards)))
     below = part_name(plan, 0).rpartition("/")[0]
+    if below and folder.has(SUMMARY):
+        return every
     matches = map(_PART.fullmatch, folder.names(f"{below}/" if below else ""))
-    return {int(match[1]) for match in matches if match} & set(range(len(plan.shards)))
+    return {int(match[1]) for match in matches if match} & every

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import msgspec
 
-from paritas.bulk.records import Columns, Mark, Record, Rows, nested
+from paritas.bulk.records import BEGINNING, Columns, Mark, Record, Rows, nested
 from paritas.documents import check_first_line
 from paritas.errors import InputError
 
@@ -65,20 +65,30 @@ _TOO_LONG = f"is longer than {MOST_BYTES // 2**20} MB"
 
 def read_jsonl(lines: Lines, columns: Columns, start: Mark) -> Iterator[Record]:
     """Yield the records of JSON Lines, an object a line, from a mark on."""
-    rows, decode = Rows(lines.label), _decoder(columns)
+    rows, decode = Rows(lines.label, columns), _decoder(columns)
     lines.jump(start)
+    begun = titled = False
     for mark, line in lines:
         if line is None:
             yield Record(mark, None, _TOO_LONG)
             continue
         if line.isspace():
             continue
+        if not begun and line.lstrip().startswith(b"["):
+            raise InputError(
+                f"{lines.label}:{mark.number}: begins an array; expected an object a line; type: "
+                "jq -c '.[]' FILE | paritas encode - --format jsonl ..."
+            )
+        begun = True
         try:
             values = decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             yield Record(mark, None, f"is no JSON object: {error}")
             continue
+        titled = titled or values[1] is not None
         yield rows.record(mark, *values)
+    if columns.title is not None and begun and not titled and start == BEGINNING:
+        raise InputError(f"{lines.label}: no line has the key {columns.title!r} of --title")
 
 
 def _decoder(columns: Columns) -> Callable[[bytes], tuple[Any, Any, Any]]:
@@ -114,7 +124,7 @@ def _first(values: tuple[Any, ...]) -> Any:
 
 def read_text(lines: Lines, columns: Columns, start: Mark) -> Iterator[Record]:  # noqa: ARG001
     """Yield the records of plain text, a text a line, from a mark on."""
-    rows = Rows(lines.label)
+    rows = Rows(lines.label, Columns())
     lines.jump(start)
     for mark, line in lines:
         if line is None:
@@ -145,7 +155,7 @@ def read_csv(lines: Lines, columns: Columns, start: Mark, delimiter: str) -> Ite
     """Yield the records of a CSV file, whose rows may go over many lines, from a mark on."""
     # A quote that is never closed would make a row of the rest of the file.
     csv.field_size_limit(MOST_BYTES)
-    reader = csv.reader((_decodable(line) for _, line in lines), delimiter=delimiter)
+    reader = csv.reader(_Decoded(lines), delimiter=delimiter, strict=True)
 
     def fields() -> Iterator[_Fields]:
         while True:
@@ -155,7 +165,9 @@ def read_csv(lines: Lines, columns: Columns, start: Mark, delimiter: str) -> Ite
             except StopIteration:
                 return
             except csv.Error as error:
-                yield mark, f"is no row of CSV: {error}"
+                more = lines.at.number - mark.number
+                where = f", in {more} lines: a quote in it is not closed" if more > 1 else ""
+                yield mark, f"is no row of CSV: {error}{where}"
                 continue
             if values:
                 yield mark, values
@@ -163,8 +175,20 @@ def read_csv(lines: Lines, columns: Columns, start: Mark, delimiter: str) -> Ite
     return _table(fields(), lines, columns, start)
 
 
-def _decodable(line: bytes | None) -> str:
-    return "" if line is None else line.decode("utf-8", "surrogateescape")
+class _Decoded:
+    """Lines as strings; one that is too long ends the row that it is of, and the next one begins a row."""
+
+    def __init__(self, lines: Lines) -> None:
+        self._lines = iter(lines)
+
+    def __iter__(self) -> _Decoded:
+        return self
+
+    def __next__(self) -> str:
+        _, line = next(self._lines)
+        if line is None:
+            raise csv.Error(_TOO_LONG)
+        return line.decode("utf-8", "surrogateescape")
 
 
 _Fields = tuple[Mark, list[str] | str]
@@ -187,10 +211,10 @@ def _table(rows: Iterator[_Fields], lines: Lines, columns: Columns, start: Mark)
     names = [str(number) for number in range(1, len(first[1]) + 1)] if columns.numbered else first[1]
     picked = columns.pick(names, lines.label)
     places = [None if name is None else names.index(name) for name in picked]
-    if columns.numbered and start.number == 1:
+    if columns.numbered and start <= first[0]:
         rows = chain([first], rows)
     lines.jump(start)
-    made = Rows(lines.label)
+    made = Rows(lines.label, columns)
     for mark, values in rows:
         if isinstance(values, str):
             yield Record(mark, None, values)

@@ -16,6 +16,8 @@ T = TypeVar("T")
 
 _MESSAGE = re.compile("<Message>(.*?)</Message>", re.DOTALL)
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.DOTALL)
+# Where a machine of Amazon's own would be asked for credentials, when none are given.
+_METADATA = "169.254.169.254"
 # What an error says where the connection broke in an answer, how often it is asked for, and after what pause.
 _BROKEN, _ATTEMPTS, _PAUSE_S = "body", 6, 0.1
 # How often and how long a request that fails is tried again; where empty 10 times, for 3 minutes.
@@ -89,6 +91,8 @@ def ask(place: str, call: Callable[..., T], *arguments: Any, **options: Any) -> 
 def _first_line(error: Exception) -> str:
     """Return what an error says, and the store's own message, without the debugging output that follows."""
     whole = str(error).strip() or type(error).__name__
+    if _METADATA in whole:
+        return "no credentials were found; type: export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."
     message = _MESSAGE.search(whole)
     return whole.splitlines()[0].partition(": <?xml")[0] + (f": {message[1]}" if message else "")
 

@@ -39,8 +39,9 @@ def write_outputs(folder: Folder, plan: Plan) -> list[str]:
 def remove_shards(folder: Folder, plan: Plan) -> None:
     """Remove shards that were the way to another output."""
     if plan.spec.output != "parquet":
-        for number in range(len(plan.shards)):
-            folder.remove(part_name(plan, number))
+        below = part_name(plan, 0).rpartition("/")[0] + "/"
+        for name in folder.names(below):
+            folder.remove(f"{below}{name}")
 
 
 def _tables(folder: Folder, plan: Plan) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from paritas.arguments import shown
 from paritas.bulk.doubles import Doubles
 from paritas.bulk.readers import Reading, read
 from paritas.bulk.records import Mark
@@ -118,6 +119,8 @@ def parse_plan(content: bytes, place: str) -> Plan:
         plan = msgspec.json.decode(content, type=Plan)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{place}: is no plan of a job: {error}; remove the folder and begin anew") from error
+    if any(span.input >= len(plan.inputs) for shard in plan.shards for span in shard.spans):
+        raise JobError(f"{place}: is damaged: a shard is of no input; remove the folder and begin anew")
     if plan.format > FORMAT:
         raise JobError(f"{place}: format {plan.format}, this paritas reads up to {FORMAT}; upgrade it")
     return plan
@@ -175,11 +178,13 @@ class Planner:
             InputError, JobError, OSError: as `read`, or whatever `reject` raises.
         """
         begun: Mark | None = None
-        records = rows = rejected = 0
+        records = read_so_far = rows = rejected = 0
         for mark, document, fault in read(source, self._spec.reading):
             if begun is None:
                 begun, records = mark, 0
-            records += 1
+            records, read_so_far = records + 1, read_so_far + 1
+            if not read_so_far % 1024:
+                yield rows
             if document is None:
                 reject(source.label, mark.number, fault)
                 self._first_fault = self._first_fault or f"{source.label}:{mark.number}: {fault}"
@@ -200,8 +205,6 @@ class Planner:
                 self._spans.append(Span(len(self._inputs), *begun, records))
                 self._end_shard()
                 begun = None
-            if not rows % 1024:
-                yield rows
         if begun is not None:
             self._spans.append(Span(len(self._inputs), *begun, records))
         self._inputs.append(
@@ -263,7 +266,7 @@ class Planner:
         labels = [entry.label for entry in self._inputs]
         more = f" ({count} ids are given more than once)" if count > 1 else ""
         raise InputError(
-            f"id {id_!r} is given twice, at {labels[first]}:{one} and {labels[second]}:{other}{more}; "
+            f"id {shown(id_)} is given twice, at {labels[first]}:{one} and {labels[second]}:{other}{more}; "
             "expected each id once; type: --on-duplicate-id first, last or keep"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import tempfile
 import threading
@@ -22,10 +23,14 @@ from paritas.bulk.plan import Input, Plan, Planner, Spec, differences, parse_pla
 from paritas.bulk.progress import Progress, Stopped
 from paritas.bulk.repeated import prefixes
 from paritas.bulk.request import Request
-from paritas.bulk.sources import Source, find_sources
+from paritas.bulk.sources import STDIN, Source, find_sources
 from paritas.documents import Document
 from paritas.engine.encoder import Encoder
 from paritas.errors import InputError, JobError
+
+_log = logging.getLogger("paritas")
+# After which it is told that another worker is waited for.
+_PATIENCE_S = 2.0
 
 
 class Prepared(NamedTuple):
@@ -55,31 +60,52 @@ def prepared(
         return text_key(document.as_text(pair=pair))
 
     with ExitStack() as stack:
-        sources = find_sources(request.inputs, _spool(folder, stack))
+        spool, planned = _spool(folder, stack), read_plan(folder) is not None
+        sources = find_sources(request.inputs, spool, out=request.out, planned=planned)
         spec = _spec(encoder, request)
-        with _one_planner(folder):
+        with alone(folder, stop):
+            if isinstance(folder, DirectoryFolder):
+                folder.clear()
             plan = _planned(folder, spec, sources)
             if plan is None:
                 plan = _make_plan(folder, spec, sources, request, key, progress, stop)
+        if request.strict and plan.rejected:
+            raise InputError(
+                f"{folder.place}/{places.REJECTS}: the job leaves {plan.rejected} records out; without "
+                "--strict it goes on"
+            )
         yield Prepared(folder, plan, sources)
 
 
 def _spool(folder: Folder, stack: ExitStack) -> Path:
     """Return where standard input is kept: in the job's folder, or for a store in a temporary one."""
     if isinstance(folder, DirectoryFolder):
-        return folder.path / "_job" / "stdin"
+        return folder.path / places.STDIN
     return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="paritas-"))) / "stdin"
 
 
 @contextmanager
-def _one_planner(folder: Folder) -> Iterator[None]:
-    """Let one worker of a machine plan while others wait; in a store each may make the same plan."""
+def alone(folder: Folder, stop: threading.Event) -> Iterator[None]:
+    """Let one worker of a machine plan, or finish, while others wait; in a store each does the same.
+
+    Raises:
+        Stopped: `stop` was set while another was at it.
+    """
     if not isinstance(folder, DirectoryFolder):
         yield
         return
-    (folder.path / "_job").mkdir(parents=True, exist_ok=True)
-    with files.locked(folder.path / "_job"):
-        folder.clear()
+    held = folder.path / "_job"
+    held.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        waiting = True
+        while waiting:
+            try:
+                stack.enter_context(files.locked(held, patience_s=_PATIENCE_S))
+                waiting = False
+            except TimeoutError:
+                if stop.is_set():
+                    raise Stopped(0, 0) from None
+                _log.warning("%s: waiting for another worker, which reads the input or finishes", held)
         yield
 
 
@@ -154,7 +180,7 @@ def _changed(inputs: Sequence[Input], sources: Sequence[Source]) -> list[str]:
     for entry, source in zip(inputs, sources, strict=True):
         if entry.size_bytes != source.size_bytes:
             told.append(f"input {source.label} of {entry.size_bytes} bytes, now {source.size_bytes}")
-        elif entry.version != source.version and source.digest() != entry.sha256:
+        elif entry.version != source.version and (source.label == STDIN or source.digest() != entry.sha256):
             told.append(f"input {source.label} of other content")
     return told
 

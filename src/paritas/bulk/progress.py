@@ -17,6 +17,9 @@ class Progress(Protocol):
     def encoded(self, rows: int, tokens: int) -> None:
         """So many more rows were encoded, or found to be encoded already."""
 
+    def finishing(self) -> None:
+        """All rows are encoded; other outputs than shards are written now."""
+
 
 class Silent:
     """Progress that nobody watches."""
@@ -28,6 +31,9 @@ class Silent:
         """Say nothing."""
 
     def encoded(self, rows: int, tokens: int) -> None:
+        """Say nothing."""
+
+    def finishing(self) -> None:
         """Say nothing."""
 
 

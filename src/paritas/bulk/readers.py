@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from itertools import islice
 from typing import IO, Any, Literal, cast
@@ -11,12 +12,16 @@ from msgspec import Struct
 from paritas import packed
 from paritas.bulk.lines import Lines, read_csv, read_jsonl, read_text, read_tsv, sniff
 from paritas.bulk.records import BEGINNING, Columns, Mark, Record
-from paritas.bulk.sources import Source, kind_of
+from paritas.bulk.sources import PACKED, Source, kind_of
 from paritas.bulk.tables import read_arrow, read_parquet
 from paritas.errors import InputError
 
 Kind = Literal["jsonl", "csv", "tsv", "text", "parquet", "arrow"]
 KINDS: tuple[Kind, ...] = ("jsonl", "csv", "tsv", "text", "parquet", "arrow")
+
+
+_MAGIC: dict[bytes, Kind] = {b"PAR1": "parquet", b"ARROW1": "arrow"}
+_log = logging.getLogger("paritas")
 
 
 class Reading(Struct, frozen=True):
@@ -40,6 +45,13 @@ def read(source: Source, reading: Reading, start: Mark = BEGINNING) -> Iterator[
     kind = reading.kind or cast("Kind | None", kind_of(source.label))
     try:
         with source.open() as file:
+            head = file.peek(8)[:8]
+            if kind is None:
+                kind = next((name for magic, name in _MAGIC.items() if head.startswith(magic)), None)
+            if kind in ("parquet", "arrow") and packed.is_packed(head):
+                raise InputError(
+                    f"{source.label}: is packed; expected {kind} itself, which is packed within; unpack it"
+                )
             if kind == "parquet":
                 yield from read_parquet(file, source.label, reading.columns, start)
             elif kind == "arrow":
@@ -58,7 +70,13 @@ def _read_lines(
     file: IO[bytes], label: str, kind: Kind | None, reading: Reading, start: Mark
 ) -> Iterator[Record]:
     with packed.opened(file, label) as (unpacked, is_packed):
-        kind = kind or cast("Kind", sniff(unpacked.peek(1024)[:1024]))
+        head = unpacked.peek(1024)[:1024]
+        if label.lower().endswith(PACKED) and not is_packed and head:
+            raise InputError(f"{label}: is not packed, or damaged; expected what its name says")
+        if kind is None:
+            kind = cast("Kind", sniff(head))
+            if kind == "text" and start == BEGINNING:
+                _log.warning("%s: is read as plain text, a text a line; --format says otherwise", label)
         lines = Lines(unpacked, label, packed=is_packed)
         if kind == "jsonl":
             yield from read_jsonl(lines, reading.columns, start)
@@ -86,10 +104,13 @@ class Cursor:
         yield from islice(records, count)
 
     def _at(self, source: Source, start: Mark) -> Iterator[Record]:
-        # A packed file is unpacked from its beginning each time it is opened.
-        if self._source is source and self._next is not None and self._next.mark == start:
-            assert self._records is not None
-            return self._continued(self._next)
+        # A packed file is unpacked from its beginning each time it is opened: better pass over some records.
+        if self._source is source and self._next is not None and self._next.mark <= start:
+            ahead = self._next.mark != start
+            if not ahead or source.label.lower().endswith(PACKED):
+                while self._next is not None and self._next.mark < start:
+                    self._next = next(cast("Iterator[Record]", self._records), None)
+                return self._continued(self._next)
         self.close()
         self._source, self._records = source, read(source, self._reading, start)
         return self._continued(None)

@@ -96,6 +96,8 @@ def _pick(
     wanted: Sequence[str], names: Sequence[str], label: str, option: str, *, needed: bool
 ) -> str | None:
     found = next((name for name in wanted if name in names), None)
+    if found is not None and names.count(found) > 1:
+        raise InputError(f"{label}: has {names.count(found)} columns {found!r}; expected one")
     if found is None and needed:
         shown = ", ".join(map(repr, names[:12])) + (", ..." if len(names) > 12 else "")
         raise InputError(
@@ -108,15 +110,15 @@ def _pick(
 class Rows:
     """Makes records of one file's values."""
 
-    def __init__(self, label: str) -> None:
-        """Take what the file is called, for ids that it does not have."""
-        self._label = label
+    def __init__(self, label: str, columns: Columns) -> None:
+        """Take what the file is called, for ids that it does not have, and whether it must have them."""
+        self._label, self._id_needed = label, columns.id is not None
 
     def record(self, mark: Mark, id_: Any, title: Any, text: Any) -> Record:
         """Return a record of three values, None where the file has none."""
         if type(id_) is int:
             id_ = str(id_)
-        elif id_ is None or id_ == "":
+        elif not self._id_needed and (id_ is None or id_ == ""):
             id_ = f"{self._label}:{mark.number}"
         title = "" if title is None else title
         for name, value in (("id", id_), ("title", title), ("text", text)):
@@ -126,7 +128,7 @@ class Rows:
 
 
 def _fault(name: str, value: Any) -> str:
-    if value is None:
+    if value is None or (name == "id" and value == ""):
         return f"has no {name}"
     if not isinstance(value, str):
         return f"its {name} is {type(value).__name__}, expected a string"

@@ -30,7 +30,8 @@ class Repeated:
             known: the texts that are kept, as `prefixes` returns them; all of them where None.
         """
         self._cache = cache
-        self._known = None if known is None else np.frombuffer(known, ">u8").astype(np.uint64)
+        whole = None if known is None else known[: len(known) // _PREFIX_BYTES * _PREFIX_BYTES]
+        self._known = None if whole is None else np.frombuffer(whole, ">u8").astype(np.uint64)
         self._changed = threading.Condition()
         self._under_way: set[bytes] = set()
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -95,7 +96,11 @@ class Stages:
         self._cache = VectorCache(
             path, namespace=namespace, dim=plan.spec.dim, most_bytes=request.cache_bytes
         )
-        known = folder.read(REPEATED) if request.cache is None else None
+        known = None
+        if request.cache is None:
+            with suppress(FileNotFoundError):  # then nothing is kept, and texts are encoded once a shard
+                known = folder.read(REPEATED)
+            known = known or b""
         self._repeated = Repeated(self._cache, known)
 
     def close(self) -> None:

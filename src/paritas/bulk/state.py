@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -56,13 +57,19 @@ class JobState(Struct, frozen=True):
 
 
 def _rate(work: Work) -> str:
-    took = (datetime.fromisoformat(work.updated) - datetime.fromisoformat(work.started)).total_seconds()
-    return f"{work.rows / max(took, 1.0):,.0f} rows/s"
+    return f"{work.rows / max(_ago_s(work.started) - _ago_s(work.updated), 1.0):,.0f} rows/s"
 
 
 def _seen(work: Work) -> str:
-    ago = (datetime.now(UTC) - datetime.fromisoformat(work.updated)).total_seconds()
+    ago = _ago_s(work.updated)
     return f"last shard {ago:,.0f} s ago" + (", perhaps gone" if ago > _SILENT_S else "")
+
+
+def _ago_s(time: str) -> float:
+    """Return how long ago it was; 0 where the file was changed by somebody who writes no times."""
+    with suppress(ValueError, TypeError):
+        return (datetime.now(UTC) - datetime.fromisoformat(time)).total_seconds()
+    return 0.0
 
 
 def state_of(out: str) -> JobState:
@@ -77,8 +84,8 @@ def state_of(out: str) -> JobState:
         if is_begun(folder):
             return JobState("planning", out)
         raise JobError(f"{out}: holds no job; expected what `paritas encode --out` was given")
-    summary = read_summary(folder)
-    finished = set(range(len(plan.shards))) if summary is not None else done(folder, plan)
+    finished = done(folder, plan)
+    summary = read_summary(folder) if len(finished) == len(plan.shards) else None
     return JobState(
         state="begun" if summary is None else "done",
         out=out,

@@ -8,8 +8,9 @@ from typing import IO, Any
 from paritas.bulk.records import Columns, Mark, Picked, Record, Rows
 from paritas.errors import InputError, MissingExtraError
 
-# Of rows decoded at a time, in bytes and in rows: a table of long rows is held a few rows at a time.
-_BATCH_BYTES, _BATCH_ROWS = 4 * 2**20, 4096
+# Rows decoded at a time, so that a table of long rows is held a few rows at a time. How long they are no
+# metadata tells: a dictionary has a text once that stands in thousands of rows.
+_BATCH_ROWS = 64
 _BUFFER_BYTES = 2**20
 _ARROW_FILE = b"ARROW1"
 
@@ -33,9 +34,10 @@ def read_parquet(file: IO[bytes], label: str, columns: Columns, start: Mark) -> 
         for group in range(parquet.num_row_groups):
             meta = parquet.metadata.row_group(group)
             if first + meta.num_rows > start.number:
-                size = max(1, min(_BATCH_ROWS, _BATCH_BYTES * meta.num_rows // max(meta.total_byte_size, 1)))
-                batches = parquet.iter_batches(size, row_groups=[group], columns=wanted, use_threads=False)
-                yield from _records(batches, picked, label, first, start)
+                batches = parquet.iter_batches(
+                    _BATCH_ROWS, row_groups=[group], columns=wanted, use_threads=False
+                )
+                yield from _records(batches, Rows(label, columns), picked, first, start)
             first += meta.num_rows
     except (arrow.ArrowException, OSError) as error:
         raise _damaged(label, "Parquet", error) from error
@@ -54,7 +56,7 @@ def read_arrow(file: IO[bytes], label: str, columns: Columns, start: Mark) -> It
             reader = arrow.ipc.open_stream(file)
             batches = iter(reader)
         picked = columns.pick(_leaves(reader.schema), label)
-        yield from _records(batches, picked, label, 1, start)
+        yield from _records(batches, Rows(label, columns), picked, 1, start)
     except (arrow.ArrowException, OSError) as error:
         raise _damaged(label, "Arrow", error) from error
 
@@ -87,9 +89,8 @@ def _leaves(schema: Any) -> list[str]:
     return [name for field in schema for name in below(field.name, field.type)]
 
 
-def _records(batches: Iterator[Any], picked: Picked, label: str, first: int, start: Mark) -> Iterator[Record]:
+def _records(batches: Iterator[Any], rows: Rows, picked: Picked, first: int, start: Mark) -> Iterator[Record]:
     """Yield the records of batches whose first row has a number, from a mark on."""
-    rows = Rows(label)
     for whole in batches:
         skipped = max(0, min(start.number - first, whole.num_rows))
         for begin in range(skipped, whole.num_rows, _BATCH_ROWS):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 import signal
 import threading
 import time
 from contextlib import suppress
+from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -22,7 +24,8 @@ from paritas.cli.options import (
     precision_option,
     print_json,
 )
-from paritas.errors import InputError, MissingExtraError
+from paritas.errors import InputError, JobError, MissingExtraError, ParitasError
+from paritas.interrupts import leave_at_once
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
@@ -95,6 +98,10 @@ REJECTED = 3
     metavar="N",
     help="Keep the first N channels of each vector, for models trained for it (Matryoshka).",
 )
+@click.option("--ray", type=GIVEN, metavar="ADDRESS", help='Run on this Ray cluster, such as "auto".')
+@click.option(
+    "--ray-cpus", type=click.IntRange(min=1), default=2, show_default=True, help="CPUs of each actor."
+)
 @as_json
 @click.pass_obj
 def encode(models: Models, /, inputs: tuple[str, ...], model: str, **options: Any) -> None:
@@ -144,6 +151,10 @@ def _run(
     from paritas.engine.encoder import Encoder
     from paritas.engine.runtime.memory import parse_size
 
+    if options["delimiter"] == "\\t":
+        options["delimiter"] = "\t"
+    if options["cache"] is None and options["cache_size"] is not None:
+        raise InputError("--cache-size is for --cache FILE; name the file")
     if len(options["delimiter"]) != 1:
         raise InputError(f"--delimiter is {options['delimiter']!r}; expected one character, such as ';'")
     request = Request(
@@ -159,29 +170,59 @@ def _run(
         strict=options["strict"],
         shard_rows=shard_rows,
         cache=options["cache"],
-        cache_bytes=None if options["cache_size"] is None else parse_size(options["cache_size"]),
+        cache_bytes=None
+        if options["cache_size"] is None
+        else parse_size(options["cache_size"], "--cache-size"),
     )
     bundle = Bundle(models.find_or_export(model, precision))
     at_once = 2
     limit = None
     if memory_limit is not None:
         dim = truncate_dim or bundle.manifest.contract.dim
-        limit = parse_size(memory_limit) - memory_bytes(dim, shard_rows, at_once)
+        limit = parse_size(memory_limit, "--memory-limit") - memory_bytes(dim, shard_rows, at_once)
         if limit <= 0:
             taken = memory_bytes(dim, shard_rows, at_once) // 2**20
             raise InputError(
                 f"--memory-limit {memory_limit}: shards of {shard_rows} rows take {taken} MiB beside the "
                 f"model; give more, or type: --shard-rows {max(1, shard_rows // 4)}"
             )
+    try:
+        loaded = Encoder(bundle, precision=precision, truncate_dim=truncate_dim, memory_limit=limit)
+    except InputError as error:
+        if limit is None:
+            raise
+        raise InputError(
+            f"--memory-limit {memory_limit}: shards of {shard_rows} rows take all but {limit // 2**20} MiB "
+            f"of it, and {error}"
+        ) from error
     with (
-        Encoder(bundle, precision=precision, truncate_dim=truncate_dim, memory_limit=limit) as encoder,
+        loaded as encoder,
         _Signals() as signals,
-        _Bar(shown=is_terminal()) as bar,
+        _Bar(signals, shown=is_terminal()) as bar,
     ):
         try:
+            if options["ray"] is not None:
+                from paritas.bulk import ray
+
+                logging.getLogger("ray.data").setLevel(logging.ERROR)  # the bar is ours
+                return ray.encode(
+                    encoder,
+                    request,
+                    address=options["ray"],
+                    cpus=options["ray_cpus"],
+                    progress=bar,
+                    stop=signals.stop,
+                )
             return encode_corpus(
                 encoder, request, progress=bar, stop=signals.stop, abort=signals.abort, at_once=at_once
             )
+        except ParitasError:
+            raise
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise JobError(
+                f"{where}{error.strerror or error}; when that is mended the same command goes on"
+            ) from error
         except Stopped as stopped:
             note(f"paritas: stopped: {stopped}; the same command goes on")
             raise click.exceptions.Exit(128 + signals.number) from None
@@ -195,11 +236,17 @@ def check_extra() -> None:
 
 
 class _Signals:
-    """Ctrl-C and SIGTERM: the first one ends the job after the shards at hand, the second one at once."""
+    """Ctrl-C and SIGTERM: the first one ends the job after the shards at hand, the second one at once.
+
+    Where no shards are at hand the first one ends it at once.
+    Whatever does not end even then, such as a store that does not answer, the third one leaves where it is.
+    """
 
     def __init__(self) -> None:
         self.stop, self.abort = threading.Event(), threading.Event()
         self.number = 0
+        self.at_shards = False
+        """Shards are under way."""
 
     def __enter__(self) -> _Signals:
         # What a shell's background job ignores stays ignored.
@@ -214,11 +261,17 @@ class _Signals:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def _told(self, number: int, _frame: object) -> None:
-        if self.stop.is_set():
-            self.abort.set()
-            return
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        if self.abort.is_set():
+            leave_at_once()
         self.number = number
+        if not self.at_shards or self.stop.is_set():
+            self.stop.set()
+            self.abort.set()
+            former = self._former[signal.Signals(number)]
+            assert callable(former)
+            former(number, frame)
+            return
         self.stop.set()
         with suppress(OSError):  # standard error may be closed
             os.write(2, b"\nparitas: finishing the shards at hand; once more to leave at once\n")
@@ -227,8 +280,8 @@ class _Signals:
 class _Bar:
     """A bar on standard error: rows done, tokens a second, and the time that is left."""
 
-    def __init__(self, *, shown: bool) -> None:
-        self._shown = shown
+    def __init__(self, signals: _Signals, *, shown: bool) -> None:
+        self._signals, self._shown = signals, shown
         self._bar: Any = None
         self._tokens = 0
         self._begun_s = 0.0
@@ -250,6 +303,7 @@ class _Bar:
     def begin(self, rows: int, done: int) -> None:
         """As `Progress.begin`."""
         self.__exit__()
+        self._signals.at_shards = True
         self._begun_s = time.monotonic()
         if self._shown:
             self._bar = self._new(total=rows, initial=done, unit=" rows", desc="encoding")
@@ -261,6 +315,10 @@ class _Bar:
             rate = self._tokens / max(time.monotonic() - self._begun_s, 1e-3)
             self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
             self._bar.update(rows)
+
+    def finishing(self) -> None:
+        """As `Progress.finishing`."""
+        self._signals.at_shards = False
 
     def _new(self, **options: Any) -> Any:
         from tqdm import tqdm  # here, for it takes 55 ms to import

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from paritas.bulk import Request, Stopped, encode
+from paritas.bulk import Request, Stopped, Summary, encode, job
 from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
@@ -223,6 +223,8 @@ def test_an_input_that_changes_while_the_job_runs_is_found(tmp_path: Path, bert:
 
         def encoded(self, rows: int, tokens: int) -> None: ...
 
+        def finishing(self) -> None: ...
+
     request = Request(inputs=[str(corpus)], out=str(tmp_path / "out"), shard_rows=16)
     with pytest.raises(JobError, match="changed since the job began"):
         encode(bert, request, progress=Changes())
@@ -244,6 +246,8 @@ def test_a_job_that_was_stopped_goes_on(corpus: Path, tmp_path: Path, bert: Enco
         def encoded(self, rows: int, tokens: int) -> None:
             self.rows += rows
             stop.set()
+
+        def finishing(self) -> None: ...
 
     request = Request(inputs=[str(corpus)], out=str(tmp_path / "out"), shard_rows=16)
     with pytest.raises(Stopped) as stopped:
@@ -342,3 +346,81 @@ def test_others_read_the_folder_as_a_table(corpus: Path, tmp_path: Path, bert: E
     exact = vectors(table(tmp_path / "float32"))
     hits = lance.search(exact[7]).metric("dot").limit(1).to_list()
     assert hits[0]["id"] == "d7"
+
+
+def test_the_output_is_no_input(tmp_path: Path, bert: Encoder) -> None:
+    write_jsonl(tmp_path / "in" / "corpus.jsonl", documents(20))
+    out = tmp_path / "in" / "vectors"
+    assert run(bert, out, tmp_path / "in") == run(bert, out, tmp_path / "in")
+    assert run(bert, out, tmp_path / "in").inputs[0].label == "corpus.jsonl"
+
+
+def test_a_shard_that_is_gone_is_made_again(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
+    run(bert, tmp_path / "out", corpus)
+    before = parts(tmp_path / "out")
+    (tmp_path / "out" / "part-00002.parquet").unlink()
+    assert state_of(str(tmp_path / "out")).state == "begun"
+    run(bert, tmp_path / "out", corpus)
+    assert parts(tmp_path / "out") == before
+
+
+def test_something_else_in_a_shards_place_is_told(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "part-00002.parquet").mkdir()
+    with pytest.raises(JobError, match=r"part-00002\.parquet: was written, and is gone or no file"):
+        run(bert, tmp_path / "out", corpus)
+
+
+@pytest.mark.parametrize("output", ["npy", "safetensors"])
+def test_workers_that_come_late_find_the_job_done(
+    corpus: Path, tmp_path: Path, bert: Encoder, output: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One worker finishes, and clears the shards away, just when another has done the last of them."""
+    real = job.finish
+    finished: list[Summary] = []
+
+    def late(ready: Any, stop: threading.Event) -> Summary:
+        if not finished:
+            finished.append(real(ready, stop))
+        return real(ready, stop)
+
+    monkeypatch.setattr(job, "finish", late)
+    assert run(bert, tmp_path / "out", corpus, output=output) == finished[0]
+    # A shard that a worker writes after that is cleared away by whoever comes next.
+    (tmp_path / "out" / "_job" / "parts").mkdir(exist_ok=True)
+    (tmp_path / "out" / "_job" / "parts" / "part-00001.parquet").write_bytes(b"late")
+    assert run(bert, tmp_path / "out", corpus, output=output) == finished[0]
+    assert not list((tmp_path / "out").rglob("*.parquet"))
+
+
+def test_strict_does_not_go_on_with_a_job_that_leaves_records_out(
+    corpus: Path, tmp_path: Path, bert: Encoder
+) -> None:
+    with corpus.open("a") as file:
+        file.write("no json\n")
+    run(bert, tmp_path / "out", corpus)
+    with pytest.raises(InputError, match="the job leaves 1 records out"):
+        run(bert, tmp_path / "out", corpus, strict=True)
+
+
+def test_what_a_job_keeps_beside_may_be_damaged(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
+    run(bert, tmp_path / "whole", corpus)
+    for content in (None, b"1234567"):
+        out = tmp_path / f"out-{content is None}"
+        run(bert, out, corpus)
+        (out / "_job" / "job.json").unlink()
+        (out / "part-00001.parquet").unlink()
+        (out / "_job" / "repeated").unlink()
+        if content is not None:
+            (out / "_job" / "repeated").write_bytes(content)
+        for worker in (out / "_job" / "workers").iterdir():
+            worker.write_bytes(b"\xff")
+        run(bert, out, corpus)
+        assert parts(out) == parts(tmp_path / "whole")
+    worker.write_text('{"worker": "w", "host": "h", "process": 1, "started": "noon"}')
+    assert "h 1: 0 shards" in str(state_of(str(out)))
+    (out / "_job" / "plan.json").write_bytes(
+        (out / "_job" / "plan.json").read_bytes().replace(b'"spans":[[0,', b'"spans":[[7,')
+    )
+    with pytest.raises(JobError, match=r"plan\.json: is damaged"):
+        run(bert, out, corpus)

@@ -6,6 +6,8 @@ import csv
 import gzip
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from paritas.bulk import lines, tables
+from paritas.bulk import lines
 from paritas.bulk.readers import Cursor, Reading, read
 from paritas.bulk.records import BEGINNING, Columns, Record
 from paritas.bulk.sources import find_sources
@@ -275,27 +277,102 @@ def test_lists_and_structs_are_no_texts(tmp_path: Path) -> None:
     assert faults(tmp_path / "c.parquet") == [(1, "its text is list, expected a string")]
 
 
-def test_long_rows_of_a_table_are_held_a_few_at_a_time(
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+def test_long_texts_that_come_again_are_held_a_few_at_a_time(tmp_path: Path, form: str) -> None:
+    """A dictionary has each once: 4,096 rows of a file of some KB would be a gigabyte."""
+    column = pa.DictionaryArray.from_arrays(pa.array([n % 3 for n in range(4096)]), ["a" * 300_000, "b", "c"])
+    held, path = pa.table({"text": column}), tmp_path / f"c.{form}"
+    if form == "parquet":
+        pq.write_table(held, path)
+    else:
+        with pa.ipc.new_file(path, held.schema) as writer:
+            writer.write_table(held)
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from paritas.bulk.readers import Reading, read\n"
+        "from paritas.bulk.sources import find_sources\n"
+        "(source,) = find_sources([sys.argv[1]], Path('spool'))\n"
+        "assert sum(len(r.document.text) for r in read(source, Reading())) == 1366 * 300_000 + 2730\n"
+        "peak = next(l for l in open('/proc/self/status') if l.startswith('VmHWM'))\n"
+        "print(int(peak.split()[1]) // 1024)\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert int(told.stdout) < 300
+
+
+def test_a_blank_line_before_the_first_row(tmp_path: Path) -> None:
+    (tmp_path / "c.tsv").write_text("\n1\ta\n2\tb\n")
+    columns = Columns(id="1", text="2")
+    found = records(tmp_path / "c.tsv", columns=columns)
+    (source,) = find_sources([str(tmp_path / "c.tsv")], tmp_path / "spool")
+    assert [r.document.id for r in found if r.document] == ["1", "2"]
+    assert list(read(source, Reading(columns=columns), found[0].mark)) == found
+
+
+def test_a_quote_that_is_open_at_the_end_is_told(tmp_path: Path) -> None:
+    (tmp_path / "c.csv").write_text('id,text\n1,ok\n2,"never closed\n3,three\n4,four\n')
+    assert faults(tmp_path / "c.csv") == [
+        (3, "is no row of CSV: unexpected end of data, in 3 lines: a quote in it is not closed")
+    ]
+
+
+def test_a_line_of_csv_that_is_too_long_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "MOST_BYTES", 1000)
+    (tmp_path / "c.csv").write_text(f"id,text\n1,a\n2,{'x' * 5000}\n3,b\n")
+    found = records(tmp_path / "c.csv")
+    assert [record.document is not None for record in found] == [True, False, True]
+    assert "is longer than" in found[1].fault
+
+
+def test_files_that_are_not_what_they_seem(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What has no name says by its first bytes what it is; what has one must be that."""
+    (tmp_path / "table").write_bytes(as_parquet(ROWS))
+    (tmp_path / "arrow").write_bytes(as_arrow(ROWS, pa.ipc.new_file))
+    for name in ("table", "arrow"):
+        assert read_back(tmp_path / name) == EXPECTED
+    (tmp_path / "c.jsonl").write_text('[\n{"text": "a"},\n{"text": "b"}\n]\n')
+    with pytest.raises(InputError, match=r"c\.jsonl:1: begins an array; .* type: jq -c '\.\[\]' FILE"):
+        records(tmp_path / "c.jsonl")
+    (tmp_path / "p.parquet.gz").write_bytes(gzip.compress(as_parquet(ROWS)))
+    with pytest.raises(InputError, match=r"p\.parquet\.gz: is packed; expected parquet itself"):
+        records(tmp_path / "p.parquet.gz")
+    (tmp_path / "c.jsonl.zst").write_bytes(b"(\xb5/")
+    with pytest.raises(InputError, match=r"c\.jsonl\.zst: is not packed, or damaged"):
+        records(tmp_path / "c.jsonl.zst")
+    (tmp_path / "unnamed").write_text("id,text\n1,a\n")
+    records(tmp_path / "unnamed")
+    assert "unnamed: is read as plain text, a text a line; --format says otherwise" in caplog.text
+
+
+def test_a_column_that_no_line_has(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "c.jsonl", documents(5))
+    with pytest.raises(InputError, match="no line has the key 'titel' of --title"):
+        records(path, columns=Columns(title="titel"))
+    assert {fault for _, fault in faults(path, columns=Columns(id="url"))} == {"has no id"}
+    pq.write_table(pa.Table.from_arrays([pa.array(["a"])] * 2, ["text", "text"]), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match="has 2 columns 'text'; expected one"):
+        records(tmp_path / "c.parquet")
+
+
+def test_runs_of_a_packed_file_that_others_share_are_read_in_one_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tables, "_BATCH_BYTES", 10_000)
-    pq.write_table(
-        pa.table({"text": [f"{n}" * 2000 for n in range(50)]}), tmp_path / "c.parquet", compression="none"
-    )
-    sizes: list[int] = []
-    real = tables._records
+    path = write_jsonl(tmp_path / "c.jsonl.gz", documents(40))
+    (source,) = find_sources([str(path)], tmp_path / "spool")
+    whole = list(read(source, Reading()))
+    opened: list[int] = []
+    real = type(source).open
 
-    def counted(batches: Any, *rest: Any) -> Any:
-        def sized() -> Any:
-            for batch in batches:
-                sizes.append(batch.num_rows)
-                yield batch
+    def counted(self: Any) -> Any:
+        opened.append(1)
+        return real(self)
 
-        return real(sized(), *rest)
-
-    monkeypatch.setattr(tables, "_records", counted)
-    assert len(records(tmp_path / "c.parquet")) == 50
-    assert max(sizes) <= 6
+    monkeypatch.setattr(type(source), "open", counted)
+    cursor = Cursor(Reading())
+    for start in (0, 10, 30):
+        assert list(cursor.take(source, whole[start].mark, 5)) == whole[start : start + 5]
+    cursor.close()
+    assert len(opened) == 1
 
 
 def test_files_that_others_write(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import sys
 from pathlib import Path
@@ -66,6 +67,21 @@ def test_what_is_not_there(tree: Path, tmp_path: Path) -> None:
         labels(tree / ".." / "empty", spool=tmp_path / "s")
     with pytest.raises(InputError, match=r"a\.jsonl: is named twice"):
         labels(tree, tree / "a.jsonl", spool=tmp_path / "s")
+
+
+def test_a_file_by_two_names_is_one(tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "link.jsonl").symlink_to(tree / "a.jsonl")
+    for other in (tree / "deep" / ".." / "a.jsonl", tmp_path / "link.jsonl"):
+        with pytest.raises(InputError, match="is named twice"):
+            labels(tree / "a.jsonl", other, spool=tmp_path / "s")
+
+
+def test_standard_input_that_a_plan_goes_by_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "stdin").write_bytes(b"planned")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"another")))
+    (source,) = find_sources(["-"], tmp_path / "stdin", planned=True)
+    assert (tmp_path / "stdin").read_bytes() == b"planned"
+    assert source.version == hashlib.sha256(b"another").hexdigest()
 
 
 def test_standard_input_is_kept_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

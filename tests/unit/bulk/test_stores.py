@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import obstore
 import pyarrow as pa
@@ -60,7 +62,7 @@ def test_a_job_from_a_bucket_into_a_bucket_is_the_job_from_files_into_files(
     assert summary.rows == 90
     state = state_of("s3://bucket/out/deep")
     assert (state.state, state.done_shards, len(state.workers)) == ("done", 6, 1)
-    assert open_folder("s3://bucket/out/deep").names("_job/claims/") == {}
+    assert open_folder("s3://bucket/out/deep").names("_job/claims/") == set()
 
 
 @pytest.mark.parametrize("output", ["npy", "safetensors"])
@@ -129,9 +131,10 @@ def test_a_file_is_there_once(server: str, tmp_path: Path) -> None:
         folder.put("deep/b", b"x")
         with folder.written("c") as file:
             file.write(b"much")
-        assert folder.names() == {"a": 5, "c": 4}
-        assert folder.names("deep/") == {"b": 1}
-        assert folder.names("nowhere/") == {}
+        assert folder.names() == {"a", "c"}
+        assert folder.names("deep/") == {"b"}
+        assert folder.names("nowhere/") == set()
+        assert [folder.has(name) for name in ("a", "deep/b", "b")] == [True, True, False]
         with folder.open("c") as read:
             assert (read.read(2), read.seek(1), read.read()) == (b"mu", 1, b"uch")
         folder.remove("a")
@@ -168,6 +171,8 @@ def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
                 monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
                 open_store.cache_clear()
 
+            def finishing(self) -> None: ...
+
         # The folder of the output was opened before: its connections go on, the input's do not.
         request = Request(inputs=["s3://bucket/in"], out=str(tmp_path / "lost"), shard_rows=16)
         with pytest.raises((JobError, InputError)):
@@ -175,3 +180,22 @@ def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
     set_environment(monkeypatch, server)
     encode(bert, request)
     assert parts(tmp_path / "lost") == parts(tmp_path / "out")
+
+
+def test_a_bucket_as_input_and_output_and_names_like_patterns(bert: Encoder, corpus: Path) -> None:
+    obstore.put(open_store("s3://bucket/odd"), "a[1].jsonl", (corpus / "one.jsonl").read_bytes())
+    assert run(bert, "s3://bucket/odd/out", "s3://bucket/odd/a[1].jsonl").rows == 40  # type: ignore[arg-type]
+    whole = run(
+        bert, "s3://bucket/odd/all", "s3://bucket/odd/a[1].jsonl", "s3://bucket/in", on_duplicate_id="keep"
+    )  # type: ignore[arg-type]
+    assert whole.rows == 130
+
+
+def test_standard_input_into_a_bucket_goes_on(
+    bert: Encoder, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (corpus / "one.jsonl").read_bytes()
+    for _ in range(2):
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+        summary = run(bert, "s3://bucket/out", "-", corpus / "two.jsonl.gz")  # type: ignore[arg-type]
+    assert [entry.label for entry in summary.inputs] == ["stdin", "two.jsonl.gz"]

@@ -59,6 +59,13 @@ def test_standard_input(folder: Path, run: Run) -> None:
         (("corpus.jsonl", *ENCODE, "--role", "pasage"), "did you mean 'passage'"),
         (("corpus.jsonl", *ENCODE, "--delimiter", ";;"), "--delimiter is ';;'; expected one character"),
         (("corpus.jsonl", *ENCODE, "--memory-limit", "10MiB"), "give more, or type: --shard-rows"),
+        (("corpus.jsonl", *ENCODE, "--memory-limit", "340MiB", "--shard-rows", "100000"), "take all but"),
+        (("corpus.jsonl", *ENCODE, "--cache-size", "1GiB"), "--cache-size is for --cache FILE"),
+        (
+            ("corpus.jsonl", *ENCODE, "--cache", "c", "--cache-size", "0"),
+            "--cache-size is '0'; expected bytes",
+        ),
+        (("corpus.jsonl", *ENCODE[:3], "corpus.jsonl/x"), "when that is mended the same command goes on"),
         (("corpus.jsonl", *ENCODE, "--cache", "nowhere/c.sqlite"), "cannot be used as a cache"),
         (("corpus.jsonl", *ENCODE[:3], "corpus.jsonl"), "is a file; expected a directory"),
         (("corpus.jsonl", *ENCODE[:3], "mpnet.bundle"), "and no job; expected a folder that is empty"),
@@ -108,6 +115,36 @@ def test_a_job_that_is_told_to_stop_finishes_its_shards_and_goes_on_later(
     said(run(*arguments))
     assert before.items() <= parts(folder / "vectors").items()
     assert table(folder / "vectors").column("id").to_pylist() == [f"d{place}" for place in range(20_000)]
+
+
+@pytest.mark.parametrize("planned", [False, True], ids=["standard input", "the plan"])
+def test_where_no_shards_are_at_hand_it_leaves_at_once(
+    folder: Path, environment: dict[str, str], planned: bool
+) -> None:
+    (folder / "bad.jsonl").write_text("{bad\n" * 3_000_000)
+    process = subprocess.Popen(
+        [*command(), "encode", "bad.jsonl" if planned else "-", *ENCODE],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_default_interrupts,  # noqa: PLW1509
+    )
+    end = time.monotonic() + 60
+    while not (folder / "vectors" / "_job").exists():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    begun = time.monotonic()
+    assert process.wait(60) == 130
+    assert time.monotonic() - begun < 30  # the whole plan takes longer
+    assert process.stderr is not None
+    assert "Traceback" not in process.stderr.read()
+    assert process.stdin is not None
+    process.stdin.close()
+    process.stderr.close()
 
 
 def _default_interrupts() -> None:
