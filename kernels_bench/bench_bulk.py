@@ -72,7 +72,7 @@ def measure(encoder: Encoder, texts: list[str], folder: Path, rounds: int) -> li
     done = folder / "done"
     job(corpus, out=done, shard_rows=1024)
     halves = folder / "halves"
-    calls: dict[str, Callable[[], NDArray[np.float32]]] = {
+    calls: dict[str, Callable[[], Any]] = {
         "engine": partial(encoder.encode, texts, role=_ROLE),
         **{f"shards of {rows}": partial(job, corpus, shard_rows=rows) for rows in _SHARD_ROWS},
         "half in a cache": lambda: job(corpus, cache=_copied(caches["half"], folder / "copy.sqlite")),
@@ -82,7 +82,7 @@ def measure(encoder: Encoder, texts: list[str], folder: Path, rounds: int) -> li
     }
     expected = encoder.encode(texts, role=_ROLE)
     for way in list(calls)[1:]:
-        if not np.array_equal(calls[way](), expected):
+        if not np.array_equal(_vectors(calls[way](), encoder.dim), expected):
             raise click.ClickException(f"{way}: other vectors than the engine's")
     return _rows("int8", calls, len(texts), rounds)
 
@@ -101,14 +101,14 @@ def peers(encoder: Encoder, texts: list[str], folder: Path, rounds: int) -> list
         )
     model = sentence_transformers.SentenceTransformer(str(source), device="cpu")
     pool = model.start_multi_process_pool(["cpu", "cpu"])
-    calls: dict[str, Callable[[], NDArray[np.float32]]] = {
+    calls: dict[str, Callable[[], Any]] = {
         "engine": lambda: encoder.encode(texts, role=_ROLE),
         f"shards of {_SHARD_ROWS[-1]}": lambda: _job(encoder, folder, corpus),
         "sentence-transformers' pool": lambda: model.encode(texts, pool=pool, normalize_embeddings=True),
     }
     try:
-        vectors = {way: call() for way, call in calls.items()}
-        least = float(np.einsum("ij,ij->i", vectors["engine"], vectors["sentence-transformers' pool"]).min())
+        theirs = calls["sentence-transformers' pool"]()
+        least = float(np.einsum("ij,ij->i", calls["engine"](), theirs).min())
         if least < 0.9999:
             raise click.ClickException(f"sentence-transformers' vectors are others: cosine {least:.5f}")
         return _rows("fp32", calls, len(texts), rounds)
@@ -151,8 +151,8 @@ def _job(
     out: Path | None = None,
     cache: Path | None = None,
     shard_rows: int = _SHARD_ROWS[-1],
-) -> NDArray[np.float32]:
-    """Do a job, in a new folder unless one is given, and return its vectors."""
+) -> Path:
+    """Do a job, in a new folder unless one is given, and return the folder."""
     target = out or folder / "out"
     if out is None:
         shutil.rmtree(target, ignore_errors=True)
@@ -163,8 +163,12 @@ def _job(
         cache=None if cache is None else str(cache),
     )
     encode(encoder, request)
-    column = pq.read_table(target, columns=["vector"]).column("vector").combine_chunks()
-    return np.asarray(column.flatten().to_numpy().reshape(-1, encoder.dim), np.float32)
+    return target
+
+
+def _vectors(folder: Path, dim: int) -> NDArray[np.float32]:
+    column = pq.read_table(folder, columns=["vector"]).column("vector").combine_chunks()
+    return np.asarray(column.flatten().to_numpy().reshape(-1, dim), np.float32)
 
 
 def _half_done(done: Path, target: Path) -> Path:
