@@ -4,12 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import os
-import signal
-import threading
-import time
-from contextlib import suppress
-from types import FrameType
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -24,13 +18,17 @@ from paritas.cli.options import (
     precision_option,
     print_json,
 )
+from paritas.cli.watch import Bar, Signals
 from paritas.errors import InputError, JobError, MissingExtraError, ParitasError
-from paritas.interrupts import leave_at_once
 from paritas.registry import Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
-    from paritas.bulk.job import Summary
+    from paritas.bulk import Request, Summary
+    from paritas.engine.bundle.directory import Bundle
+    from paritas.engine.encoder import Encoder
 
+# Shards that are encoded side by side.
+_AT_ONCE = 2
 # Done, but records were left out.
 REJECTED = 3
 
@@ -133,89 +131,31 @@ def _run(
     inputs: tuple[str, ...],
     model: str,
     *,
-    out: str,
     precision: Precision | Literal["auto"],
-    role: str,
-    truncate_dim: int | None,
-    memory_limit: str | None,
-    shard_rows: int,
     **options: Any,
 ) -> Summary:
     check_extra()
-    from paritas.bulk import Request, Stopped
-    from paritas.bulk import encode as encode_corpus
-    from paritas.bulk.pipeline import memory_bytes
-    from paritas.bulk.readers import Reading
-    from paritas.bulk.records import Columns
+    from paritas.bulk import Stopped
+    from paritas.bulk import encode as encode_here
     from paritas.engine.bundle.directory import Bundle
-    from paritas.engine.encoder import Encoder
-    from paritas.engine.runtime.memory import parse_size
 
-    if options["delimiter"] == "\\t":
-        options["delimiter"] = "\t"
-    if options["cache"] is None and options["cache_size"] is not None:
-        raise InputError("--cache-size is for --cache FILE; name the file")
-    if len(options["delimiter"]) != 1:
-        raise InputError(f"--delimiter is {options['delimiter']!r}; expected one character, such as ';'")
-    request = Request(
-        inputs=inputs,
-        out=out,
-        role=role,
-        dtype=options["dtype"],
-        output=options["output"],
-        reading=Reading(
-            options["kind"], Columns(options["id_"], options["title"], options["text"]), options["delimiter"]
-        ),
-        on_duplicate_id=options["on_duplicate_id"],
-        strict=options["strict"],
-        shard_rows=shard_rows,
-        cache=options["cache"],
-        cache_bytes=None
-        if options["cache_size"] is None
-        else parse_size(options["cache_size"], "--cache-size"),
-    )
+    request = _request(inputs, **options)
     bundle = Bundle(models.find_or_export(model, precision))
-    at_once = 2
-    limit = None
-    if memory_limit is not None:
-        dim = truncate_dim or bundle.manifest.contract.dim
-        limit = parse_size(memory_limit, "--memory-limit") - memory_bytes(dim, shard_rows, at_once)
-        if limit <= 0:
-            taken = memory_bytes(dim, shard_rows, at_once) // 2**20
-            raise InputError(
-                f"--memory-limit {memory_limit}: shards of {shard_rows} rows take {taken} MiB beside the "
-                f"model; give more, or type: --shard-rows {max(1, shard_rows // 4)}"
-            )
-    try:
-        loaded = Encoder(bundle, precision=precision, truncate_dim=truncate_dim, memory_limit=limit)
-    except InputError as error:
-        if limit is None:
-            raise
-        raise InputError(
-            f"--memory-limit {memory_limit}: shards of {shard_rows} rows take all but {limit // 2**20} MiB "
-            f"of it, and {error}"
-        ) from error
     with (
-        loaded as encoder,
-        _Signals() as signals,
-        _Bar(signals, shown=is_terminal()) as bar,
+        _loaded(bundle, precision, request, **options) as encoder,
+        Signals() as signals,
+        Bar(signals, shown=is_terminal()) as bar,
     ):
         try:
-            if options["ray"] is not None:
-                from paritas.bulk import ray
-
-                logging.getLogger("ray.data").setLevel(logging.ERROR)  # the bar is ours
-                return ray.encode(
-                    encoder,
-                    request,
-                    address=options["ray"],
-                    cpus=options["ray_cpus"],
-                    progress=bar,
-                    stop=signals.stop,
+            if options["ray"] is None:
+                return encode_here(
+                    encoder, request, progress=bar, stop=signals.stop, abort=signals.abort, at_once=_AT_ONCE
                 )
-            return encode_corpus(
-                encoder, request, progress=bar, stop=signals.stop, abort=signals.abort, at_once=at_once
-            )
+            from paritas.bulk.ray import encode as encode_there
+
+            logging.getLogger("ray.data").setLevel(logging.ERROR)  # the bar is ours
+            address, cpus = options["ray"], options["ray_cpus"]
+            return encode_there(encoder, request, address=address, cpus=cpus, progress=bar, stop=signals.stop)
         except ParitasError:
             raise
         except OSError as error:
@@ -228,102 +168,67 @@ def _run(
             raise click.exceptions.Exit(128 + signals.number) from None
 
 
+def _request(inputs: tuple[str, ...], **options: Any) -> Request:
+    from paritas.bulk import Request
+    from paritas.bulk.readers import Reading
+    from paritas.bulk.records import Columns
+    from paritas.engine.runtime.memory import parse_size
+
+    delimiter, cache_size = options["delimiter"], options["cache_size"]
+    delimiter = "\t" if delimiter == "\\t" else delimiter
+    if len(delimiter) != 1:
+        raise InputError(f"--delimiter is {delimiter!r}; expected one character, such as ';'")
+    if options["cache"] is None and cache_size is not None:
+        raise InputError("--cache-size is for --cache FILE; name the file")
+    columns = Columns(options["id_"], options["title"], options["text"])
+    return Request(
+        inputs=inputs,
+        out=options["out"],
+        role=options["role"],
+        dtype=options["dtype"],
+        output=options["output"],
+        reading=Reading(options["kind"], columns, delimiter),
+        on_duplicate_id=options["on_duplicate_id"],
+        strict=options["strict"],
+        shard_rows=options["shard_rows"],
+        cache=options["cache"],
+        cache_bytes=None if cache_size is None else parse_size(cache_size, "--cache-size"),
+    )
+
+
+def _loaded(
+    bundle: Bundle,
+    precision: Precision | Literal["auto"],
+    request: Request,
+    *,
+    memory_limit: str | None,
+    truncate_dim: int | None,
+    **_: Any,
+) -> Encoder:
+    """Load the encoder, so that it and the shards under way keep the memory limit."""
+    from paritas.bulk.pipeline import memory_bytes
+    from paritas.engine.encoder import Encoder
+    from paritas.engine.runtime.memory import parse_size
+
+    if memory_limit is None:
+        return Encoder(bundle, precision=precision, truncate_dim=truncate_dim)
+    dim, rows = truncate_dim or bundle.manifest.contract.dim, request.shard_rows
+    taken = memory_bytes(dim, rows, _AT_ONCE)
+    left = parse_size(memory_limit, "--memory-limit") - taken
+    told = f"--memory-limit {memory_limit}: shards of {rows} rows take {taken // 2**20} MiB of it"
+    if left <= 0:
+        raise InputError(f"{told}; give more, or type: --shard-rows {max(1, rows // 4)}")
+    try:
+        return Encoder(bundle, precision=precision, truncate_dim=truncate_dim, memory_limit=left)
+    except InputError as error:
+        raise InputError(f"{told}, and of the rest {error}") from error
+
+
 def check_extra() -> None:
     """Raise a MissingExtraError unless the packages of the extra are there."""
     for name in ("onnxruntime", "pyarrow"):
         if importlib.util.find_spec(name) is None:
             raise MissingExtraError(f"{name} is not installed; type: pip install 'paritas[cpu,bulk]'")
-
-
-class _Signals:
-    """Ctrl-C and SIGTERM: the first one ends the job after the shards at hand, the second one at once.
-
-    Where no shards are at hand the first one ends it at once.
-    Whatever does not end even then, such as a store that does not answer, the third one leaves where it is.
-    """
-
-    def __init__(self) -> None:
-        self.stop, self.abort = threading.Event(), threading.Event()
-        self.number = 0
-        self.at_shards = False
-        """Shards are under way."""
-
-    def __enter__(self) -> _Signals:
-        # What a shell's background job ignores stays ignored.
-        self._former = {
-            number: signal.signal(number, self._told)
-            for number in (signal.SIGINT, signal.SIGTERM)
-            if signal.getsignal(number) != signal.SIG_IGN
-        }
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
-            signal.signal(number, handler)
-
-    def _told(self, number: int, frame: FrameType | None) -> None:
-        if self.abort.is_set():
-            leave_at_once()
-        self.number = number
-        if not self.at_shards or self.stop.is_set():
-            self.stop.set()
-            self.abort.set()
-            former = self._former[signal.Signals(number)]
-            assert callable(former)
-            former(number, frame)
-            return
-        self.stop.set()
-        with suppress(OSError):  # standard error may be closed
-            os.write(2, b"\nparitas: finishing the shards at hand; once more to leave at once\n")
-
-
-class _Bar:
-    """A bar on standard error: rows done, tokens a second, and the time that is left."""
-
-    def __init__(self, signals: _Signals, *, shown: bool) -> None:
-        self._signals, self._shown = signals, shown
-        self._bar: Any = None
-        self._tokens = 0
-        self._begun_s = 0.0
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def planning(self, done_bytes: int, total_bytes: int) -> None:
-        """As `Progress.planning`."""
-        if self._shown and self._bar is None:
-            self._bar = self._new(total=total_bytes, unit="B", unit_scale=True, desc="reading")
-        if self._bar is not None:
-            self._bar.update(done_bytes - self._bar.n)
-
-    def begin(self, rows: int, done: int) -> None:
-        """As `Progress.begin`."""
-        self.__exit__()
-        self._signals.at_shards = True
-        self._begun_s = time.monotonic()
-        if self._shown:
-            self._bar = self._new(total=rows, initial=done, unit=" rows", desc="encoding")
-
-    def encoded(self, rows: int, tokens: int) -> None:
-        """As `Progress.encoded`."""
-        self._tokens += tokens
-        if self._bar is not None:
-            rate = self._tokens / max(time.monotonic() - self._begun_s, 1e-3)
-            self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-            self._bar.update(rows)
-
-    def finishing(self) -> None:
-        """As `Progress.finishing`."""
-        self._signals.at_shards = False
-
-    def _new(self, **options: Any) -> Any:
-        from tqdm import tqdm  # here, for it takes 55 ms to import
-
-        return tqdm(**options)
 
 
 def _told(summary: Summary, out: str) -> str:

@@ -59,7 +59,10 @@ def test_standard_input(folder: Path, run: Run) -> None:
         (("corpus.jsonl", *ENCODE, "--role", "pasage"), "did you mean 'passage'"),
         (("corpus.jsonl", *ENCODE, "--delimiter", ";;"), "--delimiter is ';;'; expected one character"),
         (("corpus.jsonl", *ENCODE, "--memory-limit", "10MiB"), "give more, or type: --shard-rows"),
-        (("corpus.jsonl", *ENCODE, "--memory-limit", "340MiB", "--shard-rows", "100000"), "take all but"),
+        (
+            ("corpus.jsonl", *ENCODE, "--memory-limit", "340MiB", "--shard-rows", "100000"),
+            "MiB of it, and of the rest memory_limit is",
+        ),
         (("corpus.jsonl", *ENCODE, "--cache-size", "1GiB"), "--cache-size is for --cache FILE"),
         (
             ("corpus.jsonl", *ENCODE, "--cache", "c", "--cache-size", "0"),
