@@ -29,8 +29,8 @@ from paritas.engine.encoder import Encoder
 from paritas.errors import InputError, JobError
 
 _log = logging.getLogger("paritas")
-# After which it is told that another worker is waited for.
-_PATIENCE_S = 2.0
+# After which it is told, again and again, that another worker is waited for.
+_PATIENCE_S = 10.0
 
 
 class Prepared(NamedTuple):
@@ -97,16 +97,20 @@ def alone(folder: Folder, stop: threading.Event) -> Iterator[None]:
     held = folder.path / "_job"
     held.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
-        waiting = True
-        while waiting:
-            try:
-                stack.enter_context(files.locked(held, patience_s=_PATIENCE_S))
-                waiting = False
-            except TimeoutError:
-                if stop.is_set():
-                    raise Stopped(0, 0) from None
-                _log.warning("%s: waiting for another worker, which reads the input or finishes", held)
+        while not _held(stack, held):
+            if stop.is_set():
+                raise Stopped(0, 0)
         yield
+
+
+def _held(stack: ExitStack, directory: Path) -> bool:
+    """Take a directory's lock within a moment, and say whether nobody else had it all that time."""
+    try:
+        stack.enter_context(files.locked(directory, patience_s=_PATIENCE_S))
+    except TimeoutError:
+        _log.warning("%s: another worker reads the input or finishes; waiting for it", directory)
+        return False
+    return True
 
 
 def bundle_digest(encoder: Encoder) -> str:
@@ -208,10 +212,10 @@ def _make_plan(
         planner = Planner(spec, text_key=key, doubles=doubles)
         before = 0
         for source in sources:
-            for _ in planner.add(source, reject):
+            for read_bytes in planner.add(source, reject):
                 if stop.is_set():
                     raise Stopped(0, 0)
-                progress.planning(before, total)
+                progress.planning(before + read_bytes, total)
             before += source.size_bytes
         plan, repeated = planner.finish()
         rejects.flush()

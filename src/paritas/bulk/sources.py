@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import fnmatch
 import glob
 import hashlib
@@ -206,6 +207,8 @@ def _spooled(stream: IO[bytes], spool: Path, *, planned: bool) -> _Entry:
     keep = planned and spool.exists()
     try:
         with open(os.devnull if keep else partial, "wb") as file:  # noqa: PTH123
+            if not keep:
+                fcntl.flock(file, fcntl.LOCK_EX)  # it is no leftover
             while block := stream.read(_READ_BYTES):
                 size += len(block)
                 digest.update(block)
