@@ -19,6 +19,7 @@ from paritas.bulk.records import Mark
 from paritas.bulk.sources import PACKED, Source
 from paritas.documents import Document
 from paritas.errors import InputError, JobError
+from paritas.registry import Precision
 
 FORMAT = 1
 OnDuplicateId = Literal["error", "first", "last", "keep"]
@@ -38,7 +39,7 @@ class Spec(Struct, frozen=True):
     model: str
     bundle: str
     """A digest of all that determines the vectors; see `bundle_digest`."""
-    precision: str
+    precision: Precision
     role: str
     dim: int
     dtype: VectorType

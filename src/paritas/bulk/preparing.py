@@ -165,7 +165,7 @@ def _planned(folder: Folder, spec: Spec, sources: Sequence[Source]) -> Plan | No
                 f"{folder.place}: holds {others[0]} and no job; expected a folder that is empty or not there"
             )
         return None
-    told = differences(plan.spec, spec) + _changed(plan.inputs, sources)
+    told = differences(plan.spec, spec) + changed(plan.inputs, sources)
     if told:
         raise JobError(
             f"{folder.place}: holds another job: {'; '.join(told[:4])}; give the same, or another --out"
@@ -173,7 +173,7 @@ def _planned(folder: Folder, spec: Spec, sources: Sequence[Source]) -> Plan | No
     return plan
 
 
-def _changed(inputs: Sequence[Input], sources: Sequence[Source]) -> list[str]:
+def changed(inputs: Sequence[Input], sources: Sequence[Source]) -> list[str]:
     """Return in what the input differs from that of the plan; files are read only where they may differ."""
     before, now = [entry.label for entry in inputs], [source.label for source in sources]
     if before != now:

@@ -7,7 +7,7 @@ import platform
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,11 +20,11 @@ from msgspec import Struct
 from paritas.bulk.cache import Entry, VectorCache, text_key
 from paritas.bulk.folders import Folder
 from paritas.bulk.ledger import REPEATED, WORKERS, part_name
-from paritas.bulk.plan import Plan, Shard, ShardDigest
+from paritas.bulk.plan import Plan
 from paritas.bulk.progress import Progress
-from paritas.bulk.readers import Cursor
 from paritas.bulk.repeated import Repeated
 from paritas.bulk.request import Request
+from paritas.bulk.shard_reader import ShardReader
 from paritas.bulk.shards import Encoded, Facts, parquet_of
 from paritas.bulk.sources import Source
 from paritas.documents import Document
@@ -33,7 +33,6 @@ from paritas.engine.runtime.cpus import instructions
 from paritas.engine.schedule.call import Counted
 from paritas.engine.schedule.job import Job
 from paritas.engine.tokenize.tokenizer import Text
-from paritas.errors import JobError
 
 _ASKED_EVERY_S = 0.1
 
@@ -80,11 +79,11 @@ class Stages:
         Raises:
             InputError: the cache cannot be used.
         """
-        self._encoder, self.plan, self._sources, self.folder = encoder, plan, sources, folder
+        self._encoder, self.plan, self.folder = encoder, plan, folder
         self._progress = progress
         self._pair = encoder.stages.tokenizer.role(plan.spec.role).pair
         self._job = plan.digest()
-        self._cursor = Cursor(plan.spec.reading)
+        self._reader = ShardReader(plan, sources)
         self._reading, self._lock = threading.Lock(), threading.Lock()
         self.abort = threading.Event()
         """When set, what is under way is left."""
@@ -105,40 +104,16 @@ class Stages:
 
     def close(self) -> None:
         """Close what is open."""
-        self._cursor.close()
+        self._reader.close()
         self._cache.close()
 
     def read(self, number: int) -> list[Document]:
-        """Return a shard's documents.
-
-        Raises:
-            JobError: they are others than when the plan was made.
-            InputError, OSError: they cannot be read.
-        """
+        """Return a shard's documents; errors as `ShardReader.read`."""
         begun = time.perf_counter()
-        shard = self.plan.shards[number]
         with self._reading:
-            documents = list(self._documents(shard))
-        if shard.dropped:
-            dropped = set(shard.dropped)
-            documents = [document for place, document in enumerate(documents) if place not in dropped]
+            documents = self._reader.read(number)
         self._add(read=time.perf_counter() - begun)
         return documents
-
-    def _documents(self, shard: Shard) -> Iterator[Document]:
-        digest = ShardDigest()
-        for span in shard.spans:
-            for record in self._cursor.take(self._sources[span.input], span.start, span.records):
-                if record.document is not None:
-                    digest.add(record.document)
-                    yield record.document
-        if digest.value() != shard.digest:
-            first, last = shard.spans[0], shard.spans[-1]
-            raise JobError(
-                f"{self._sources[first.input].place}: changed since the job began: rows from "
-                f"{self._sources[first.input].label}:{first.number} to {self._sources[last.input].label} are "
-                "others; bring the file back, or begin anew with another --out"
-            )
 
     def encode(self, documents: list[Document]) -> Encoded:
         """Return a shard's rows with their vectors.

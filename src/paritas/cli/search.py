@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from paritas.cli.encode import check_extra
 from paritas.cli.options import (
     GIVEN,
     Models,
@@ -45,11 +46,11 @@ asked_as = click.option("--role", type=GIVEN, default="query", show_default=True
     "--model",
     type=GIVEN,
     shell_complete=complete_model,
-    required=True,
-    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
+    help="A registry id, a hub id, or the directory of a checkpoint or a bundle. A job's own where left out.",
 )
 @precision_option
 @click.option("--out", type=GIVEN, metavar="INDEX", required=True, help="The index's directory.")
+@click.option("--texts", type=GIVEN, multiple=True, metavar="FILE", help="A job's input, for the answers.")
 @click.option("--role", type=GIVEN, default="passage", show_default=True, help="The documents' role.")
 @click.option(
     "--dtype",
@@ -69,24 +70,33 @@ asked_as = click.option("--role", type=GIVEN, default="query", show_default=True
 def index(
     models: Models,
     input_: str,
-    model: str,
+    model: str | None,
     precision: Precision | Literal["auto"],
     out: str,
+    texts: tuple[str, ...],
     role: str,
     dtype: ScalarType,
     truncate_dim: int | None,
     as_json: bool,
 ) -> None:
-    """Encode the documents of INPUT and make them searchable.
+    """Make the documents of INPUT searchable.
 
     INPUT is JSON Lines in BEIR's form ({"_id": ..., "title": ..., "text": ...}), a plain text file with one
     text a line, either of them packed by gzip or zstd, or - for standard input. A model that was not exported
-    yet is exported first.
+    yet is exported first. Or INPUT is the folder of a job that `paritas encode` has done: then nothing is
+    encoded again, and --texts names its input.
 
     \b
     paritas index corpus.jsonl --model all-MiniLM-L6-v2 --out corpus.index
     cat notes.txt | paritas index - --model all-MiniLM-L6-v2 --out notes.index
+    paritas index vectors --texts corpus.jsonl --out corpus.index
     """
+    if is_job(input_):
+        return _index_of_job(models, input_, model, out, texts, dtype, as_json=as_json)
+    if model is None:
+        raise click.UsageError("Missing option '--model'.")
+    if texts:
+        raise InputError("--texts is for the folder of a job; INPUT has its own texts")
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import check_target
     from paritas.indexing import build_index, summarize
@@ -104,10 +114,43 @@ def index(
         with built:
             built.save(out)
     summary = summarize(stats, out, time.perf_counter() - started)
-    if as_json:
-        print_json(summary)
-    else:
-        click.echo(summary)
+    return print_json(summary) if as_json else click.echo(summary)
+
+
+def is_job(place: str) -> bool:
+    """Say whether a place is the folder of a job."""
+    return "://" in place or (Path(place) / "_job" / "plan.json").is_file()
+
+
+def _index_of_job(
+    models: Models,
+    place: str,
+    model: str | None,
+    out: str,
+    texts: tuple[str, ...],
+    dtype: ScalarType,
+    *,
+    as_json: bool,
+) -> None:
+    check_extra()
+    from paritas.bulk.indexing import describe, finished_job, index_of_job
+    from paritas.bulk.sources import find_sources
+    from paritas.engine.bundle.directory import Bundle
+    from paritas.engine.encoder import Encoder
+    from paritas.engine.index import check_target
+
+    check_target(Path(index_path(out)))
+    folder, plan = finished_job(place)
+    bundle = Bundle(models.find(model or plan.spec.model))
+    dim = plan.spec.dim if plan.spec.dim < bundle.manifest.contract.dim else None
+    sources = find_sources(texts, Path(), out=place) if texts else None
+    with Encoder(bundle, precision=plan.spec.precision, truncate_dim=dim) as encoder:
+        built, took_s = index_of_job(encoder, folder, plan, sources, dtype=dtype, progress=is_terminal())
+        with built:
+            built.save(out)
+            size = sum(path.stat().st_size for path in Path(out).iterdir())
+            told = describe(built, out, took_s, size)
+    return print_json(told) if as_json else click.echo(told)
 
 
 @click.command()

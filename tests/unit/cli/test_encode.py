@@ -31,6 +31,24 @@ def test_a_corpus_becomes_shards(folder: Path, run: Run) -> None:
     assert answer(run("encode", "corpus.jsonl", *ENCODE, "--json"))["rows"] == 4
 
 
+def test_an_index_is_made_of_the_shards(folder: Path, run: Run) -> None:
+    said(run("encode", "corpus.jsonl", *ENCODE))
+    told = said(run("index", "vectors", "--texts", "corpus.jsonl", "--model", "mpnet.bundle", "--out", "i"))
+    assert told.startswith("4 documents added in ")
+    assert "train to Z" in said(run("search", "i", "the train to zurich", "-k", "4"))
+    assert (
+        answer(run("index", "vectors", "--model", "mpnet.bundle", "--dtype", "f16", "--out", "j", "--json"))[
+            "dtype"
+        ]
+        == "f16"
+    )
+    refused(run("index", "corpus.jsonl", "--out", "k"), "Missing option '--model'")
+    refused(
+        run("index", "corpus.jsonl", "--texts", "x", "--model", "mpnet.bundle", "--out", "k"),
+        "--texts is for the folder of a job",
+    )
+
+
 def test_records_left_out_are_told_by_the_exit_code(folder: Path, run: Run) -> None:
     with (folder / "corpus.jsonl").open("a") as file:
         file.write("no json\n")
