@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import CancelledError
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -115,8 +116,8 @@ def _work(stages: Stages, progress: Progress, stop: threading.Event, at_once: in
     progress.begin(plan.rows, done_rows(folder, plan))
     try:
         run_shards(stages, Ledger(folder, plan, stages.work.worker), stop, at_once=at_once)
-    except BaseException:
-        if stop.is_set() and stages.abort.is_set():
+    except (CancelledError, KeyboardInterrupt, SystemExit):
+        if stop.is_set():
             raise Stopped(len(done(folder, plan)), len(plan.shards)) from None
         raise
     finished = done(folder, plan)

@@ -424,3 +424,18 @@ def test_what_a_job_keeps_beside_may_be_damaged(corpus: Path, tmp_path: Path, be
     )
     with pytest.raises(JobError, match=r"plan\.json: is damaged"):
         run(bert, out, corpus)
+
+
+def test_an_error_while_a_job_is_stopped_is_told(
+    corpus: Path, tmp_path: Path, bert: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+
+    def full(*_: Any) -> None:
+        stop.set()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("paritas.bulk.stages.Stages.write", full)
+    request = Request(inputs=[str(corpus)], out=str(tmp_path / "out"), shard_rows=16)
+    with pytest.raises(OSError, match="No space left on device"):
+        encode(bert, request, stop=stop)
