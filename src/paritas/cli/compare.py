@@ -7,7 +7,7 @@ from typing import Any, Literal
 import click
 
 from paritas.cli.encode import check_extra
-from paritas.cli.options import GIVEN, Models, as_json, complete_model, precision_option, print_json
+from paritas.cli.options import GIVEN, Models, as_json, encoding_model, precision_option, print_json
 from paritas.registry import Precision
 
 
@@ -16,13 +16,7 @@ from paritas.registry import Precision
 @click.option(
     "--texts", "inputs", type=GIVEN, multiple=True, metavar="INPUT", help="Of what; an index may keep them."
 )
-@click.option(
-    "--model",
-    type=GIVEN,
-    shell_complete=complete_model,
-    required=True,
-    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
-)
+@encoding_model
 @precision_option
 @click.option("--role", type=GIVEN, default="passage", show_default=True, help="The texts' role.")
 @click.option("--vector", type=GIVEN, metavar="COLUMN", help="Default: vector or embedding.")

@@ -12,7 +12,7 @@ from paritas.cli.options import (
     GIVEN,
     Models,
     as_json,
-    complete_model,
+    encoding_model,
     is_terminal,
     note,
     precision_option,
@@ -35,13 +35,7 @@ REJECTED = 3
 
 @click.command()
 @click.argument("inputs", type=GIVEN, nargs=-1, required=True, metavar="INPUT...")
-@click.option(
-    "--model",
-    type=GIVEN,
-    shell_complete=complete_model,
-    required=True,
-    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
-)
+@encoding_model
 @click.option("--out", type=GIVEN, required=True, help="A directory, or a URL such as s3://bucket/folder.")
 @precision_option
 @click.option("--role", type=GIVEN, default="passage", show_default=True, help="The texts' role.")

@@ -69,6 +69,13 @@ class _Given(click.ParamType):  # type: ignore[type-arg] # generic in click 8.3 
 
 
 GIVEN = _Given()
+encoding_model = click.option(
+    "--model",
+    type=GIVEN,
+    shell_complete=complete_model,
+    required=True,
+    help="A registry id, a hub id, or the directory of a checkpoint or a bundle.",
+)
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 precision_option = click.option(
     "--precision",
