@@ -89,24 +89,56 @@ class VectorCache:
 
     def _prepare(self) -> None:
         execute = self._database.execute
-        application = execute("PRAGMA application_id").fetchone()[0]
-        version = execute("PRAGMA user_version").fetchone()[0]
-        empty = execute("SELECT COUNT(*) FROM sqlite_master").fetchone()[0] == 0
-        if not empty and (application, version) != (_APPLICATION, _SCHEMA):
-            raise InputError(f"{self._path}: is another database; expected a cache of paritas or a new file")
-        # Readers do not wait for writers; after a power cut the last vectors may be missing, and no more.
-        if empty:
+        with self._transaction("BEGIN"):
+            new = self._is_new()
+        if new:
             execute("PRAGMA auto_vacuum=INCREMENTAL")  # what is removed makes the file smaller
-        execute("PRAGMA journal_mode=WAL")
+            with self._transaction():
+                # Another may have made it since, all of it or nothing.
+                if self._is_new():
+                    self._create()
+        # Readers do not wait for writers; after a power cut the last vectors may be missing, and no more.
+        self._patiently("PRAGMA journal_mode=WAL")
         execute("PRAGMA synchronous=NORMAL")
-        if empty:
-            execute(f"PRAGMA application_id={_APPLICATION}")
-            execute(f"PRAGMA user_version={_SCHEMA}")
+
+    def _is_new(self) -> bool:
+        """Return whether nothing was stored yet; raise where it is another database.
+
+        Three questions of one state of the file: so within a transaction.
+        """
+        application, version, tables = (
+            self._database.execute(question).fetchone()[0]
+            for question in (
+                "PRAGMA application_id",
+                "PRAGMA user_version",
+                "SELECT COUNT(*) FROM sqlite_master",
+            )
+        )
+        if tables and (application, version) != (_APPLICATION, _SCHEMA):
+            raise InputError(f"{self._path}: is another database; expected a cache of paritas or a new file")
+        return not tables
+
+    def _create(self) -> None:
+        execute = self._database.execute
+        execute(f"PRAGMA application_id={_APPLICATION}")
+        execute(f"PRAGMA user_version={_SCHEMA}")
         execute(
             # In the order of their last use, so that removing the first ones frees whole pages.
-            "CREATE TABLE IF NOT EXISTS vectors (number INTEGER PRIMARY KEY,"
+            "CREATE TABLE vectors (number INTEGER PRIMARY KEY,"
             " key BLOB NOT NULL UNIQUE, value BLOB NOT NULL, used INTEGER NOT NULL)"
         )
+
+    def _patiently(self, statement: str) -> None:
+        """Execute one for which SQLite does not wait itself while another has the file open."""
+        end = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._database.execute(statement)
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(0.01)
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -146,7 +178,7 @@ class VectorCache:
                     if now - used > _FRESH_S:
                         stale.append((key, value, now))
             if stale:
-                with self._changing():
+                with self._transaction():
                     self._insert("REPLACE", stale)
         self.found += len(found)
         self.missed += len(keys) - len(found)
@@ -163,7 +195,7 @@ class VectorCache:
         # A part at a time, so that the file is never larger than its bound by more than that.
         while part := list(islice(rows, _PUT)):
             with self._told():
-                with self._changing():
+                with self._transaction():
                     self._insert("REPLACE" if self._damaged else "INSERT OR IGNORE", part)
                 self._shrink()
 
@@ -171,8 +203,8 @@ class VectorCache:
         self._database.executemany(f"{how} INTO vectors (key, value, used) VALUES (?, ?, ?)", rows)
 
     @contextmanager
-    def _changing(self) -> Iterator[None]:
-        self._database.execute("BEGIN IMMEDIATE")
+    def _transaction(self, begin: str = "BEGIN IMMEDIATE") -> Iterator[None]:
+        self._database.execute(begin)
         try:
             yield
         except BaseException:
@@ -194,7 +226,7 @@ class VectorCache:
             return
         rows = self._database.execute("SELECT MAX(number) - MIN(number) + 1 FROM vectors").fetchone()[0] or 1
         removed = math.ceil(rows * (1 - self._most * (1 - _REMOVED_SHARE) / used))
-        with self._changing():
+        with self._transaction():
             self._database.execute(
                 "DELETE FROM vectors WHERE number IN (SELECT number FROM vectors ORDER BY number LIMIT ?)",
                 (removed,),

@@ -85,6 +85,32 @@ def test_many_threads_and_files_of_one_name(tmp_path: Path) -> None:
     assert len(opened(tmp_path / "c.sqlite").get([text_key(f"{n}") for n in range(300)])) == 300
 
 
+def test_many_open_a_new_file_at_one_moment(tmp_path: Path) -> None:
+    together = threading.Barrier(6)
+    faults: list[BaseException] = []
+
+    def work(number: int) -> None:
+        for round_number in range(30):
+            together.wait()
+            try:
+                cache = opened(tmp_path / f"{round_number}.sqlite")
+                cache.put([(text_key(f"{number}"), entry(number))])
+                cache.close()
+            except BaseException as error:  # noqa: BLE001
+                faults.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(together.parties)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    for round_number in range(30):
+        cache = opened(tmp_path / f"{round_number}.sqlite")
+        assert len(cache.get([text_key(f"{n}") for n in range(10)])) == together.parties
+        cache.close()
+
+
 def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no database, but a text that is long enough to be read as one")
     with pytest.raises(InputError, match="cannot be used as a cache: file is not a database"):
