@@ -10,6 +10,7 @@ saving writes a new generation beside it and then replaces that one small file.
     hnsw.py             the vectors; each distinct one once
     document_table.py   their ids, titles and texts
     info.py             index.json
+    storage.py          numbers of four bytes to one bit a channel
     generations.py      the files: whole, checked, replaced
     turns.py            many searches or one change at a time
     arguments.py        what callers pass
@@ -18,5 +19,16 @@ saving writes a new generation beside it and then replaces that one small file.
 from paritas.engine.index.generations import check_target
 from paritas.engine.index.index import VectorIndex
 from paritas.engine.index.info import FORMAT, INDEX, Hit, IndexInfo, Metric, ScalarType
+from paritas.engine.index.storage import DIRECTIONS
 
-__all__ = ["FORMAT", "INDEX", "Hit", "IndexInfo", "Metric", "ScalarType", "VectorIndex", "check_target"]
+__all__ = [
+    "DIRECTIONS",
+    "FORMAT",
+    "INDEX",
+    "Hit",
+    "IndexInfo",
+    "Metric",
+    "ScalarType",
+    "VectorIndex",
+    "check_target",
+]

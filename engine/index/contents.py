@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +41,8 @@ class Batch(NamedTuple):
     titles: Sequence[str]
     texts: Sequence[str]
     digests: Sequence[bytes]
-    vectors: NDArray[np.float32]
+    vectors: NDArray[Any]
+    """As `stored` gives them."""
 
     def part(self, start: int) -> Batch:
         """Return those that are added in one turn."""
@@ -85,8 +86,8 @@ class Contents:
         """
         return self._use(lambda: self._documents.keys(ids))
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
-        """Return the k nearest documents of each query."""
+    def search(self, vectors: NDArray[Any], k: int, *, exact: bool) -> list[Nearest]:
+        """Return the k nearest documents of each query; these are as `stored` gives them, here and below."""
         nearest: list[Nearest] = []
         for start in range(0, len(vectors), _QUERIES):
             part = vectors[start : start + _QUERIES]
@@ -95,7 +96,7 @@ class Contents:
             self._use(lambda: None)
         return nearest
 
-    def _search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Nearest]:
+    def _search(self, vectors: NDArray[Any], k: int, *, exact: bool) -> list[Nearest]:
         at_once = k <= _AT_ONCE or not self._documents.shares
         nearest = self._nearest(vectors, k, exact=exact, texts=at_once)
         if at_once:
@@ -103,7 +104,7 @@ class Contents:
         rows = self._documents.rows({row[0] for of_query in nearest for _, row in of_query})
         return [[(distance, rows[row[0]]) for distance, row in of_query] for of_query in nearest]
 
-    def both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
+    def both(self, vectors: NDArray[Any], k: int) -> tuple[list[Nearest], list[Nearest]]:
         """Return the k nearest documents, only their keys, by comparing all and by walking the graph."""
         exact: list[Nearest] = []
         walked: list[Nearest] = []
@@ -113,11 +114,11 @@ class Contents:
             walked += part[1]
         return exact, walked
 
-    def _both(self, vectors: NDArray[np.float32], k: int) -> tuple[list[Nearest], list[Nearest]]:
+    def _both(self, vectors: NDArray[Any], k: int) -> tuple[list[Nearest], list[Nearest]]:
         nearest = partial(self._nearest, vectors, k, texts=False)
         return nearest(exact=True), nearest(exact=False)
 
-    def _nearest(self, vectors: NDArray[np.float32], k: int, *, exact: bool, texts: bool) -> list[Nearest]:
+    def _nearest(self, vectors: NDArray[Any], k: int, *, exact: bool, texts: bool) -> list[Nearest]:
         # The k nearest vectors have k documents or more.
         neighbours = self._graph.search(vectors, k, exact=exact)
         wanted = {key for keys, _ in neighbours for key in keys}
@@ -220,10 +221,10 @@ class Contents:
 
         self._uses.exclusive(swap)
 
-    def upgrade(self, dtype: str) -> None:
+    def upgrade(self) -> None:
         """Give documents with equal vectors one of them, where format 1 gave each its own."""
         keys = [key for key, _ in self._documents.all_keys()]
-        vector_digests = list(digests(self._graph.get(np.array(keys, np.uint64)), dtype))
+        vector_digests = list(digests(self._graph.stored(np.array(keys, np.uint64)))) if keys else []
         first: dict[bytes, int] = {}
         for key, digest in zip(keys, vector_digests, strict=True):
             first.setdefault(digest, key)

@@ -14,11 +14,23 @@ from usearch.index import MetricKind, ScalarKind
 
 from paritas.engine.index.arguments import encodable
 from paritas.engine.index.info import IndexInfo
+from paritas.engine.index.storage import graph_metric, restored
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.errors import VectorIndexError
 
-_METRICS = {"ip": MetricKind.IP, "cos": MetricKind.Cos, "l2sq": MetricKind.L2sq}
-_SCALARS = {"f32": ScalarKind.F32, "f16": ScalarKind.F16, "bf16": ScalarKind.BF16}
+_METRICS = {
+    "ip": MetricKind.IP,
+    "cos": MetricKind.Cos,
+    "l2sq": MetricKind.L2sq,
+    "hamming": MetricKind.Hamming,
+}
+_SCALARS = {
+    "f32": ScalarKind.F32,
+    "f16": ScalarKind.F16,
+    "bf16": ScalarKind.BF16,
+    "i8": ScalarKind.I8,
+    "b1": ScalarKind.B1,
+}
 # What usearch says where a signal handler raised: the handler's own exception is lost in it.
 _INTERRUPTED = "Operation has been terminated"
 _REBUILD_CHUNK = 4096
@@ -37,7 +49,7 @@ class HnswGraph:
         """How many, since it was built."""
         self._index = usearch.index.Index(
             ndim=info.dim,
-            metric=info.metric,
+            metric=graph_metric(info),
             dtype=info.dtype,
             connectivity=info.connectivity,
             expansion_add=info.expansion_add,
@@ -83,8 +95,8 @@ class HnswGraph:
         """
         return self._removed > len(self)
 
-    def add(self, keys: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Add vectors under keys that are not there, float32, (len(keys), dim)."""
+    def add(self, keys: Sequence[int], vectors: NDArray[Any]) -> None:
+        """Add vectors, as `stored` gives them, under keys that are not there."""
         if not len(keys):
             return
         try:
@@ -111,16 +123,20 @@ class HnswGraph:
         """
         if not len(keys):
             return np.zeros((0, self._info.dim), np.float32)
+        return restored(self.stored(keys), self._info)
+
+    def stored(self, keys: NDArray[np.uint64]) -> NDArray[Any]:
+        """Return vectors as they are stored, at least one; errors as `get`."""
         vectors = self._index.get(np.asarray(keys, np.uint64))
         if any(vector is None for vector in vectors):
             raise VectorIndexError("a text has no vector; the index is damaged, index anew")
-        return np.asarray(vectors, np.float32).reshape(len(keys), self._info.dim)
+        return np.asarray(vectors)
 
-    def search(self, vectors: NDArray[np.float32], k: int, *, exact: bool) -> list[Neighbours]:
+    def search(self, vectors: NDArray[Any], k: int, *, exact: bool) -> list[Neighbours]:
         """Return the nearest vectors of each query: k of them, or all where there are fewer.
 
         Args:
-            vectors: float32, (queries, dim).
+            vectors: the queries, as `stored` gives them.
             k: how many, 1 or more.
             exact: compare with every vector instead of walking the graph.
 
@@ -140,7 +156,7 @@ class HnswGraph:
             raise VectorIndexError("some vectors cannot be reached; the index is damaged, index anew")
         return neighbours
 
-    def _search(self, vectors: NDArray[np.float32], wanted: int, *, exact: bool) -> list[Neighbours]:
+    def _search(self, vectors: NDArray[Any], wanted: int, *, exact: bool) -> list[Neighbours]:
         # One walk is one thread's work, and asking for the CPUs takes longer than the walk: 140 of 300 µs.
         threads = 1 if len(vectors) == 1 and not exact else available_cpus()
         try:
@@ -160,7 +176,7 @@ class HnswGraph:
         keys = np.sort(self.keys())
         for start in range(0, len(keys), _REBUILD_CHUNK):
             part = keys[start : start + _REBUILD_CHUNK]
-            graph.add(part.tolist(), self.get(part))
+            graph.add(part.tolist(), self.stored(part))
         return graph
 
     def save(self, path: Path) -> None:
@@ -182,11 +198,10 @@ class HnswGraph:
         self._index.mapped_content = None
 
 
-def digests(vectors: NDArray[np.float32], dtype: str) -> Iterator[bytes]:
-    """Yield a digest of each vector as it is stored: equal vectors have equal ones."""
-    stored = vectors.astype(np.float16) if dtype == "f16" else vectors
+def digests(vectors: NDArray[Any]) -> Iterator[bytes]:
+    """Yield a digest of each vector, as `stored` gives them: equal vectors have equal ones."""
     # 0 is added because -0 equals 0 and has other bytes.
-    for row in np.ascontiguousarray(stored + stored.dtype.type(0)):
+    for row in np.ascontiguousarray(vectors + vectors.dtype.type(0)):
         yield hashlib.blake2b(row, digest_size=16).digest()
 
 
@@ -194,7 +209,7 @@ def _is_as_told(index: Any, info: IndexInfo) -> bool:
     return bool(
         index.ndim == info.dim
         and len(index) == info.vectors
-        and index.metric_kind == _METRICS[info.metric]
+        and index.metric_kind == _METRICS[graph_metric(info)]
         and index.dtype == _SCALARS[info.dtype]
     )
 

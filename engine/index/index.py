@@ -21,6 +21,7 @@ from paritas.engine.index.document_table import DocumentTable
 from paritas.engine.index.generations import Generation, naming, publish, read_info
 from paritas.engine.index.hnsw import HnswGraph, digests
 from paritas.engine.index.info import FORMAT, METRICS, SCALAR_TYPES, Hit, IndexInfo, Metric, ScalarType
+from paritas.engine.index.storage import check_metric, score, stored
 from paritas.errors import InputError, VectorIndexError
 
 # Far beyond any use: usearch makes room for them before it says that there is none.
@@ -48,7 +49,7 @@ class VectorIndex:
 
         Args:
             encoder: whose vectors it will hold; it keeps the fingerprint, not the encoder.
-            dtype: how vectors are stored.
+            dtype: how vectors are stored; "i8" and "b1" keep their directions alone.
             metric: "ip" (inner product), "cos" or "l2sq"; what the checkpoint compares its vectors by where
                 None, and "ip" where it says nothing.
             connectivity: neighbours a node; the HNSW paper's M (Malkov and Yashunin, arXiv:1603.09320).
@@ -56,8 +57,8 @@ class VectorIndex:
             expansion_search: candidates while searching; the paper's ef.
 
         Raises:
-            InputError: an unknown dtype or metric; a number of the wrong type or out of its range. Or the
-                checkpoint's similarity is none of the metrics.
+            InputError: an unknown dtype or metric, or two that do not go together; a number of the wrong
+                type or out of its range. Or the checkpoint's similarity is none of the metrics.
         """
         metric = metric if metric is not None else _metric_of(encoder)
         self.info = IndexInfo(
@@ -74,6 +75,8 @@ class VectorIndex:
             expansion_add=whole_number("expansion_add", expansion_add, 1, _MOST_CANDIDATES),
             expansion_search=whole_number("expansion_search", expansion_search, 1, _MOST_CANDIDATES),
         )
+        unit = encoder.bundle.manifest.contract.normalize
+        check_metric(self.info.dtype, self.info.metric, unit=unit)
         self._contents = Contents(HnswGraph(self.info), DocumentTable())
         self._mapped: Path | None = None
         """The directory it is searched in, read-only; None where it is in memory."""
@@ -116,7 +119,7 @@ class VectorIndex:
             index._contents = Contents(graph, documents)
             index._mapped = directory.resolve() if mmap else None
             if not (mmap or documents.has_vectors):
-                index._contents.upgrade(info.dtype)
+                index._contents.upgrade()
             opened.pop_all()
             return index
 
@@ -196,8 +199,8 @@ class VectorIndex:
         counts = {"ids": len(names), "vectors": len(vectors), "titles": len(titles), "texts": len(texts)}
         if len(set(counts.values())) > 1:
             raise InputError(f"expected as many of each, got {counts}")
-        vector_digests = list(digests(vectors, self.info.dtype))
-        self._contents.add(Batch(names, titles, texts, vector_digests, vectors))
+        kept = stored(vectors, self.info.dtype)
+        self._contents.add(Batch(names, titles, texts, list(digests(kept)), kept))
 
     def remove(self, ids: Sequence[str]) -> None:
         """Remove documents.
@@ -226,16 +229,17 @@ class VectorIndex:
         """
         vectors = arguments.matrix(vectors, self.info.dim, self.info.dtype)
         k, exact = whole_number("k", k, 1), flag("exact", exact)
-        answers = self._contents.search(vectors, k, exact=exact)
-        # usearch gives distances: 1 - inner product, 1 - cosine, or the squared Euclidean one.
-        zero = 0.0 if self.info.metric == "l2sq" else 1.0
+        answers = self._contents.search(stored(vectors, self.info.dtype), k, exact=exact)
+        score_of = score(self.info)
         return [
-            [Hit(name, zero - distance, title, text) for distance, (_, name, title, text) in nearest]
+            [Hit(name, score_of(distance), title, text) for distance, (_, name, title, text) in nearest]
             for nearest in answers
         ]
 
     def recall(self, vectors: NDArray[np.float32], k: int = 10) -> float:
         """Return the share of the exact k nearest documents that the HNSW search finds, 0 to 1.
+
+        Both compare vectors as they are stored.
 
         Args:
             vectors: float32, (queries, dim), at least one.
@@ -247,7 +251,7 @@ class VectorIndex:
             VectorIndexError: the index was closed, or is damaged.
         """
         vectors, k = arguments.matrix(vectors, self.info.dim, self.info.dtype), whole_number("k", k, 1)
-        exact, walked = self._contents.both(vectors, k)
+        exact, walked = self._contents.both(stored(vectors, self.info.dtype), k)
         shares = [
             len({row for _, row in wanted} & {row for _, row in got}) / len(wanted)
             for wanted, got in zip(exact, walked, strict=True)
@@ -259,6 +263,8 @@ class VectorIndex:
 
     def sample(self, count: int, *, seed: int = 0) -> NDArray[np.float32]:
         """Return the vectors of some documents, float32, (count, dim), or of all where there are fewer.
+
+        They are as rounded as they are stored.
 
         Raises:
             InputError: count or seed is no whole number of 0 or more.

@@ -17,7 +17,7 @@ FORMAT = 2
 
 Metric = Literal["ip", "cos", "l2sq"]
 METRICS: tuple[str, ...] = get_args(Metric)
-ScalarType = Literal["f32", "f16", "bf16"]
+ScalarType = Literal["f32", "f16", "bf16", "i8", "b1"]
 SCALAR_TYPES: tuple[str, ...] = get_args(ScalarType)
 
 GENERATION = "[0-9a-f]{12}"
@@ -71,7 +71,10 @@ class Hit(Struct, frozen=True):
 
     id: str
     score: float
-    """Inner product or cosine, larger is nearer; minus the squared distance for "l2sq"."""
+    """Larger is nearer: inner product or cosine, or minus the squared distance for "l2sq".
+
+    Where vectors are stored as b1 it is an estimate.
+    """
     title: str
     text: str
 

@@ -53,7 +53,7 @@ def test_a_vector_is_its_own_nearest_in_every_metric(bert: Encoder, metric, best
     assert hits[0].score > hits[1].score
 
 
-@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "i8", "b1"])
 @pytest.mark.parametrize("mmap", [True, False])
 def test_a_saved_index_answers_the_same(bert: Encoder, tmp_path: Path, dtype, mmap: bool) -> None:
     queries = unit_vectors(5, seed=2)
@@ -211,8 +211,12 @@ def test_many_threads_may_search_at_once(bert: Encoder, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"dtype": "i8"}, "unknown dtype 'i8'; expected one of f32, f16, bf16"),
-        ({"dtype": "zz"}, "unknown dtype 'zz'"),
+        ({"dtype": "zz"}, "unknown dtype 'zz'; expected one of f32, f16, bf16, i8, b1"),
+        (
+            {"dtype": "i8", "metric": "l2sq"},
+            "dtype i8 keeps directions alone, and metric l2sq compares lengths",
+        ),
+        ({"dtype": "b1", "metric": "l2sq"}, "use dtype f32, f16 or bf16, or metric cos"),
         ({"metric": "hamming"}, "unknown metric 'hamming'; expected one of ip, cos, l2sq"),
         ({"connectivity": -1}, "connectivity is -1; expected a whole number of 2 or more"),
         ({"expansion_add": 0}, "expansion_add is 0; expected a whole number of 1 or more"),
