@@ -13,8 +13,9 @@ from msgspec import Struct
 from paritas import __version__
 from paritas.bulk import ledger as places
 from paritas.bulk.folders import Folder
+from paritas.bulk.indexing import Built
 from paritas.bulk.ledger import Ledger, done, part_name
-from paritas.bulk.outputs import remove_shards, write_outputs
+from paritas.bulk.outputs import check_output, remove_shards, write_outputs
 from paritas.bulk.pipeline import run_shards
 from paritas.bulk.plan import FORMAT, Input, Plan
 from paritas.bulk.preparing import Prepared, alone, prepared
@@ -56,6 +57,8 @@ class Summary(Struct, frozen=True):
     seconds: dict[str, float]
     """Of all workers together, by stage."""
     finished: str
+    index: Built | None = None
+    """How the index went, where the output is one."""
 
 
 def encode(
@@ -90,14 +93,15 @@ def encode(
     """
     stop, abort = stop or threading.Event(), abort or threading.Event()
     progress = progress or Silent()
+    check_output(encoder, request)
     with prepared(encoder, request, progress, stop) as ready:
         if is_done(ready):
-            return finish(ready, stop)
+            return finish(encoder, ready, progress, stop)
         with closing(Stages(encoder, ready.plan, ready.sources, ready.folder, request, progress)) as stages:
             stages.abort = abort
             _work(stages, progress, stop, at_once)
         progress.finishing()
-        return finish(ready, stop)
+        return finish(encoder, ready, progress, stop)
 
 
 def is_done(ready: Prepared) -> bool:
@@ -153,7 +157,7 @@ def read_summary(folder: Folder) -> Summary | None:
         ) from error
 
 
-def finish(ready: Prepared, stop: threading.Event) -> Summary:
+def finish(encoder: Encoder, ready: Prepared, progress: Progress, stop: threading.Event) -> Summary:
     """Sum a job up whose shards are all there, and clear away what is no output.
 
     Raises:
@@ -163,7 +167,7 @@ def finish(ready: Prepared, stop: threading.Event) -> Summary:
     folder, plan = ready.folder, ready.plan
     with alone(folder, stop):
         try:
-            summary = read_summary(folder) or _summed_up(folder, plan)
+            summary = read_summary(folder) or _summed_up(encoder, ready, progress)
         except FileNotFoundError:
             # Another worker, which nothing keeps out of a store, has finished and cleared away its shards.
             finished = read_summary(folder)
@@ -176,8 +180,9 @@ def finish(ready: Prepared, stop: threading.Event) -> Summary:
         return summary
 
 
-def _summed_up(folder: Folder, plan: Plan) -> Summary:
+def _summed_up(encoder: Encoder, ready: Prepared, progress: Progress) -> Summary:
     """Write what is asked for beside the shards, and what was done."""
+    folder, plan = ready.folder, ready.plan
     job = plan.digest()
     tokens = truncated = 0
     for number in range(len(plan.shards)):
@@ -185,7 +190,7 @@ def _summed_up(folder: Folder, plan: Plan) -> Summary:
         if (facts.job, facts.shard) != (job, number):
             raise JobError(f"{folder.place}/{part_name(plan, number)}: is another job's; remove it and go on")
         tokens, truncated = tokens + facts.tokens, truncated + facts.truncated
-    write_outputs(folder, plan)
+    built = write_outputs(encoder, ready, progress)
     workers = works(folder)
     seconds: dict[str, float] = {}
     for work in workers:
@@ -213,6 +218,7 @@ def _summed_up(folder: Folder, plan: Plan) -> Summary:
         workers=len(workers),
         seconds=seconds,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        index=built,
     )
     content = msgspec.json.format(msgspec.json.encode(summary), indent=1) + b"\n"
     folder.put(places.SUMMARY, content)

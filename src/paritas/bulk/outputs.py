@@ -1,9 +1,10 @@
-"""One file of all vectors, .npy or safetensors, made of the shards when all are there; the ids beside it."""
+"""What is made of the shards when all are there: a file of all vectors and one of their ids, or an index."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import msgspec
@@ -11,29 +12,74 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.bulk.folders import Folder
+from paritas.bulk.indexing import Built, build_from_job
 from paritas.bulk.ledger import part_name
-from paritas.bulk.plan import Plan
+from paritas.bulk.objects import is_url
+from paritas.bulk.plan import Plan, VectorType
+from paritas.bulk.preparing import Prepared
+from paritas.bulk.progress import Progress
+from paritas.bulk.request import Request
 from paritas.bulk.shards import read_table
+from paritas.engine.encoder import Encoder
+from paritas.engine.index import ScalarType, VectorIndex, check_target
+from paritas.errors import InputError
 
 IDS = "ids.jsonl"
+INDEX = "index"
+_STORED: dict[VectorType, ScalarType] = {"float32": "f32", "float16": "f16", "int8": "i8"}
 _FILES = {"npy": "vectors.npy", "safetensors": "vectors.safetensors"}
 
 
-def write_outputs(folder: Folder, plan: Plan) -> list[str]:
-    """Write what is asked for beside the shards, if anything is, and return the files' names.
+def check_output(encoder: Encoder, request: Request) -> None:
+    """Refuse an index that cannot be made, before anybody encodes a million texts for it.
+
+    Raises:
+        InputError: the folder is in a store, ids may come twice, or the dtype does not fit the model.
+        VectorIndexError: the index's directory holds other files, or nothing can be written there.
+    """
+    if request.output != "index":
+        return
+    if is_url(request.out):
+        raise InputError(
+            f"{request.out}: an index is files to be mapped, in a directory; write Parquet there, and type: "
+            f"paritas index {request.out} --out DIRECTORY"
+        )
+    if request.on_duplicate_id == "keep":
+        raise InputError("an index has each id once; type: --on-duplicate-id first or last")
+    VectorIndex(encoder, dtype=_STORED[request.dtype]).close()
+    check_target(Path(request.out) / INDEX)
+
+
+def write_outputs(encoder: Encoder, ready: Prepared, progress: Progress) -> Built | None:
+    """Write what is asked for beside the shards, if anything is; return how an index went.
 
     The vectors stand in the order of the input; line by line `ids.jsonl` has the id of each, as JSON.
     """
+    folder, plan = ready.folder, ready.plan
     output = plan.spec.output
-    if output == "parquet":
-        return []
+    if output == "index":
+        return build_from_job(
+            encoder,
+            folder,
+            plan,
+            ready.sources,
+            Path(folder.place) / INDEX,
+            dtype=_STORED[plan.spec.dtype],
+            progress=progress,
+        )
+    if output != "parquet":
+        _write_file(folder, plan)
+    return None
+
+
+def _write_file(folder: Folder, plan: Plan) -> None:
+    output = plan.spec.output
     with folder.written(IDS) as file:
         for table in _tables(folder, plan):
             encode = msgspec.json.encode
             file.writelines(encode(id_) + b"\n" for id_ in table.column("id").to_pylist())
     with folder.written(_FILES[output]) as file:
         (_write_npy if output == "npy" else _write_safetensors)(file, folder, plan)
-    return [IDS, _FILES[output]]
 
 
 def remove_shards(folder: Folder, plan: Plan) -> None:

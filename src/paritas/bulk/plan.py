@@ -26,8 +26,8 @@ OnDuplicateId = Literal["error", "first", "last", "keep"]
 ON_DUPLICATE_ID: tuple[OnDuplicateId, ...] = ("error", "first", "last", "keep")
 VectorType = Literal["float32", "float16", "int8"]
 VECTOR_TYPES: tuple[VectorType, ...] = ("float32", "float16", "int8")
-Output = Literal["parquet", "npy", "safetensors"]
-OUTPUTS: tuple[Output, ...] = ("parquet", "npy", "safetensors")
+Output = Literal["parquet", "npy", "safetensors", "index"]
+OUTPUTS: tuple[Output, ...] = ("parquet", "npy", "safetensors", "index")
 
 # Of texts in a shard, in bytes: a shard of long ones ends early, lest it fill the memory.
 SHARD_BYTES = 16 * 2**20
@@ -47,6 +47,11 @@ class Spec(Struct, frozen=True):
     reading: Reading
     on_duplicate_id: OnDuplicateId
     shard_rows: int
+
+    @property
+    def shard_dtype(self) -> VectorType:
+        """Of the vectors in the shards; an index is given all digits, and rounds them itself."""
+        return "float32" if self.output == "index" else self.dtype
 
 
 class Input(Struct, frozen=True):

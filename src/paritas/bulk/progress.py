@@ -20,6 +20,9 @@ class Progress(Protocol):
     def finishing(self) -> None:
         """All rows are encoded; other outputs than shards are written now."""
 
+    def indexed(self, rows: int, total: int) -> None:
+        """So many more rows were added to the index, of so many in all."""
+
 
 class Silent:
     """Progress that nobody watches."""
@@ -34,6 +37,9 @@ class Silent:
         """Say nothing."""
 
     def finishing(self) -> None:
+        """Say nothing."""
+
+    def indexed(self, rows: int, total: int) -> None:
         """Say nothing."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from paritas.bulk.folders import DirectoryFolder
 from paritas.bulk.job import Summary, done_rows, finish, is_done
 from paritas.bulk.ledger import done
+from paritas.bulk.outputs import check_output
 from paritas.bulk.preparing import Prepared, bundle_digest, prepared
 from paritas.bulk.progress import Progress, Silent, Stopped
 from paritas.bulk.request import Request
@@ -60,6 +61,7 @@ def encode(
         InputError, JobError, Stopped, OSError: as `paritas.bulk.encode`; or an actor failed.
     """
     progress, stop = progress or Silent(), stop or threading.Event()
+    check_output(encoder, request)
     with prepared(encoder, request, progress, stop) as ready:
         if "-" in request.inputs and not isinstance(ready.folder, DirectoryFolder):
             raise InputError(
@@ -69,7 +71,7 @@ def encode(
             with _cluster(address) as ray:
                 _work(ray, ready, encoder, request, cpus, progress, stop)
             progress.finishing()
-        return finish(ready, stop)
+        return finish(encoder, ready, progress, stop)
 
 
 @contextmanager

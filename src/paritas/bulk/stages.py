@@ -178,7 +178,7 @@ class Stages:
             precision=spec.precision,
             role=spec.role,
         )
-        self.folder.put_new(part_name(self.plan, number), parquet_of(shard, spec.dtype, facts))
+        self.folder.put_new(part_name(self.plan, number), parquet_of(shard, spec.shard_dtype, facts))
         self._add(write=time.perf_counter() - begun)
         with self._lock:
             self.work.shards += 1

@@ -42,17 +42,17 @@ REJECTED = 3
 @click.option(
     "--to",
     "output",
-    type=click.Choice(["parquet", "npy", "safetensors"]),
+    type=click.Choice(["parquet", "npy", "safetensors", "index"]),
     default="parquet",
     show_default=True,
-    help="Shards of Parquet, or one file of all vectors with their ids beside it.",
+    help="Shards of Parquet, one file of all vectors with their ids beside it, or an index to search.",
 )
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "int8"]),
     default="float32",
     show_default=True,
-    help="Of the vectors in the files.",
+    help="Of the vectors in the files, or in the index.",
 )
 @click.option(
     "--format",
@@ -116,7 +116,8 @@ def encode(models: Models, /, inputs: tuple[str, ...], model: str, **options: An
     else:
         click.echo(_told(summary, options["out"]))
     if summary.rejected:
-        note(f"{summary.rejected} records were left out: see {options['out']}/_job/rejects.jsonl")
+        were = "record was" if summary.rejected == 1 else "records were"
+        note(f"{summary.rejected} {were} left out: see {options['out']}/_job/rejects.jsonl")
         raise click.exceptions.Exit(REJECTED)
 
 
@@ -172,6 +173,8 @@ def _request(inputs: tuple[str, ...], **options: Any) -> Request:
     delimiter = "\t" if delimiter == "\\t" else delimiter
     if len(delimiter) != 1:
         raise InputError(f"--delimiter is {delimiter!r}; expected one character, such as ';'")
+    if options["output"] == "index" and options["memory_limit"] is not None:
+        raise InputError("an index is built in memory, beside --memory-limit; leave it out, or --to index")
     if options["cache"] is None and cache_size is not None:
         raise InputError("--cache-size is for --cache FILE; name the file")
     columns = Columns(options["id_"], options["title"], options["text"])
@@ -235,7 +238,7 @@ def _told(summary: Summary, out: str) -> str:
         lines.append(f"{summary.kept:,} vectors were there already, for an equal text")
     if summary.duplicates:
         lines.append(f"{summary.duplicates:,} rows were left out, for their ids come twice")
-    return "\n".join([*lines, f"vectors: {out}"])
+    return "\n".join([*lines, f"vectors: {out}" if summary.index is None else str(summary.index)])
 
 
 @click.command("job")

@@ -20,6 +20,7 @@ from paritas.cli.options import (
     print_json,
     top_k,
 )
+from paritas.cli.watch import Bar, Signals
 from paritas.documents import read_documents
 from paritas.errors import BundleError, InputError, RegistryError
 from paritas.registry import PRECISIONS, Precision
@@ -54,10 +55,10 @@ asked_as = click.option("--role", type=GIVEN, default="query", show_default=True
 @click.option("--role", type=GIVEN, default="passage", show_default=True, help="The documents' role.")
 @click.option(
     "--dtype",
-    type=click.Choice(["f32", "f16", "bf16"]),
+    type=click.Choice(["f32", "f16", "bf16", "i8", "b1"]),
     default="f32",
     show_default=True,
-    help="How the index stores vectors.",
+    help="How the index stores vectors: numbers, a byte or a bit a channel.",
 )
 @click.option(
     "--truncate-dim",
@@ -133,23 +134,22 @@ def _index_of_job(
     as_json: bool,
 ) -> None:
     check_extra()
-    from paritas.bulk.indexing import describe, finished_job, index_of_job
+    from paritas.bulk.indexing import build_from_job, finished_job
     from paritas.bulk.sources import find_sources
     from paritas.engine.bundle.directory import Bundle
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import check_target
 
     check_target(Path(index_path(out)))
-    folder, plan = finished_job(place)
+    folder, plan = finished_job(place, dtype)
     bundle = Bundle(models.find(model or plan.spec.model))
     dim = plan.spec.dim if plan.spec.dim < bundle.manifest.contract.dim else None
     sources = find_sources(texts, Path(), out=place) if texts else None
-    with Encoder(bundle, precision=plan.spec.precision, truncate_dim=dim) as encoder:
-        built, took_s = index_of_job(encoder, folder, plan, sources, dtype=dtype, progress=is_terminal())
-        with built:
-            built.save(out)
-            size = sum(path.stat().st_size for path in Path(out).iterdir())
-            told = describe(built, out, took_s, size)
+    with (
+        Encoder(bundle, precision=plan.spec.precision, truncate_dim=dim) as encoder,
+        Bar(Signals(), shown=is_terminal()) as bar,
+    ):
+        told = build_from_job(encoder, folder, plan, sources, Path(out), dtype=dtype, progress=bar)
     return print_json(told) if as_json else click.echo(told)
 
 

@@ -97,6 +97,15 @@ class Bar:
     def finishing(self) -> None:
         """As `Progress.finishing`."""
         self._signals.at_shards = False
+        self.__exit__()
+        self._bar = None
+
+    def indexed(self, rows: int, total: int) -> None:
+        """As `Progress.indexed`."""
+        if self._shown and self._bar is None:
+            self._bar = self._new(total=total, unit=" rows", desc="indexing")
+        if self._bar is not None:
+            self._bar.update(rows)
 
     def _new(self, **options: Any) -> Any:
         from tqdm import tqdm  # here, for it takes 55 ms to import

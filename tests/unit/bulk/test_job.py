@@ -379,10 +379,10 @@ def test_workers_that_come_late_find_the_job_done(
     real = job.finish
     finished: list[Summary] = []
 
-    def late(ready: Any, stop: threading.Event) -> Summary:
+    def late(*given: Any) -> Summary:
         if not finished:
-            finished.append(real(ready, stop))
-        return real(ready, stop)
+            finished.append(real(*given))
+        return real(*given)
 
     monkeypatch.setattr(job, "finish", late)
     assert run(bert, tmp_path / "out", corpus, output=output) == finished[0]

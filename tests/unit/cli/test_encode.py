@@ -49,13 +49,25 @@ def test_an_index_is_made_of_the_shards(folder: Path, run: Run) -> None:
     )
 
 
+def test_straight_into_an_index(folder: Path, run: Run) -> None:
+    options = ("corpus.jsonl", *ENCODE, "--to", "index", "--dtype", "int8")
+    told = said(run("encode", *options))
+    assert "4 documents added in " in told
+    assert told.endswith("index: vectors/index\n")
+    assert "train to Z" in said(run("search", "vectors/index", "the train to zurich", "-k", "4"))
+    assert answer(run("encode", *options, "--json"))["index"]["dtype"] == "i8"
+    refused(run("encode", *options, "--memory-limit", "2GiB"), "an index is built in memory")
+    refused(run("index", "vectors", "--model", "mpnet.bundle", "--out", "i"), "has its vectors as index")
+    assert sorted(path.name for path in (folder / "vectors").iterdir()) == ["_job", "index"]
+
+
 def test_records_left_out_are_told_by_the_exit_code(folder: Path, run: Run) -> None:
     with (folder / "corpus.jsonl").open("a") as file:
         file.write("no json\n")
     result = run("encode", "corpus.jsonl", *ENCODE, "--json")
     assert result.returncode == 3
     assert json.loads(result.stdout)["rejected"] == 1
-    assert "1 records were left out: see vectors/_job/rejects.jsonl" in result.stderr
+    assert "1 record was left out: see vectors/_job/rejects.jsonl" in result.stderr
     refused(
         run("encode", "corpus.jsonl", *ENCODE[:2], "--out", "other", "--strict"), "corpus.jsonl:5: is no JSON"
     )
