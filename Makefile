@@ -130,7 +130,7 @@ bench: bench-int8 bench-peers bench-kernels
 BENCH := $(BIN)/python -m kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
 KERNELS := pooling linear fusions first_token export
-ENCODERS := plan roofline shapes start memory fairness gather bulk
+ENCODERS := plan roofline shapes start memory fairness gather index
 each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
 
 bench-int8: $(VENV)/.bench peers
@@ -141,9 +141,10 @@ bench-peers: bench-bundles peers
 	$(call each,bench_peers,--peers $(VENV)/peers)
 	$(BENCH).pages
 
-bench-kernels: bench-bundles
+bench-kernels: bench-bundles $(VENV)/peers/datasets/.done
 	$(foreach kernel,$(KERNELS),$(BENCH).bench_$(kernel) --save &&) true
 	$(foreach question,$(ENCODERS),$(call each,bench_$(question),) &&) true
+	$(call each,bench_bulk,--peers $(VENV)/peers)
 	$(BENCH).pages
 
 # paritas serve beside other servers, under load; a quarter of an hour.
@@ -165,7 +166,7 @@ $(VENV)/.bench: $(VENV)/.dev
 
 # What paritas is compared with. sentence-transformers' ONNX and OpenVINO extras cannot share an environment.
 # optimum-intel 2 asks for torchvision, which asks for a PyTorch of its own with 5 GB of CUDA.
-peers: $(foreach name,onnx openvino fastembed light-embed,$(VENV)/peers/$(name)/.done)
+peers: $(foreach name,onnx openvino fastembed light-embed datasets,$(VENV)/peers/$(name)/.done)
 
 $(VENV)/peers/onnx/.done:
 	$(PYTHON) -m venv $(VENV)/peers/onnx
@@ -185,6 +186,13 @@ $(VENV)/peers/openvino/.done:
 	$(VENV)/peers/openvino/bin/pip install -q $(TORCH)
 	$(VENV)/peers/openvino/bin/pip install -q 'sentence-transformers[openvino]==5.7.0' nncf 'datasets<5' \
 		'transformers<4.58' 'optimum-intel<2'
+	touch $@
+
+# Its releases and transformers before 4.58 ask for different huggingface-hubs.
+$(VENV)/peers/datasets/.done:
+	$(PYTHON) -m venv $(VENV)/peers/datasets
+	$(VENV)/peers/datasets/bin/pip install -q $(TORCH)
+	$(VENV)/peers/datasets/bin/pip install -q 'sentence-transformers==5.7.0' datasets
 	touch $@
 
 $(VENV)/peers/fastembed/.done:

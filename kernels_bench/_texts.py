@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import click
 from paritas.documents import Document, read_documents
 from paritas.engine.bundle.lookup import find
 from paritas.errors import ParitasError
+
+# Where one sentence ends and the next begins, near enough for texts of their length.
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 def evaluation_data() -> Path:
@@ -52,6 +56,17 @@ def titled_paragraphs(count: int) -> list[tuple[str, str]]:
 def questions(count: int) -> list[str]:
     """Return so many of SQuAD's questions."""
     return spaced(evaluation_data() / "squad" / "queries.jsonl", count)
+
+
+def sentences() -> list[str]:
+    """Return the sentences of SQuAD's paragraphs and SciFact's abstracts, each once."""
+    documents = [
+        document
+        for name in ("squad", "scifact")
+        for document in read_documents(str(evaluation_data() / name / "corpus.jsonl"))
+    ]
+    found = [sentence for document in documents for sentence in _SENTENCE.split(document.text)]
+    return list(dict.fromkeys(found))
 
 
 def model_option(command: Callable[..., Any]) -> Callable[..., Any]:

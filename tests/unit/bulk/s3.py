@@ -50,8 +50,14 @@ def put_bucket(address: str) -> None:
 
 
 @contextmanager
-def breaking_proxy(address: str, *, share: float) -> Iterator[tuple[str, list[int]]]:
-    """Yield the address of a proxy that ends a share of connections somewhere in an answer, and how many."""
+def breaking_proxy(
+    address: str, *, share: float, lost: threading.Event | None = None
+) -> Iterator[tuple[str, list[int]]]:
+    """Yield the address of a proxy that ends a share of connections somewhere in an answer, and how many.
+
+    While `lost` is set it ends all of them.
+    """
+    lost = lost or threading.Event()
     host, _, port = address.removeprefix("http://").partition(":")
     listener = socket.create_server(("127.0.0.1", 0))
     drawn, broken = random.Random(0), [0]
@@ -59,7 +65,7 @@ def breaking_proxy(address: str, *, share: float) -> Iterator[tuple[str, list[in
     def forward(source: socket.socket, target: socket.socket, most: int | None) -> None:
         with suppress(OSError):
             while block := source.recv(65536):
-                if most is not None and (most := most - len(block)) < 0:
+                if lost.is_set() or (most is not None and (most := most - len(block)) < 0):
                     broken[0] += 1
                     break
                 target.sendall(block)
@@ -79,6 +85,9 @@ def breaking_proxy(address: str, *, share: float) -> Iterator[tuple[str, list[in
         with suppress(OSError):
             while True:
                 client, _ = listener.accept()
+                if lost.is_set():
+                    client.close()
+                    continue
                 threading.Thread(target=serve, args=(client,), daemon=True).start()
 
     threading.Thread(target=accept, daemon=True).start()

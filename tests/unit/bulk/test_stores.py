@@ -6,9 +6,11 @@ import io
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import obstore
 import pyarrow as pa
@@ -18,6 +20,7 @@ import pytest
 from paritas.bulk import Request, encode, ledger
 from paritas.bulk.folders import open_folder
 from paritas.bulk.objects import open_store
+from paritas.bulk.progress import Silent
 from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
@@ -162,16 +165,10 @@ def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
     with breaking_proxy(server, share=0.0) as (address, _):
         set_environment(monkeypatch, address)
 
-        class LosesIt:
-            def planning(self, done_bytes: int, total_bytes: int) -> None: ...
-
-            def begin(self, rows: int, done: int) -> None: ...
-
+        class LosesIt(Silent):
             def encoded(self, rows: int, tokens: int) -> None:
                 monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
                 open_store.cache_clear()
-
-            def finishing(self) -> None: ...
 
         # The folder of the output was opened before: its connections go on, the input's do not.
         request = Request(inputs=["s3://bucket/in"], out=str(tmp_path / "lost"), shard_rows=16)
@@ -180,6 +177,50 @@ def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
     set_environment(monkeypatch, server)
     encode(bert, request)
     assert parts(tmp_path / "lost") == parts(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("output", "after"), [("parquet", 0), ("parquet", 1), ("parquet", 50), ("npy", 70), ("npy", "all")]
+)
+def test_a_target_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
+    bert: Encoder,
+    corpus: Path,
+    tmp_path: Path,
+    server: str,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int | str,
+    output: Any,
+) -> None:
+    run(bert, tmp_path / "out", corpus, output=output)
+    monkeypatch.setattr("paritas.bulk.objects.RETRY", {"max_retries": 1})
+    monkeypatch.setattr(ledger, "_LEAST_PATIENCE_S", 0.3)
+    lost = threading.Event()
+
+    class LosesIt(Silent):
+        """Lose the store when so many rows are encoded, or all shards are written."""
+
+        rows = 0
+
+        def planning(self, done_bytes: int, total_bytes: int) -> None:
+            if after == 0:
+                lost.set()
+
+        def encoded(self, rows: int, tokens: int) -> None:
+            self.rows += rows
+            if isinstance(after, int) and self.rows >= after:
+                lost.set()
+
+        def finishing(self) -> None:
+            lost.set()
+
+    with breaking_proxy(server, share=0.0, lost=lost) as (address, _):
+        set_environment(monkeypatch, address)
+        request = Request(inputs=[str(corpus)], out="s3://bucket/lost", shard_rows=16, output=output)
+        with pytest.raises(JobError, match="s3://bucket/lost"):
+            encode(bert, request, progress=LosesIt())
+        lost.clear()
+        encode(bert, request)
+        assert stored("s3://bucket/lost") == parts(tmp_path / "out")
 
 
 def test_a_bucket_as_input_and_output_and_names_like_patterns(bert: Encoder, corpus: Path) -> None:
