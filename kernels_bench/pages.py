@@ -32,7 +32,8 @@ AIMED = (
     *("shapes-all-mpnet-base-v2", "first_token"),
 )
 """The results whose figures are asked for."""
-PAGES = (ROOT / "README.md", ROOT / "docs" / "int8.md", *sorted(_report.RESULTS.glob("*.md")))
+_DOCS = (ROOT / "docs" / "int8.md", ROOT / "docs" / "indexes.md")
+PAGES = (ROOT / "README.md", *_DOCS, *sorted(_report.RESULTS.glob("*.md")))
 
 _PLACE = re.compile(r"(<!-- begin (\S+(?: \w+=\S+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _OPEN = re.compile(r"<!-- begin\b")
@@ -153,7 +154,7 @@ def _read(path: Path) -> dict[str, Any]:
 @click.command()
 @click.option("--cpu", help="Whose results to show, as their files end. Default: this machine's.")
 def main(cpu: str | None) -> None:
-    """Fill the tables of README.md, docs/int8.md and the pages in kernels_bench/results."""
+    """Fill the tables of README.md, two pages of docs, and those in kernels_bench/results."""
     slug = cpu or _report.cpu_slug(cpu_name())
     for page in PAGES:
         text, missing = filled(page, slug)

@@ -60,6 +60,8 @@ class Lines:
         self.at = max(self.at, mark)
 
 
+# Some write a quote within a value so, Spark among them.
+_ESCAPED = '; a quote within a value is doubled: "", and not \\" (in Spark: .option("escape", "\\""))'
 _TOO_LONG = f"is longer than {MOST_BYTES // 2**20} MB"
 
 
@@ -155,7 +157,8 @@ def read_csv(lines: Lines, columns: Columns, start: Mark, delimiter: str) -> Ite
     """Yield the records of a CSV file, whose rows may go over many lines, from a mark on."""
     # A quote that is never closed would make a row of the rest of the file.
     csv.field_size_limit(MOST_BYTES)
-    reader = csv.reader(_Decoded(lines), delimiter=delimiter, strict=True)
+    decoded = _Decoded(lines)
+    reader = csv.reader(decoded, delimiter=delimiter, strict=True)
 
     def fields() -> Iterator[_Fields]:
         while True:
@@ -167,7 +170,8 @@ def read_csv(lines: Lines, columns: Columns, start: Mark, delimiter: str) -> Ite
             except csv.Error as error:
                 more = lines.at.number - mark.number
                 where = f", in {more} lines: a quote in it is not closed" if more > 1 else ""
-                yield mark, f"is no row of CSV: {error}{where}"
+                escaped = _ESCAPED if '\\"' in decoded.line else ""
+                yield mark, f"is no row of CSV: {error}{where}{escaped}"
                 continue
             if values:
                 yield mark, values
@@ -180,6 +184,8 @@ class _Decoded:
 
     def __init__(self, lines: Lines) -> None:
         self._lines = iter(lines)
+        self.line = ""
+        """The one read last."""
 
     def __iter__(self) -> _Decoded:
         return self
@@ -188,7 +194,8 @@ class _Decoded:
         _, line = next(self._lines)
         if line is None:
             raise csv.Error(_TOO_LONG)
-        return line.decode("utf-8", "surrogateescape")
+        self.line = line.decode("utf-8", "surrogateescape")
+        return self.line
 
 
 _Fields = tuple[Mark, list[str] | str]

@@ -23,6 +23,7 @@ from paritas.bulk.sources import find_sources
 from paritas.errors import InputError
 from tests.unit.bulk.corpora import documents, write_jsonl
 
+SPARK = Path(__file__).parent / "spark"
 zstd: Any = pytest.importorskip("backports.zstd", reason="the standard library's own from 3.14 on")
 
 
@@ -398,6 +399,25 @@ def test_files_that_others_write(tmp_path: Path) -> None:
     ):
         assert read_back(tmp_path / name) == EXPECTED, name
     assert read_back(tmp_path / "polars.arrow") == EXPECTED
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("nested.snappy.parquet", "passage.text"), ("rows.json.gz", None), ("rows.csv", None)]
+)
+def test_files_that_spark_writes(name: str, text: str | None) -> None:
+    """Spark 4.3.0 wrote them: titles with nulls in a dictionary, nested texts, and quotes doubled in CSV."""
+    found = read_back(SPARK / name, columns=Columns(None, None, text))
+    titles = ["" if n % 4 == 0 else "Island" if n % 2 else "Straße" for n in range(40)]
+    assert found == [
+        (f"{n}", titles[n], f'the ferry leaves at {n}, "in the\nmorning" 日本') for n in range(40)
+    ]
+
+
+def test_quotes_that_a_backslash_escapes_are_told() -> None:
+    """As Spark writes CSV unless it is told otherwise: no text is read in another way than it was written."""
+    found = faults(SPARK / "backslashes.csv")
+    assert len(found) == 80
+    assert 'doubled: "", and not \\" (in Spark: .option("escape", "\\""))' in found[0][1]
 
 
 def test_the_beginning_is_where_a_file_begins() -> None:
