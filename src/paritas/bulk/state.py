@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from paritas.bulk.folders import open_folder
 from paritas.bulk.job import Summary, read_summary, works
-from paritas.bulk.ledger import done
+from paritas.bulk.ledger import PLAN, done
 from paritas.bulk.preparing import is_begun, read_plan
 from paritas.bulk.stages import Work
 from paritas.errors import JobError
@@ -22,8 +22,9 @@ _SILENT_S = 600
 class JobState(Struct, frozen=True):
     """How far a job is."""
 
-    state: Literal["planning", "begun", "done"]
-    """The input is read, or shards are encoded (or were, until something stopped it), or all is done."""
+    state: Literal["planning", "begun", "finishing", "done"]
+    """What it is at, or was until something stopped it: the input is read, shards are encoded, other outputs
+    are made of them; or all is done."""
     out: str
     model: str = ""
     precision: str = ""
@@ -81,13 +82,18 @@ def state_of(out: str) -> JobState:
     folder = open_folder(out)
     plan = read_plan(folder)
     if plan is None:
+        if shards := sorted(name for name in folder.names() if name.startswith("part-")):
+            raise JobError(
+                f"{out}: has {shards[0]}, and its {PLAN} is gone; bring it back, or begin anew elsewhere"
+            )
         if is_begun(folder):
             return JobState("planning", out)
         raise JobError(f"{out}: holds no job; expected what `paritas encode --out` was given")
     finished = done(folder, plan)
-    summary = read_summary(folder) if len(finished) == len(plan.shards) else None
+    all_there = len(finished) == len(plan.shards)
+    summary = read_summary(folder) if all_there else None
     return JobState(
-        state="begun" if summary is None else "done",
+        state="done" if summary is not None else "finishing" if all_there else "begun",
         out=out,
         model=plan.spec.model,
         precision=plan.spec.precision,

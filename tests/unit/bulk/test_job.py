@@ -355,6 +355,15 @@ def test_the_output_is_no_input(tmp_path: Path, bert: Encoder) -> None:
     assert run(bert, out, tmp_path / "in").inputs[0].label == "corpus.jsonl"
 
 
+def test_a_plan_that_is_gone_is_told(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
+    run(bert, tmp_path / "out", corpus)
+    (tmp_path / "out" / "_job" / "plan.json").unlink()
+    with pytest.raises(JobError, match=r"has part-00000\.parquet, and its _job/plan\.json is gone"):
+        state_of(str(tmp_path / "out"))
+    with pytest.raises(JobError, match=r"holds part-00000\.parquet and no job"):
+        run(bert, tmp_path / "out", corpus)
+
+
 def test_a_shard_that_is_gone_is_made_again(corpus: Path, tmp_path: Path, bert: Encoder) -> None:
     run(bert, tmp_path / "out", corpus)
     before = parts(tmp_path / "out")
