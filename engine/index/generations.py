@@ -163,6 +163,8 @@ def check_target(directory: Path) -> None:
     """
     path = directory.absolute()
     try:
+        if path.is_symlink() and not path.exists():
+            raise VectorIndexError(f"{path}: is a link to nothing; choose another place")
         existing = next(place for place in (path, *path.parents) if place.exists())
         if not existing.is_dir():
             raise VectorIndexError(f"{existing}: is a file; an index is a directory, choose another place")
