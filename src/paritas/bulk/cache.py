@@ -24,6 +24,8 @@ _SCHEMA = 1
 # SQLite's own number for what a file is, so that no other database is taken for one.
 _APPLICATION = 0x70617269
 _PATIENCE_S = 60.0
+# What SQLite calls it where the file is not to blame.
+_NO_ROOM = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_FULL", "SQLITE_PERM", "SQLITE_IOERR")
 # Keys in one question; SQLite takes 32,766.
 _ASKED = 8192
 # Entries put at a time.
@@ -146,9 +148,12 @@ class VectorCache:
             with self._lock:
                 yield
         except sqlite3.Error as error:
-            raise InputError(
-                f"{self._path}: cannot be used as a cache: {error}; remove it, or name another file"
-            ) from error
+            advice = "remove it, or name another file"
+            if error.sqlite_errorname.startswith(_NO_ROOM):
+                advice = (
+                    "expected a file, in a folder that is there and may be written to, with room on the disk"
+                )
+            raise InputError(f"{self._path}: cannot be used as a cache: {error}; {advice}") from error
 
     def _key(self, text: bytes) -> bytes:
         return hashlib.blake2b(text, key=self._namespace, digest_size=20).digest()

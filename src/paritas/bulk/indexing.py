@@ -149,8 +149,9 @@ def _add(
 
 def _shards(folder: Folder, plan: Plan) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     """Yield the ids and vectors of each shard, float32, (rows, dim)."""
+    job = plan.digest()
     for number in range(len(plan.shards)):
-        table = read_table(folder, part_name(plan, number))
+        table = read_table(folder, part_name(plan, number), job=job, number=number)
         yield table.column("id").to_pylist(), _vectors(table, plan)
 
 
@@ -196,9 +197,10 @@ def _rows(folder: Folder, plan: Plan, rows: NDArray[np.int64]) -> tuple[list[str
     ends = np.cumsum([shard.rows for shard in plan.shards])
     names: list[str] = []
     vectors: list[NDArray[np.float32]] = []
-    for number in np.unique(np.searchsorted(ends, rows, side="right")):
+    job = plan.digest()
+    for number in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
         begin = ends[number] - plan.shards[number].rows
-        table = read_table(folder, part_name(plan, int(number)))
+        table = read_table(folder, part_name(plan, number), job=job, number=number)
         table = table.take(rows[(rows >= begin) & (rows < ends[number])] - begin)
         names += table.column("id").to_pylist()
         vectors.append(_vectors(table, plan))

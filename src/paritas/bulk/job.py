@@ -6,6 +6,7 @@ import threading
 from concurrent.futures import CancelledError
 from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 from msgspec import Struct
@@ -15,7 +16,7 @@ from paritas.bulk import ledger as places
 from paritas.bulk.folders import Folder
 from paritas.bulk.indexing import Built
 from paritas.bulk.ledger import Ledger, done, part_name
-from paritas.bulk.outputs import check_output, remove_shards, write_outputs
+from paritas.bulk.outputs import INDEX, check_output, remove_shards, write_outputs
 from paritas.bulk.pipeline import run_shards
 from paritas.bulk.plan import FORMAT, Input, Plan
 from paritas.bulk.preparing import Prepared, alone, prepared
@@ -167,10 +168,10 @@ def finish(encoder: Encoder, ready: Prepared, progress: Progress, stop: threadin
     folder, plan = ready.folder, ready.plan
     with alone(folder, stop):
         try:
-            summary = read_summary(folder) or _summed_up(encoder, ready, progress)
+            summary = _told_before(ready) or _summed_up(encoder, ready, progress)
         except FileNotFoundError:
             # Another worker, which nothing keeps out of a store, has finished and cleared away its shards.
-            finished = read_summary(folder)
+            finished = _told_before(ready)
             if finished is None:
                 raise
             summary = finished
@@ -180,15 +181,23 @@ def finish(encoder: Encoder, ready: Prepared, progress: Progress, stop: threadin
         return summary
 
 
+def _told_before(ready: Prepared) -> Summary | None:
+    """Return what the job did, where its outputs are there; its folder may have been moved since."""
+    folder, plan = ready.folder, ready.plan
+    summary = read_summary(folder) if places.outputs_there(folder, plan) else None
+    if summary is None or summary.index is None:
+        return summary
+    here = msgspec.structs.replace(summary.index, index=str(Path(folder.place) / INDEX))
+    return msgspec.structs.replace(summary, index=here)
+
+
 def _summed_up(encoder: Encoder, ready: Prepared, progress: Progress) -> Summary:
     """Write what is asked for beside the shards, and what was done."""
     folder, plan = ready.folder, ready.plan
     job = plan.digest()
     tokens = truncated = 0
     for number in range(len(plan.shards)):
-        facts = facts_of(folder, part_name(plan, number))
-        if (facts.job, facts.shard) != (job, number):
-            raise JobError(f"{folder.place}/{part_name(plan, number)}: is another job's; remove it and go on")
+        facts = facts_of(folder, part_name(plan, number), job=job, number=number)
         tokens, truncated = tokens + facts.tokens, truncated + facts.truncated
     built = write_outputs(encoder, ready, progress)
     workers = works(folder)

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from paritas.bulk.folders import DirectoryFolder, Folder
-from paritas.bulk.plan import Plan
+from paritas.bulk.plan import Output, Plan
 
 # Readers of Parquet take a folder for a table, and pass over names in it that begin with an underscore.
 PLAN = "_job/plan.json"
@@ -30,6 +30,13 @@ WORKERS = "_job/workers/"
 SUMMARY = "_job/job.json"
 REJECTS = "_job/rejects.jsonl"
 _CLAIMS = "_job/claims/"
+OUTPUTS: dict[Output, tuple[str, ...]] = {
+    "parquet": (),
+    "npy": ("ids.jsonl", "vectors.npy"),
+    "safetensors": ("ids.jsonl", "vectors.safetensors"),
+    "index": ("index/index.json",),
+}
+"""What is made of the shards; files by their names."""
 _log = logging.getLogger("paritas")
 
 _PART = re.compile(r"part-(\d{5,})\.parquet")
@@ -204,11 +211,16 @@ def part_name(plan: Plan, number: int) -> str:
     return f"{folder}part-{number:05d}.parquet"
 
 
+def outputs_there(folder: Folder, plan: Plan) -> bool:
+    """Say whether what is made of the shards is there."""
+    return all(folder.has(name) for name in OUTPUTS[plan.spec.output])
+
+
 def done(folder: Folder, plan: Plan) -> set[int]:
     """Return the shards that are done: all of them, where they were the way to an output that is there."""
     every = set(range(len(plan.shards)))
     below = part_name(plan, 0).rpartition("/")[0]
-    if below and folder.has(SUMMARY):
+    if below and folder.has(SUMMARY) and outputs_there(folder, plan):
         return every
     matches = map(_PART.fullmatch, folder.names(f"{below}/" if below else ""))
     return {int(match[1]) for match in matches if match} & every

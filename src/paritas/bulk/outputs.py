@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from paritas.bulk.folders import Folder
 from paritas.bulk.indexing import Built, build_from_job
-from paritas.bulk.ledger import part_name
+from paritas.bulk.ledger import OUTPUTS, PLAN, part_name
 from paritas.bulk.objects import is_url
 from paritas.bulk.plan import Plan, VectorType
 from paritas.bulk.preparing import Prepared
@@ -22,12 +23,10 @@ from paritas.bulk.request import Request
 from paritas.bulk.shards import read_table
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex, check_target
-from paritas.errors import InputError
+from paritas.errors import InputError, JobError
 
-IDS = "ids.jsonl"
 INDEX = "index"
 _STORED: dict[VectorType, ScalarType] = {"float32": "f32", "float16": "f16", "int8": "i8"}
-_FILES = {"npy": "vectors.npy", "safetensors": "vectors.safetensors"}
 
 
 def check_output(encoder: Encoder, request: Request) -> None:
@@ -35,6 +34,7 @@ def check_output(encoder: Encoder, request: Request) -> None:
 
     Raises:
         InputError: the folder is in a store, ids may come twice, or the dtype does not fit the model.
+        JobError: something is in the index's place that no job made.
         VectorIndexError: the index's directory holds other files, or nothing can be written there.
     """
     if request.output != "index":
@@ -47,7 +47,10 @@ def check_output(encoder: Encoder, request: Request) -> None:
     if request.on_duplicate_id == "keep":
         raise InputError("an index has each id once; type: --on-duplicate-id first or last")
     VectorIndex(encoder, dtype=_STORED[request.dtype]).close()
-    check_target(Path(request.out) / INDEX)
+    target = Path(request.out) / INDEX
+    if os.path.lexists(target) and not (Path(request.out) / PLAN).exists():
+        raise JobError(f"{target}: is there already, and no job made it; name another --out")
+    check_target(target)
 
 
 def write_outputs(encoder: Encoder, ready: Prepared, progress: Progress) -> Built | None:
@@ -56,8 +59,7 @@ def write_outputs(encoder: Encoder, ready: Prepared, progress: Progress) -> Buil
     The vectors stand in the order of the input; line by line `ids.jsonl` has the id of each, as JSON.
     """
     folder, plan = ready.folder, ready.plan
-    output = plan.spec.output
-    if output == "index":
+    if plan.spec.output == "index":
         return build_from_job(
             encoder,
             folder,
@@ -67,19 +69,19 @@ def write_outputs(encoder: Encoder, ready: Prepared, progress: Progress) -> Buil
             dtype=_STORED[plan.spec.dtype],
             progress=progress,
         )
-    if output != "parquet":
+    if plan.spec.output != "parquet":
         _write_file(folder, plan)
     return None
 
 
 def _write_file(folder: Folder, plan: Plan) -> None:
-    output = plan.spec.output
-    with folder.written(IDS) as file:
+    ids, vectors = OUTPUTS[plan.spec.output]
+    with folder.written(ids) as file:
         for table in _tables(folder, plan):
             encode = msgspec.json.encode
             file.writelines(encode(id_) + b"\n" for id_ in table.column("id").to_pylist())
-    with folder.written(_FILES[output]) as file:
-        (_write_npy if output == "npy" else _write_safetensors)(file, folder, plan)
+    with folder.written(vectors) as file:
+        (_write_npy if plan.spec.output == "npy" else _write_safetensors)(file, folder, plan)
 
 
 def remove_shards(folder: Folder, plan: Plan) -> None:
@@ -91,8 +93,9 @@ def remove_shards(folder: Folder, plan: Plan) -> None:
 
 
 def _tables(folder: Folder, plan: Plan) -> Iterator[Any]:
+    job = plan.digest()
     for number in range(len(plan.shards)):
-        yield read_table(folder, part_name(plan, number))
+        yield read_table(folder, part_name(plan, number), job=job, number=number)
 
 
 def _vectors(table: Any, plan: Plan) -> NDArray[Any]:

@@ -95,11 +95,17 @@ def parquet_of(shard: Encoded, dtype: VectorType, facts: Facts) -> Any:
     return sink.getvalue()
 
 
-def facts_of(folder: Folder, name: str) -> Facts:
+def facts_of(folder: Folder, name: str, *, job: str, number: int) -> Facts:
     """Return what a shard's file says of itself.
 
+    Args:
+        folder: the job's.
+        name: of the file.
+        job: the plan's digest.
+        number: of the shard.
+
     Raises:
-        JobError: it is no shard's, or damaged.
+        JobError: it is no shard's, damaged, another job's, or another shard.
         OSError: it cannot be read.
     """
     import pyarrow as arrow
@@ -108,18 +114,22 @@ def facts_of(folder: Folder, name: str) -> Facts:
     with folder.open(name) as file:
         try:
             metadata = pq.read_metadata(file).metadata or {}
-            return msgspec.json.decode(metadata[_FACTS], type=Facts)
+            facts = msgspec.json.decode(metadata[_FACTS], type=Facts)
         except (arrow.ArrowException, KeyError, msgspec.DecodeError) as error:
             raise JobError(
                 f"{folder.place}/{name}: is damaged, or no job wrote it: {error}; remove it and go on"
             ) from error
+    if (facts.job, facts.shard) != (job, number):
+        raise JobError(f"{folder.place}/{name}: is another job's, or another shard; remove it and go on")
+    return facts
 
 
-def read_table(folder: Folder, name: str) -> Any:
-    """Return a shard's file as an Arrow table; errors as `facts_of`."""
+def read_table(folder: Folder, name: str, *, job: str, number: int) -> Any:
+    """Return a shard's file as an Arrow table; arguments and errors as `facts_of`."""
     import pyarrow as arrow
     import pyarrow.parquet as pq
 
+    facts_of(folder, name, job=job, number=number)
     with folder.open(name) as file:
         try:
             return pq.read_table(file)

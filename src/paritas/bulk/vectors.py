@@ -82,6 +82,10 @@ def _sampled(documents: Iterable[tuple[int, Document]], count: int, seed: int) -
 
 def _of_index(path: Path, inputs: Sequence[str], reading: Reading, sample: int, seed: int) -> Pairs:
     with VectorIndex.load(path) as index:
+        if index.info.dtype == "b1":
+            raise InputError(
+                f"{path}: keeps a bit a channel, too little to compare; give the vectors that it was made of"
+            )
         hits, vectors = index.sample_documents(sample, seed=seed)
     if inputs:
         texts = {document.id: document for _, document in _documents(inputs, reading)}

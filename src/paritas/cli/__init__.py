@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from typing import Any
 
 import click
@@ -105,6 +106,10 @@ for command in (
     cli.add_command(command)
 
 
+# C code may make another exception of the one by which the process leaves.
+_terminated = threading.Event()
+
+
 def main() -> None:
     """Run the command line and exit the process; Ctrl-C is for `paritas.interrupts` to tell."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -121,6 +126,8 @@ def main() -> None:
 
 def _ended(error: BaseException) -> int | None:
     """Say how a command failed, and return its exit code; None for a fault of ours, which is not caught."""
+    if _terminated.is_set():
+        return 128 + signal.SIGTERM
     if seen():
         show_error("Interrupted", "interrupted by Ctrl-C", interrupts.CODE, quiet=True)
     elif isinstance(error, click.ClickException):
@@ -139,4 +146,5 @@ def _ended(error: BaseException) -> int | None:
 
 def _terminate(signum: int, _frame: object) -> None:
     """Leave through the finally blocks, so that a stopped export or index leaves nothing behind."""
+    _terminated.set()
     sys.exit(128 + signum)

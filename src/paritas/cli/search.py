@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
+from click.core import ParameterSource
 
 from paritas.cli.encode import check_extra
 from paritas.cli.options import (
@@ -26,8 +27,12 @@ from paritas.errors import BundleError, InputError, RegistryError
 from paritas.registry import PRECISIONS, Precision
 
 if TYPE_CHECKING:  # the runtime is loaded by the commands that run something
+    from paritas.bulk.plan import Spec
     from paritas.engine.encoder import Encoder
     from paritas.engine.index import ScalarType, VectorIndex
+
+# What a job has decided, by the options' names and the plan's.
+_DECIDED = {"precision": "precision", "role": "role", "truncate_dim": "dim"}
 
 encode_with = click.option(
     "--model",
@@ -94,6 +99,11 @@ def index(
     """
     if is_job(input_):
         return _index_of_job(models, input_, model, out, texts, dtype, as_json=as_json)
+    if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
+        what = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
+        raise InputError(
+            f"{input_}: {what}; expected JSON Lines, plain text, - for standard input, or a job's folder"
+        )
     if model is None:
         raise click.UsageError("Missing option '--model'.")
     if texts:
@@ -102,9 +112,6 @@ def index(
     from paritas.engine.index import check_target
     from paritas.indexing import build_index, summarize
 
-    if input_ != "-" and (not Path(input_).exists() or Path(input_).is_dir()):
-        what = "no such file" if not Path(input_).is_dir() else "no such file but a directory"
-        raise InputError(f"{input_}: {what}; expected JSON Lines, plain text, or - for standard input")
     check_target(Path(index_path(out)))
     started = time.perf_counter()
     bundle = models.find_or_export(model, precision)
@@ -142,6 +149,7 @@ def _index_of_job(
 
     check_target(Path(index_path(out)))
     folder, plan = finished_job(place, dtype)
+    _check_options(place, plan.spec)
     bundle = Bundle(models.find(model or plan.spec.model))
     dim = plan.spec.dim if plan.spec.dim < bundle.manifest.contract.dim else None
     sources = find_sources(texts, Path(), out=place) if texts else None
@@ -151,6 +159,23 @@ def _index_of_job(
     ):
         told = build_from_job(encoder, folder, plan, sources, Path(out), dtype=dtype, progress=bar)
     return print_json(told) if as_json else click.echo(told)
+
+
+def _check_options(place: str, spec: Spec) -> None:
+    """Refuse options that ask for other vectors than a job's.
+
+    Raises:
+        InputError: it names the first one.
+    """
+    context = click.get_current_context()
+    for option, field in _DECIDED.items():
+        value, of_job = context.params[option], getattr(spec, field)
+        asked = context.get_parameter_source(option) is ParameterSource.COMMANDLINE
+        if asked and value not in ("auto", of_job):
+            raise InputError(
+                f"{place}: was encoded with {field} {of_job}, not {value}; an index has its job's vectors: "
+                "leave the option out, or encode anew"
+            )
 
 
 @click.command()

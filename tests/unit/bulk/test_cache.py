@@ -119,8 +119,11 @@ def test_what_is_no_cache_is_refused(tmp_path: Path) -> None:
         other.execute("CREATE TABLE t (a)")
     with pytest.raises(InputError, match="is another database"):
         opened(tmp_path / "other.sqlite")
-    with pytest.raises(InputError, match="unable to open database file"):
-        opened(tmp_path / "nowhere" / "c.sqlite")
+    for place in (tmp_path / "nowhere" / "c.sqlite", tmp_path):
+        with pytest.raises(
+            InputError, match="unable to open database file; expected a file, in a folder that"
+        ):
+            opened(place)
 
 
 def test_a_cache_without_a_name_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import Hit, VectorIndex
-from paritas.errors import InputError, JobError, VectorIndexError
+from paritas.errors import InputError, JobError
 from tests.unit.bulk.corpora import documents, run, table, texts, vectors, write_jsonl
 
 ROWS = documents(300)
@@ -127,6 +128,23 @@ def test_an_index_of_rounded_vectors(
             assert row["_id"] in {hit.id for hit in hits if hit.score == hits[0].score}
 
 
+def test_shards_that_are_not_the_jobs_are_refused(bert: Encoder, out: Path, tmp_path: Path) -> None:
+    """Copied over by hand: ids would get the vectors of other texts."""
+    first, second = out / "part-00000.parquet", out / "part-00001.parquet"
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(JobError, match=r"part-00000\.parquet: is another job's, or another shard"):
+        build_from_job(bert, *finished_job(str(out)), None, tmp_path / "made")
+    other = write_jsonl(tmp_path / "other.jsonl", documents(16, seed=1))
+    run(bert, tmp_path / "other", other)
+    first.write_bytes((tmp_path / "other" / "part-00000.parquet").read_bytes())
+    with pytest.raises(JobError, match=r"part-00000\.parquet: is another job's, or another shard"):
+        build_from_job(bert, *finished_job(str(out)), None, tmp_path / "made")
+    assert not (tmp_path / "made").exists()
+    first.write_bytes(content)
+    build_from_job(bert, *finished_job(str(out)), None, tmp_path / "made")
+
+
 def test_what_an_index_cannot_be_built_from(
     bert: Encoder, bundles: dict[str, Bundle], corpus: Path, out: Path, tmp_path: Path
 ) -> None:
@@ -191,8 +209,25 @@ def test_an_index_that_cannot_be_made_is_refused_before_anything_is_encoded(
         encode(bert, Request(inputs=[str(few)], out="s3://b/c", output="index"))
     with pytest.raises(InputError, match="an index has each id once; type: --on-duplicate-id first or last"):
         run(bert, tmp_path / "out", few, output="index", on_duplicate_id="keep")
-    (tmp_path / "out" / "index").mkdir(parents=True)
-    (tmp_path / "out" / "index" / "mine").touch()
-    with pytest.raises(VectorIndexError, match="holds other files and no index"):
-        run(bert, tmp_path / "out", few, output="index")
-    assert not (tmp_path / "out" / "_job").exists()
+    for mine in (lambda path: path.mkdir(), lambda path: path.symlink_to("nowhere")):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        mine(tmp_path / "out" / "index")
+        with pytest.raises(JobError, match="index: is there already, and no job made it; name another --out"):
+            run(bert, tmp_path / "out", few, output="index")
+        assert not (tmp_path / "out" / "_job").exists()
+        mine_is_there = tmp_path / "out" / "index"
+        mine_is_there.unlink() if mine_is_there.is_symlink() else mine_is_there.rmdir()
+
+
+def test_an_index_that_is_moved_or_gone(few: Path, tmp_path: Path, bert: Encoder) -> None:
+    run(bert, tmp_path / "out", few, output="index")
+    (tmp_path / "out").rename(tmp_path / "moved")
+    again = run(bert, tmp_path / "moved", few, output="index")
+    assert again.index is not None
+    assert again.index.index == str(tmp_path / "moved" / "index")
+    shutil.rmtree(tmp_path / "moved" / "index")
+    assert state_of(str(tmp_path / "moved")).state == "begun"
+    run(bert, tmp_path / "moved", few, output="index")
+    with VectorIndex.load(tmp_path / "moved" / "index") as index:
+        assert len(index) == 70
+    assert state_of(str(tmp_path / "moved")).state == "done"

@@ -91,6 +91,11 @@ def test_one_file_of_all_vectors(
     assert ids == rows.column("id").to_pylist()
     assert not list((tmp_path / "out").rglob("*.parquet"))
     assert run(bert, tmp_path / "out", corpus, dtype=dtype, output=output).rows == 70
+    # What is gone is made again.
+    before = parts(tmp_path / "out")
+    (tmp_path / "out" / f"vectors.{output}").unlink()
+    run(bert, tmp_path / "out", corpus, dtype=dtype, output=output)
+    assert parts(tmp_path / "out") == before
 
 
 def test_rows_that_cannot_be_read_are_left_out_and_told(tmp_path: Path, bert: Encoder) -> None:

@@ -43,6 +43,19 @@ def test_an_index_is_made_of_the_shards(folder: Path, run: Run) -> None:
         == "f16"
     )
     refused(run("index", "corpus.jsonl", "--out", "k"), "Missing option '--model'")
+    refused(run("index", "nowhere", "--out", "k"), "nowhere: no such file; expected JSON Lines")
+    for options, told in (
+        (("--precision", "int8"), "was encoded with precision fp32, not int8"),
+        (("--role", "query"), "was encoded with role passage, not query"),
+        (("--truncate-dim", "8"), "was encoded with dim 16, not 8"),
+    ):
+        refused(run("index", "vectors", "--model", "mpnet.bundle", "--out", "k", *options), told)
+    said(run("index", "vectors", "--model", "mpnet.bundle", "--out", "k", "--precision", "auto"))
+    said(run("index", "vectors", "--model", "mpnet.bundle", "--dtype", "b1", "--out", "b1"))
+    refused(
+        run("compare", "b1", "--texts", "corpus.jsonl", "--model", "mpnet.bundle"),
+        "b1: keeps a bit a channel, too little to compare",
+    )
     refused(
         run("index", "corpus.jsonl", "--texts", "x", "--model", "mpnet.bundle", "--out", "k"),
         "--texts is for the folder of a job",

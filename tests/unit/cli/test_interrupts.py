@@ -163,3 +163,23 @@ guarded(call)
             [sys.executable, "-c", HEAD + script], capture_output=True, text=True, check=False
         )
         assert (result.returncode, result.stderr) == (130, "paritas: interrupted\n")
+
+
+def test_sigterm_of_which_c_code_made_another_exception_ends_as_such() -> None:
+    """usearch loses what a signal handler raises, and raises something of its own."""
+    script = """
+import contextlib, os, signal, sys
+import click
+from paritas import cli
+
+def loses_it(**_):
+    with contextlib.suppress(SystemExit):
+        os.kill(os.getpid(), signal.SIGTERM)
+        signal.sigtimedwait([], 5)
+    raise click.exceptions.Abort
+
+cli.cli = loses_it
+cli.main()
+"""
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (143, "", "")
