@@ -112,7 +112,7 @@ class HnswGraph:
         """Add those once more, one after the other, that a search for themselves does not find.
 
         Two threads that add neighbours at one moment do not see each other's. Of 3,000 vectors one to three
-        were found by no search at all, and with this none. It makes adding a quarter slower.
+        were found by no search at all, and with this none. Adding takes 1.5 to 1.75 times as long with it.
         """
         matches = self._index.search(vectors, 1, threads=threads)
         nearest, distances = matches.keys.reshape(-1), matches.distances.reshape(-1)
