@@ -18,8 +18,9 @@ _MESSAGE = re.compile("<Message>(.*?)</Message>", re.DOTALL)
 _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.DOTALL)
 # Where a machine of Amazon's own would be asked for credentials, when none are given.
 _METADATA = "169.254.169.254"
-# What an error says where the connection broke in an answer, how often it is asked for, and after what pause.
-_BROKEN, _ATTEMPTS, _PAUSE_S = "body", 6, 0.1
+# What an error says where the connection broke in an answer; for how long it is asked for again, as obstore
+# does where no answer began; and after what pause first, and at most.
+_BROKEN, _PATIENCE_S, _PAUSE_S, _LONGEST_PAUSE_S = "body", 180.0, 0.1, 5.0
 # How often and how long a request that fails is tried again; where empty 10 times, for 3 minutes.
 RETRY: dict[str, Any] = {}
 # Fetched at a time. A request waits some 50 ms, and a connection gives about 100 MB/s.
@@ -74,7 +75,8 @@ def ask(place: str, call: Callable[..., T], *arguments: Any, **options: Any) -> 
     """
     from obstore import exceptions
 
-    for attempt in range(_ATTEMPTS):
+    end, pause_s = time.monotonic() + _PATIENCE_S, _PAUSE_S
+    while True:
         try:
             return call(*arguments, **options)
         except (exceptions.NotFoundError, FileNotFoundError) as error:
@@ -82,10 +84,10 @@ def ask(place: str, call: Callable[..., T], *arguments: Any, **options: Any) -> 
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise
         except exceptions.BaseError as error:
-            if attempt == _ATTEMPTS - 1 or _BROKEN not in str(error):
+            if _BROKEN not in str(error) or time.monotonic() > end:
                 raise JobError(f"{place}: {_first_line(error)}") from error
-            time.sleep(_PAUSE_S * 2**attempt)
-    raise AssertionError
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _first_line(error: Exception) -> str:

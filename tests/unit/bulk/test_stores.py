@@ -13,13 +13,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import obstore
+import obstore.exceptions
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from paritas.bulk import Request, encode, ledger
 from paritas.bulk.folders import open_folder
-from paritas.bulk.objects import open_store
+from paritas.bulk.objects import ask, open_store
 from paritas.bulk.progress import Silent
 from paritas.bulk.state import state_of
 from paritas.engine.bundle.directory import Bundle
@@ -86,6 +87,29 @@ def test_broken_connections_cost_time_only(
         run(bert, "s3://bucket/out", "s3://bucket/in")  # type: ignore[arg-type]
         assert broken[0] > 0
         assert stored("s3://bucket/out") == parts(tmp_path / "out")
+
+
+def test_an_answer_that_breaks_again_and_again_is_asked_for_until_patience_ends(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("paritas.bulk.objects.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("paritas.bulk.objects.time.sleep", lambda s: now.__setitem__(0, now[0] + s))
+    asked: list[float] = []
+
+    def breaks(*, times: int) -> str:
+        asked.append(now[0])
+        if len(asked) <= times:
+            raise obstore.exceptions.GenericError("error in the response body")
+        return "answer"
+
+    assert ask("s3://b/x", breaks, times=20) == "answer"
+    assert len(asked) == 21
+    asked.clear()
+    begun = now[0]
+    with pytest.raises(JobError, match="s3://b/x: error in the response body"):
+        ask("s3://b/x", breaks, times=10_000)
+    assert 180 < now[0] - begun < 190
 
 
 def test_workers_that_share_a_bucket(
