@@ -5,19 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
 from paritas.bulk.folders import Folder, open_folder
-from paritas.bulk.ledger import done, part_name
+from paritas.bulk.ledger import done
 from paritas.bulk.plan import Plan
 from paritas.bulk.preparing import bundle_digest, changed, read_plan
 from paritas.bulk.progress import Progress, Silent
 from paritas.bulk.shard_reader import ShardReader
-from paritas.bulk.shards import read_table
+from paritas.bulk.shards import read_tables, vectors_of
 from paritas.bulk.sources import Source
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import DIRECTIONS, Metric, ScalarType, VectorIndex
@@ -149,15 +148,8 @@ def _add(
 
 def _shards(folder: Folder, plan: Plan) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
     """Yield the ids and vectors of each shard, float32, (rows, dim)."""
-    job = plan.digest()
-    for number in range(len(plan.shards)):
-        table = read_table(folder, part_name(plan, number), job=job, number=number)
-        yield table.column("id").to_pylist(), _vectors(table, plan)
-
-
-def _vectors(table: Any, plan: Plan) -> NDArray[np.float32]:
-    flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, np.float32).reshape(-1, plan.spec.dim)
+    for table in read_tables(folder, plan):
+        yield table.column("id").to_pylist(), np.asarray(vectors_of(table, plan), np.float32)
 
 
 def _recall(index: VectorIndex, folder: Folder, plan: Plan) -> float:
@@ -197,13 +189,12 @@ def _rows(folder: Folder, plan: Plan, rows: NDArray[np.int64]) -> tuple[list[str
     ends = np.cumsum([shard.rows for shard in plan.shards])
     names: list[str] = []
     vectors: list[NDArray[np.float32]] = []
-    job = plan.digest()
-    for number in np.unique(np.searchsorted(ends, rows, side="right")).tolist():
+    numbers = np.unique(np.searchsorted(ends, rows, side="right")).tolist()
+    for number, table in zip(numbers, read_tables(folder, plan, numbers), strict=True):
         begin = ends[number] - plan.shards[number].rows
-        table = read_table(folder, part_name(plan, number), job=job, number=number)
-        table = table.take(rows[(rows >= begin) & (rows < ends[number])] - begin)
-        names += table.column("id").to_pylist()
-        vectors.append(_vectors(table, plan))
+        chosen = table.take(rows[(rows >= begin) & (rows < ends[number])] - begin)
+        names += chosen.column("id").to_pylist()
+        vectors.append(np.asarray(vectors_of(chosen, plan), np.float32))
     return names, np.concatenate(vectors)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,7 +20,7 @@ from paritas.bulk.plan import Plan, VectorType
 from paritas.bulk.preparing import Prepared
 from paritas.bulk.progress import Progress
 from paritas.bulk.request import Request
-from paritas.bulk.shards import read_table
+from paritas.bulk.shards import read_tables, vectors_of
 from paritas.engine.encoder import Encoder
 from paritas.engine.index import ScalarType, VectorIndex, check_target
 from paritas.errors import InputError, JobError
@@ -77,7 +77,7 @@ def write_outputs(encoder: Encoder, ready: Prepared, progress: Progress) -> Buil
 def _write_file(folder: Folder, plan: Plan) -> None:
     ids, vectors = OUTPUTS[plan.spec.output]
     with folder.written(ids) as file:
-        for table in _tables(folder, plan):
+        for table in read_tables(folder, plan):
             encode = msgspec.json.encode
             file.writelines(encode(id_) + b"\n" for id_ in table.column("id").to_pylist())
     with folder.written(vectors) as file:
@@ -92,17 +92,6 @@ def remove_shards(folder: Folder, plan: Plan) -> None:
             folder.remove(f"{below}{name}")
 
 
-def _tables(folder: Folder, plan: Plan) -> Iterator[Any]:
-    job = plan.digest()
-    for number in range(len(plan.shards)):
-        yield read_table(folder, part_name(plan, number), job=job, number=number)
-
-
-def _vectors(table: Any, plan: Plan) -> NDArray[Any]:
-    flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return np.asarray(flat, plan.spec.dtype).reshape(-1, plan.spec.dim)
-
-
 def _write_npy(file: IO[bytes], folder: Folder, plan: Plan) -> None:
     header = {
         "descr": np.dtype(plan.spec.dtype).newbyteorder("<").str,
@@ -110,8 +99,8 @@ def _write_npy(file: IO[bytes], folder: Folder, plan: Plan) -> None:
         "shape": (plan.rows, plan.spec.dim),
     }
     np.lib.format.write_array_header_1_0(file, header)
-    for table in _tables(folder, plan):
-        file.write(_vectors(table, plan).tobytes())
+    for table in read_tables(folder, plan):
+        file.write(vectors_of(table, plan).tobytes())
 
 
 def _write_safetensors(file: IO[bytes], folder: Folder, plan: Plan) -> None:
@@ -123,7 +112,7 @@ def _write_safetensors(file: IO[bytes], folder: Folder, plan: Plan) -> None:
     names = {"float32": "F32", "float16": "F16", "int8": "I8"}
     width = np.dtype(plan.spec.dtype).itemsize * plan.spec.dim
     tensors: list[tuple[str, str, list[int], int, Callable[[Any], NDArray[Any]]]] = [
-        ("vectors", names[plan.spec.dtype], [plan.rows, plan.spec.dim], width, lambda t: _vectors(t, plan)),
+        ("vectors", names[plan.spec.dtype], [plan.rows, plan.spec.dim], width, lambda t: vectors_of(t, plan)),
         ("tokens", "I32", [plan.rows], 4, lambda t: t.column("tokens").to_numpy()),
         ("truncated", "BOOL", [plan.rows], 1, lambda t: t.column("truncated").to_numpy()),
     ]
@@ -137,5 +126,5 @@ def _write_safetensors(file: IO[bytes], folder: Folder, plan: Plan) -> None:
     content += b" " * (-len(content) % 8)
     file.write(len(content).to_bytes(8, "little") + content)
     for _, _, _, _, values in tensors:
-        for table in _tables(folder, plan):
+        for table in read_tables(folder, plan):
             file.write(np.ascontiguousarray(values(table)).tobytes())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from paritas.bulk.folders import Folder
-from paritas.bulk.plan import VectorType
+from paritas.bulk.ledger import part_name
+from paritas.bulk.plan import Plan, VectorType
 from paritas.engine.pool.embedding_quantization import quantize_vectors
 from paritas.errors import JobError
 
@@ -113,25 +114,48 @@ def facts_of(folder: Folder, name: str, *, job: str, number: int) -> Facts:
 
     with folder.open(name) as file:
         try:
-            metadata = pq.read_metadata(file).metadata or {}
-            facts = msgspec.json.decode(metadata[_FACTS], type=Facts)
-        except (arrow.ArrowException, KeyError, msgspec.DecodeError) as error:
-            raise JobError(
-                f"{folder.place}/{name}: is damaged, or no job wrote it: {error}; remove it and go on"
-            ) from error
+            metadata = pq.read_metadata(file).metadata
+        except arrow.ArrowException as error:
+            raise _damaged(folder, name, error) from error
+    return _checked(metadata, folder, name, job=job, number=number)
+
+
+def read_tables(folder: Folder, plan: Plan, numbers: Iterable[int] | None = None) -> Iterator[Any]:
+    """Yield shards' files as Arrow tables, one at a time: all of a job's, or those of some numbers.
+
+    Raises:
+        JobError, OSError: as `facts_of`.
+    """
+    import pyarrow as arrow
+    import pyarrow.parquet as pq
+
+    job = plan.digest()
+    for number in range(len(plan.shards)) if numbers is None else numbers:
+        name = part_name(plan, number)
+        with folder.open(name) as file:
+            try:
+                table = pq.read_table(file)
+            except arrow.ArrowException as error:
+                raise _damaged(folder, name, error) from error
+        _checked(table.schema.metadata, folder, name, job=job, number=number)
+        yield table
+
+
+def vectors_of(table: Any, plan: Plan) -> NDArray[Any]:
+    """Return a table's vectors as they are stored, (rows, dim)."""
+    flat = table.column("vector").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return np.asarray(flat, plan.spec.shard_dtype).reshape(-1, plan.spec.dim)
+
+
+def _checked(metadata: Any, folder: Folder, name: str, *, job: str, number: int) -> Facts:
+    try:
+        facts = msgspec.json.decode((metadata or {})[_FACTS], type=Facts)
+    except (KeyError, msgspec.DecodeError) as error:
+        raise _damaged(folder, name, error) from error
     if (facts.job, facts.shard) != (job, number):
         raise JobError(f"{folder.place}/{name}: is another job's, or another shard; remove it and go on")
     return facts
 
 
-def read_table(folder: Folder, name: str, *, job: str, number: int) -> Any:
-    """Return a shard's file as an Arrow table; arguments and errors as `facts_of`."""
-    import pyarrow as arrow
-    import pyarrow.parquet as pq
-
-    facts_of(folder, name, job=job, number=number)
-    with folder.open(name) as file:
-        try:
-            return pq.read_table(file)
-        except arrow.ArrowException as error:
-            raise JobError(f"{folder.place}/{name}: is damaged: {error}; remove it and go on") from error
+def _damaged(folder: Folder, name: str, error: Exception) -> JobError:
+    return JobError(f"{folder.place}/{name}: is damaged, or no job wrote it: {error}; remove it and go on")

@@ -61,7 +61,6 @@ def test_an_index_of_a_job(
     assert told.size_bytes == sum(path.stat().st_size for path in target.iterdir())
     assert "300 documents added" in str(told)
     # The tiny model's vectors are all alike: rounding changes more of their order than it does elsewhere.
-    # And usearch may leave out a link where two threads add at once.
     least = {"f32": 0.95, "f16": 0.9, "bf16": 0.7, "i8": 0.7, "b1": 0.1}
     assert told.recall > least[dtype]
 
