@@ -192,7 +192,7 @@ $(VENV)/peers/openvino/.done:
 $(VENV)/peers/datasets/.done:
 	$(PYTHON) -m venv $(VENV)/peers/datasets
 	$(VENV)/peers/datasets/bin/pip install -q $(TORCH)
-	$(VENV)/peers/datasets/bin/pip install -q 'sentence-transformers==5.7.0' datasets
+	$(VENV)/peers/datasets/bin/pip install -q 'sentence-transformers==5.7.0' 'datasets==5.2.0'
 	touch $@
 
 $(VENV)/peers/fastembed/.done:

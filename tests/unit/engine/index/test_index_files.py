@@ -392,3 +392,24 @@ def test_an_index_json_of_absurd_size_is_refused(tmp_path: Path) -> None:
     os.truncate(tmp_path / INDEX, 2**37)
     with pytest.raises(VectorIndexError, match="expected 1073741824 at most"):
         VectorIndex.load(tmp_path)
+
+
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "index").symlink_to(tmp_path / "gone")
+    with pytest.raises(VectorIndexError, match="index: is a link to nothing; choose another place"):
+        check_target(tmp_path / "index")
+
+
+def test_vectors_that_cannot_be_written_tell_what_room_there_is(
+    bert: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise RuntimeError("Failed to serialize")
+
+    monkeypatch.setattr("usearch.index.Index.save", fails)
+    with (
+        VectorIndex(bert) as index,
+        pytest.raises(VectorIndexError, match=r"Failed to serialize; [\d,.]+ MB of the disk are free"),
+    ):
+        index.save(tmp_path / "index")
+    assert not (tmp_path / "index").exists()
