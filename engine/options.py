@@ -34,6 +34,7 @@ class EncoderOptions(Struct, frozen=True, kw_only=True):
     max_padding: float | None = None
     memory_limit: int | str | None = None
     cache: bool = True
+    kernels: bool = True
     truncate_dim: int | None = None
 
     def __post_init__(self) -> None:
@@ -41,6 +42,7 @@ class EncoderOptions(Struct, frozen=True, kw_only=True):
         text("provider", self.provider, 'its name, such as "cpu" or "cuda"')
         share("max_padding", self.max_padding)
         flag("cache", self.cache)
+        flag("kernels", self.kernels)
         self._check_whole("threads", "None for the CPUs at hand", most=_MOST_THREADS)
         self._check_whole("workers", "None for as many as threads", most=_MOST_THREADS)
         self._check_whole("max_batch_tokens", "None for the default", most=_MOST_TOKENS)

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct, field
 from paritas import files, store
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.kernels import kernels_for
 from paritas.engine.runtime.optimized import graph_key
 from paritas.engine.settings import Settings
 from paritas.registry import Precision
@@ -64,7 +65,8 @@ class Tuned(Struct, frozen=True, forbid_unknown_fields=True):
 def tuned_path(bundle: Bundle, precision: Precision) -> Path:
     """Return where what was tuned for a bundle's precision on this machine belongs."""
     variant = bundle.variant(precision)
-    return store.tuned() / f"{graph_key(bundle, variant.graph_for(on_cpu=True), variant.files)}.json"
+    key = graph_key(bundle, variant.graph_for(on_cpu=True), variant.files, kernels_for(variant))
+    return store.tuned() / f"{key}.json"
 
 
 def _former_path(path: Path) -> Path:

@@ -129,7 +129,8 @@ class Build:
 
     def graphs(self) -> dict[Precision, Variant]:
         writer = GraphWriter(self.facts, self.contract, self.options.frontend, self.directory, self.report)
-        return writer.write(self.options.precisions, self.calibration, self.named.model.bound("int8"))
+        bound, inputs = self.named.model.bound("int8"), self.options.int8_inputs
+        return writer.write(self.options.precisions, self.calibration, bound, inputs)
 
     def reference(
         self, chosen: list[Probe], judging: Future[NDArray[np.float32]]

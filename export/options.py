@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from paritas.arguments import wrong
+from paritas.engine.bundle.manifest import InputSteps
 from paritas.errors import ExportError
 from paritas.export.contract import Frontend
 from paritas.registry import PRECISIONS, Precision
@@ -29,6 +30,7 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     precisions: Sequence[Precision] = ("fp32",)
     frontend: Frontend = "native"
     calibration: str | None = None
+    int8_inputs: InputSteps = "static"
     judgements: str | None = None
     out: str | None = None
 
@@ -36,6 +38,11 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
         force_setattr(self, "precisions", _in_order(self.precisions))
         if self.calibration is not None and "int8" not in self.precisions:
             raise ExportError("calibration is for int8; add it to the precisions")
+        if not isinstance(self.int8_inputs, str) or self.int8_inputs not in get_args(InputSteps):
+            expected = " or ".join(get_args(InputSteps))
+            raise ExportError(f"unknown int8_inputs {self.int8_inputs!r}; expected {expected}")
+        if self.int8_inputs != "static" and "int8" not in self.precisions:
+            raise ExportError("int8_inputs is for int8; add it to the precisions")
         if not isinstance(self.frontend, str) or self.frontend not in get_args(Frontend):
             raise ExportError(
                 f"unknown frontend {self.frontend!r}; expected {' or '.join(get_args(Frontend))}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import onnx
 
-from paritas.engine.bundle.manifest import Contract, Quantization, Variant
+from paritas.engine.bundle.manifest import Contract, InputSteps, Quantization, Variant
 from paritas.export.checkpoint.facts import Facts
 from paritas.export.contract import Frontend
 from paritas.export.fp16.half import half_compute, half_weights
@@ -63,7 +63,11 @@ class GraphWriter:
         self._directory, self._report = directory, report
 
     def write(
-        self, precisions: Sequence[Precision], calibration: Calibration | None, int8_bound: Bound
+        self,
+        precisions: Sequence[Precision],
+        calibration: Calibration | None,
+        int8_bound: Bound,
+        int8_inputs: InputSteps,
     ) -> dict[Precision, Variant]:
         """Write all files, and return what the manifest says of them, not certified yet.
 
@@ -71,6 +75,7 @@ class GraphWriter:
             precisions: which are asked for.
             calibration: the texts for INT8; None where that is not among them.
             int8_bound: what INT8's certificate will ask for.
+            int8_inputs: when the steps of INT8's inputs are chosen.
 
         Raises:
             ExportError: the network cannot be written, or not in one of the precisions.
@@ -83,7 +88,7 @@ class GraphWriter:
             self._write_fp16(model)
         quantization = None
         if calibration is not None:
-            quantization = self._write_int8(model, calibrated, calibration, int8_bound)
+            quantization = self._write_int8(model, calibrated, calibration, int8_bound, int8_inputs)
         if "fp32" not in precisions:
             (self._directory / graph).unlink()
             (self._directory / weights).unlink()
@@ -124,7 +129,12 @@ class GraphWriter:
         self._save(simulate_fp16(half), SIMULATED)
 
     def _write_int8(
-        self, model: onnx.ModelProto, calibrated: onnx.ModelProto, calibration: Calibration, bound: Bound
+        self,
+        model: onnx.ModelProto,
+        calibrated: onnx.ModelProto,
+        calibration: Calibration,
+        bound: Bound,
+        inputs: InputSteps,
     ) -> Quantization:
         graph, _, weights = _FILES["int8"]
         return quantize(
@@ -136,6 +146,7 @@ class GraphWriter:
             calibration=calibration,
             contract=self._contract,
             bound=bound,
+            inputs=inputs,
             report=self._report,
         )
 

@@ -142,6 +142,9 @@ class Retrieval(Struct, frozen=True):
     """Of FP32's ten nearest documents, the share that is among this precision's ten."""
 
 
+InputSteps = Literal["static", "dynamic"]
+
+
 class Certificate(Struct, frozen=True):
     """The proof of one precision: what was compared with what, where, and the outcome."""
 
@@ -160,6 +163,8 @@ class Certificate(Struct, frozen=True):
     """Where judgements were given."""
     tokens: str = ""
     """Whose token ids the engine's were equal to, for every probe; empty before format 4."""
+    kernels: list[str] = []
+    """Whose kernels ran, each in turn; see `paritas.engine.runtime.kernels`."""
 
 
 class Quantization(Struct, frozen=True):
@@ -180,6 +185,8 @@ class Quantization(Struct, frozen=True):
     fp32_budget: float
     """The share of the linear layers' weights that might have."""
     overflow_columns: int
+    inputs: InputSteps = "static"
+    """When the steps of the linear layers' inputs are chosen: by calibration, or for each token anew."""
 
 
 class Variant(Struct, frozen=True, forbid_unknown_fields=True):

@@ -8,9 +8,9 @@ is done once, and the result is mapped from disk. all-mpnet-base-v2 in INT8 then
     ├── model.onnx, model.onnx.data   what onnxruntime wrote
     └── made.json                     from what and for what, and the files' digests
 
-The key is a digest of all that the files depend on: graph, weights, CPU, onnxruntime. Another bundle, a home
-that came from another machine, or an upgrade has another key, so nothing in here can be out of date. What
-nobody has loaded for a month is removed when the next graph is optimized.
+The key is a digest of all that the files depend on: graph, weights, CPU, onnxruntime, our own operators.
+Another bundle, a home that came from another machine, or an upgrade has another key, so nothing in here can
+be out of date. What nobody has loaded for a month is removed when the next graph is optimized.
 
 The files are checked as a bundle's are, see `paritas.engine.bundle.digests`. What differs from its digest is
 made again.
@@ -37,6 +37,7 @@ from paritas.engine.bundle.digests import Messages, VerifiedFiles, digest
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import FileEntry
 from paritas.engine.runtime.cpus import cpu_name
+from paritas.engine.runtime.kernels import Kernels
 from paritas.engine.runtime.session import VERSION, Session, write_optimized
 from paritas.errors import BundleError
 
@@ -68,6 +69,8 @@ class Made(Struct, frozen=True, forbid_unknown_fields=True):
     cpu: str
     onnxruntime: str
     files: dict[str, FileEntry]
+    kernels: str = ""
+    """The library whose operators it holds, see `Kernels.identity`."""
 
 
 class _Opened(NamedTuple):
@@ -77,27 +80,32 @@ class _Opened(NamedTuple):
     verified: VerifiedFiles
 
 
-def graph_key(bundle: Bundle, graph: str, weights: Sequence[str]) -> str:
-    """Return a digest of what this machine makes of a graph: of its files, the CPU and onnxruntime."""
+def graph_key(bundle: Bundle, graph: str, weights: Sequence[str], kernels: Kernels) -> str:
+    """Return a digest of what this machine makes of a graph: of its files, the CPU and what runs it."""
     parts = [_FORMAT, _digests(bundle, graph, weights), cpu_name(), VERSION]
+    if kernels.own:
+        parts.append(kernels.identity)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
-def has_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, use_cache: bool = True) -> bool:
+def has_optimized(
+    bundle: Bundle, graph: str, weights: Sequence[str], kernels: Kernels, *, use_cache: bool = True
+) -> bool:
     """Say whether the optimized form of one of a bundle's graphs is there and as it was written.
 
     Args:
         bundle: whose.
         graph: the graph's name.
         weights: the names of its weights files.
+        kernels: whose run it.
         use_cache: read no file that was verified before and has not changed since.
 
     Raises:
         BundleError: it is there, and damaged; the message says what to type.
     """
-    directory = _directory(bundle, graph, weights)
+    directory = _directory(bundle, graph, weights, kernels)
     try:
-        opened = _open_made(directory, _made(bundle, graph, weights))
+        opened = _open_made(directory, _made(bundle, graph, weights, kernels))
         if opened is not None and use_cache:
             opened.verified.check(opened.made.files)
         elif opened is not None:
@@ -107,7 +115,9 @@ def has_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, use_cac
     return opened is not None
 
 
-def open_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, threads: int) -> Session | None:
+def open_optimized(
+    bundle: Bundle, graph: str, weights: Sequence[str], kernels: Kernels, *, threads: int
+) -> Session | None:
     """Load the optimized form of one of a bundle's graphs, which is made first where there is none.
 
     Two processes may ask at once: one makes it while the other waits, but not for ever.
@@ -116,13 +126,15 @@ def open_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, thread
         bundle: what it is made of is read from its files.
         graph: the graph's name.
         weights: the names of its weights files.
+        kernels: whose run it.
         threads: threads inside one run.
 
     Returns:
         The session; None where nothing can be kept, for which the log has the reason.
     """
     try:
-        directory, made = _directory(bundle, graph, weights), _made(bundle, graph, weights)
+        directory = _directory(bundle, graph, weights, kernels)
+        made = _made(bundle, graph, weights, kernels)
         session = _open(directory, made, threads, warn=False)
         if session is not None:
             return session
@@ -139,17 +151,18 @@ def open_optimized(bundle: Bundle, graph: str, weights: Sequence[str], *, thread
     return None
 
 
-def _directory(bundle: Bundle, graph: str, weights: Sequence[str]) -> Path:
-    return store.cache() / "prepared" / graph_key(bundle, graph, weights)
+def _directory(bundle: Bundle, graph: str, weights: Sequence[str], kernels: Kernels) -> Path:
+    return store.cache() / "prepared" / graph_key(bundle, graph, weights, kernels)
 
 
 def _digests(bundle: Bundle, graph: str, weights: Sequence[str]) -> list[str]:
     return [bundle.manifest.files[name].sha256 for name in (graph, *weights)]
 
 
-def _made(bundle: Bundle, graph: str, weights: Sequence[str]) -> Made:
+def _made(bundle: Bundle, graph: str, weights: Sequence[str], kernels: Kernels) -> Made:
     """Return what made.json should say, but for the files."""
-    return Made(bundle.manifest.model, graph, _digests(bundle, graph, weights), cpu_name(), VERSION, {})
+    digests = _digests(bundle, graph, weights)
+    return Made(bundle.manifest.model, graph, digests, cpu_name(), VERSION, {}, kernels.identity)
 
 
 def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session | None:
@@ -169,7 +182,15 @@ def _open(directory: Path, made: Made, threads: int, *, warn: bool) -> Session |
 def _load(directory: Path, opened: _Opened, threads: int) -> Session:
     graph, entries = directory / _GRAPH, opened.made.files
     weights = {directory / name: entry.sha256 for name, entry in entries.items() if name != _GRAPH}
-    load = partial(Session, graph, provider="cpu", threads=threads, optimized=True, weights=weights)
+    load = partial(
+        Session,
+        graph,
+        provider="cpu",
+        threads=threads,
+        optimized=True,
+        weights=weights,
+        kernels=bool(opened.made.kernels),
+    )
     session = opened.verified.read(entries, load)
     _loaded[directory] = opened
     return session
@@ -212,7 +233,8 @@ def _make(bundle: Bundle, directory: Path, made: Made, weights: Sequence[str]) -
     unfinished.mkdir()
     try:
         source = bundle.directory / made.graph
-        bundle.read([made.graph, *weights], partial(write_optimized, source, unfinished / _GRAPH))
+        write = partial(write_optimized, source, unfinished / _GRAPH, kernels=bool(made.kernels))
+        bundle.read([made.graph, *weights], write)
         made = msgspec.structs.replace(made, files=_entries(unfinished))
         (unfinished / _MADE).write_bytes(msgspec.json.encode(made))
         files.sync_all(unfinished)

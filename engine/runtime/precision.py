@@ -6,7 +6,9 @@ import logging
 from typing import Literal
 
 from paritas.engine.bundle.directory import Bundle
+from paritas.engine.bundle.manifest import Variant
 from paritas.engine.runtime.cpus import dot_product, instructions
+from paritas.engine.runtime.kernels import is_dynamic, kernels_for
 from paritas.errors import InputError
 from paritas.registry import Precision
 
@@ -36,19 +38,34 @@ def choose_precision(
         return precision, reason
     if not on_cpu:
         raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
-    fast = dot_product(instructions())
-    certificate = has["int8"].certificate if "int8" in has else None
-    if certificate is not None and fast != (certified := dot_product(certificate.instructions)):
+    if "int8" in has and (difference := certified_elsewhere(has["int8"])):
         _log.warning(
-            "%s: the INT8 certificate was made with %s, this CPU has %s; its integers are the same, %s; "
-            "`paritas verify %s` repeats the certificate here",
+            "%s: %s; `paritas verify %s` repeats the certificate here",
             bundle.manifest.model,
-            certified or "no byte dot product",
-            fast or "no byte dot product",
-            "computed by other instructions" if fast else "but slower to compute than FP32",
+            difference,
             bundle.directory,
         )
     return precision, reason
+
+
+def certified_elsewhere(variant: Variant) -> str:
+    """Return what INT8's certificate was made with and what runs here; empty where that is the same."""
+    certificate, kernels = variant.certificate, kernels_for(variant)
+    if certificate is None:  # it is being made
+        return ""
+    if is_dynamic(variant):
+        if kernels.name in certificate.kernels:
+            return ""
+        made = " and ".join(certificate.kernels)
+        return f"INT8 was certified with the kernels of {made}, here it runs with those of {kernels.name}"
+    fast, certified = dot_product(instructions()), dot_product(certificate.instructions)
+    if fast == certified:
+        return ""
+    how = "computed by other instructions" if fast else "but slower to compute than FP32"
+    return (
+        f"INT8 was certified with {certified or 'no byte dot product'}, this CPU has "
+        f"{fast or 'no byte dot product'}; its integers are the same, {how}"
+    )
 
 
 def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str]:
@@ -64,12 +81,23 @@ def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str
         return ("fp32" if "fp32" in has else next(iter(has))), why
     figures = has["int8"].certified.figures
     proof = f"certified, mean cosine {figures.mean_cosine:.4f}, smallest {figures.min_cosine:.4f}"
+    fast, why = _fast(has["int8"])
+    if fast:
+        return "int8", f"{why}; {proof}"
+    if "fp32" in has:
+        return "fp32", why
+    return "int8", f"{why}, but the bundle has no FP32; {proof}"
+
+
+def _fast(variant: Variant) -> tuple[bool, str]:
+    """Say whether INT8 is faster than FP32 here, and why."""
+    if is_dynamic(variant):
+        kernels = kernels_for(variant)
+        if kernels.own and "avx512f" in instructions():
+            return False, f"FP32 runs with AVX-512 here, and paritas's kernels with {kernels.name} alone"
+        return kernels.own, kernels.reason if kernels.own else f"{kernels.reason}: INT8 runs like FP32"
     fast = dot_product(instructions())
     if fast is not None:
-        return "int8", f"{fast} multiplies bytes fast; {proof}"
-    slow = (
-        f"without a byte dot product ({' '.join(instructions()) or 'no known instructions'}) INT8 is slower"
-    )
-    if "fp32" in has:
-        return "fp32", slow
-    return "int8", f"{slow}, but the bundle has no FP32; {proof}"
+        return True, f"{fast} multiplies bytes fast"
+    names = " ".join(instructions()) or "no known instructions"
+    return False, f"without a byte dot product ({names}) INT8 is slower"

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.runtime.cpus import dot_product, instructions
 from paritas.engine.runtime.installation import check_installation
+from paritas.engine.runtime.kernels import LIBRARY, available_kernels
 from paritas.engine.runtime.mapped import Mapped
 from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
@@ -119,6 +120,7 @@ class Session:
         threads: int,
         optimized: bool = False,
         weights: Mapping[Path, str] | None = None,
+        kernels: bool = True,
     ) -> None:
         """Load a graph.
 
@@ -128,6 +130,7 @@ class Session:
             threads: threads inside one run.
             optimized: the graph was written by `write_optimized`, and is taken as it is.
             weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
+            kernels: let paritas's own operators run where they can; for an optimized graph as it was written.
 
         Raises:
             ProviderError: the provider cannot run here.
@@ -138,7 +141,7 @@ class Session:
             # The gpu extra's CUDA and cuDNN lie in site-packages, where the loader does not look by itself.
             with contextlib.redirect_stdout(sys.stderr):
                 onnxruntime.preload_dlls()
-        options = _options(threads)
+        options = _options(threads, kernels=kernels)
         if optimized:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
@@ -221,7 +224,7 @@ class Session:
         return outputs
 
 
-def write_optimized(graph: Path, target: Path) -> None:
+def write_optimized(graph: Path, target: Path, *, kernels: bool = True) -> None:
     """Write a CPU's form of a graph: optimized for it, with the weights packed as its kernels read them.
 
     The weights lie beside `target`, in a file named like it with `.data`. onnxruntime maps that file, so
@@ -230,22 +233,23 @@ def write_optimized(graph: Path, target: Path) -> None:
     Args:
         graph: the .onnx file; its weights file lies beside it.
         target: the .onnx file to write.
+        kernels: leave paritas's own operators in it where they can run; see `Session`.
 
     Raises:
         BundleError: onnxruntime cannot load the graph, or cannot write.
     """
-    _write(graph, target, packed=True)
+    _write(graph, target, packed=True, kernels=kernels)
     # Up to onnxruntime 1.31 packed weights lie wherever the tensors before them end, and kernels that read
     # whole cache lines crash on any other address (FP32 on AVX-512); 1.32 starts them on a line. Native
     # graphs are written so that all tensors that come into the file end on one; where others do not, each
     # session packs its own.
     if any(int(place) % _CACHE_LINE for place in _PACKED_AT.findall(target.read_bytes())):
         target.unlink()
-        _write(graph, target, packed=False)
+        _write(graph, target, packed=False, kernels=kernels)
 
 
-def _write(graph: Path, target: Path, *, packed: bool) -> None:
-    options = _options(threads=1)
+def _write(graph: Path, target: Path, *, packed: bool, kernels: bool) -> None:
+    options = _options(threads=1, kernels=kernels)
     options.optimized_model_filepath = str(target)
     data = target.with_name(f"{target.name}.data")
     data.unlink(missing_ok=True)
@@ -284,7 +288,7 @@ def _loads_on_cpu(graph: Path, options: Any) -> bool:
     return True
 
 
-def _options(threads: int) -> Any:
+def _options(threads: int, *, kernels: bool = True) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -306,6 +310,8 @@ def _options(threads: int) -> Any:
     # took 1.6 times as long for nothing.
     if dot_product(instructions()) is None:
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if kernels and available_kernels().own:
+        options.register_custom_ops_library(str(LIBRARY))
     return options
 
 

@@ -19,6 +19,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import PROBES, REFERENCE, TOKENIZER, Certificate, Contract, Figures
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime.cpus import cpu_name, instructions
+from paritas.engine.runtime.kernels import kernels_for
 from paritas.engine.runtime.optimized import has_optimized
 from paritas.engine.runtime.session import is_cpu
 from paritas.engine.tokenize.tokenizer import Tokenizer, check_texts
@@ -124,6 +125,8 @@ def certify(
 ) -> Certificate:
     """Encode the probes, some a second time in padded batches, and hold them against reference and bound.
 
+    Where paritas's own kernels run, all of it is done with them and without.
+
     Args:
         bundle: the graphs; it may be a draft.
         precision: which of them.
@@ -145,11 +148,15 @@ def certify(
     every = list(range(len(probes)))
     short = [row for row, probe in enumerate(probes) if len(str(probe.text)) <= _PADDED_CHARACTERS]
     padded = [*short, int(lengths.argmax())]
-    parts = []
-    for chosen, batches in ((every, {}), (padded, _PADDED)):
-        with Encoder(bundle, precision=precision, provider=provider, cache=False, **batches) as encoder:
+    runs: tuple[tuple[list[int], dict[str, Any]], ...] = ((every, {}), (padded, _PADDED))
+    parts, kernels = [], []
+    for own, (chosen, batches) in itertools.product(_forms(bundle, precision), runs):
+        options = {"precision": precision, "provider": provider, "kernels": own, **batches}
+        with Encoder(bundle, cache=False, **options) as encoder:
             parts.append(encode_probes(encoder, [probes[row] for row in chosen]))
-    rows, vectors = np.array(every + padded), np.concatenate(parts)
+            kernels.append(encoder.contract.kernels)
+    vectors = np.concatenate(parts)
+    rows = np.resize(every + padded, len(vectors))
     expected = reference[rows]
 
     def figures_of(part: NDArray[np.bool_]) -> Figures:
@@ -183,7 +190,13 @@ def certify(
         versions=versions(),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         tokens=tokens,
+        kernels=list(dict.fromkeys(kernels)),
     )
+
+
+def _forms(bundle: Bundle, precision: Precision) -> list[bool]:
+    """Return with and without paritas's kernels, where they run: a bundle serves machines of both kinds."""
+    return [True, False] if kernels_for(bundle.variant(precision)).own else [False]
 
 
 def _named(probes: Sequence[Probe], rows: Sequence[int]) -> str:
@@ -280,7 +293,7 @@ def verify(
     bundle.verify()
     for variant in bundle.manifest.precisions.values():
         for graph in set(variant.names()) - set(variant.files):
-            has_optimized(bundle, graph, variant.files, use_cache=False)
+            has_optimized(bundle, graph, variant.files, kernels_for(variant), use_cache=False)
     probes, stored = load_reference(bundle)
     certificates: dict[Precision, Certificate] = {}
     for precision, variant in bundle.manifest.precisions.items():

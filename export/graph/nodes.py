@@ -11,10 +11,10 @@ CONTRIB = "com.microsoft"
 """The domain of onnxruntime's own operators."""
 
 
-def add_contrib(model: onnx.ModelProto) -> None:
-    """Let a model use operators of the domain `CONTRIB`."""
-    if all(opset.domain != CONTRIB for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+def add_domain(model: onnx.ModelProto, domain: str) -> None:
+    """Let a model use operators of a domain, such as `CONTRIB`."""
+    if all(opset.domain != domain for opset in model.opset_import):
+        model.opset_import.append(helper.make_opsetid(domain, 1))
 
 
 def cast_node(source: str, target: str, to: int) -> onnx.NodeProto:

@@ -18,6 +18,7 @@ _QUANTIZED = {
     "DequantizeLinear",
     "DynamicQuantizeLinear",
     "DynamicQuantizeMatMul",
+    "LinearInt8",
     "MatMulInteger",
     "MatMulIntegerToFloat",
     "MatMulNBits",

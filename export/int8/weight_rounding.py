@@ -39,7 +39,11 @@ def column_scales(weights: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def round_weights(
-    weights: NDArray[np.float32], scales: NDArray[np.float32], moments: list[NDArray[np.float32]]
+    weights: NDArray[np.float32],
+    scales: NDArray[np.float32],
+    moments: list[NDArray[np.float32]],
+    *,
+    loudest_first: bool = False,
 ) -> NDArray[np.int8]:
     """Round a matrix to multiples of its columns' scales, so that its products change little.
 
@@ -47,13 +51,17 @@ def round_weights(
         weights: float32, (inputs, outputs).
         scales: float32, (outputs,), of `column_scales`.
         moments: for each of `blocks(inputs)`, the inputs' x' x, float32, (rows, rows).
+        loudest_first: within a block, round the rows of the largest moments first, so that all the others
+            make their errors good.
 
     Returns:
         int8, (inputs, outputs), of -127 to 127.
     """
     rounded = np.empty(weights.shape, np.int8)
     for rows, moment in zip(blocks(len(weights)), moments, strict=True):
-        rounded[rows] = _round_block(weights[rows] / scales, _spread(moment))
+        order = np.argsort(-np.diag(moment), kind="stable") if loudest_first else np.arange(len(moment))
+        spread = _spread(moment[np.ix_(order, order)])
+        rounded[rows][order] = _round_block(weights[rows][order] / scales, spread)
     return rounded
 
 

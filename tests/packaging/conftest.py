@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGED = ("src", "engine", "export", "examples")
-FOLDERS = (*PACKAGED, "kernels_bench", "tests", "docs", "deploy")
+FOLDERS = (*PACKAGED, "native", "kernels_bench", "tests", "docs", "deploy")
 
 
 def run(

@@ -84,7 +84,7 @@ def test_graphs_that_the_image_carries_are_used_by_who_may_not_write(
     monkeypatch.setenv("PARITAS_HOME", str(copied))
     optimized: list[object] = []
     monkeypatch.setattr(
-        "paritas.engine.runtime.optimized.write_optimized", lambda *args: optimized.append(args)
+        "paritas.engine.runtime.optimized.write_optimized", lambda *args, **_: optimized.append(args)
     )
     before = {path: path.stat().st_mtime_ns for path in (copied / "cache" / "prepared").rglob("model*")}
     assert before

@@ -38,6 +38,7 @@ def test_the_wheel_holds_every_module_the_registry_and_the_type_marker(wheel: Pa
     }
     expected |= {"paritas/models_registry.yaml", "paritas/py.typed", "paritas/serving/page/search.html"}
     expected |= {f"paritas/export/texts/{name}.txt" for name in ("calibration", "certificate")}
+    expected.add("paritas/kernels.so")
     with zipfile.ZipFile(wheel) as archive:
         assert expected == {name for name in archive.namelist() if name.startswith("paritas/")}
         packed = archive.read("paritas/models_registry.yaml")
@@ -56,7 +57,8 @@ def test_the_source_distribution_holds_what_tests_and_a_build_need(dist: Path) -
     wanted = {"pyproject.toml", "setup.py", "models_registry.yaml", "LICENSE", "Makefile"}
     wanted |= {"kernels_bench/bench_pooling.py", "kernels_bench/results/README.md"}
     wanted |= {"src/paritas/py.typed", "tests/conftest.py", "tests/cpus/emulators.sh", "docs/int8.md"}
-    wanted |= {"CONTRIBUTING.md", "tests/clients/clients.txt"}
+    wanted |= {"CONTRIBUTING.md", "tests/clients/clients.txt", "tests/native/check.c"}
+    wanted |= {f"native/{path.name}" for path in (ROOT / "native").iterdir() if path.is_file()}
     assert wanted - names == set()
     made = [name for name in names if name.endswith((".pyc", ".onnx", ".safetensors"))]
     assert [name for name in made if not name.startswith("tests/unit/format3/")] == []

@@ -19,7 +19,7 @@ from paritas.errors import ExportError, SourceError
 from paritas.export import export_model
 from paritas.export.certificate.certify import compare
 from paritas.export.contract import Frontend
-from paritas.export.int8 import quantize
+from paritas.export.int8.quantizer import Quantizer
 from paritas.export.networks.known import ARCHITECTURES
 from paritas.registry import PRECISIONS, Precision, Registry, load_registry
 from tests.parity.pytorch import pytorch_vectors
@@ -301,13 +301,13 @@ def test_means_are_over_what_a_layer_reads_and_not_over_tokens(
 ) -> None:
     """DeBERTa's relative positions are as many in every batch."""
     means: list[NDArray[np.float64]] = []
-    once = quantize._Quantizer._round
+    once = Quantizer._round
 
-    def watched(quantizer: quantize._Quantizer, source: str, moments: Any, before: Any, after: Any) -> None:
+    def watched(quantizer: Quantizer, source: str, moments: Any, before: Any, after: Any) -> None:
         means.append(before)
         once(quantizer, source, moments, before, after)
 
-    monkeypatch.setattr(quantize._Quantizer, "_round", watched)
+    monkeypatch.setattr(Quantizer, "_round", watched)
     checkpoint = write_network("deberta-v2", tmp_path / "checkpoint")
     export_tiny(tmp_path, "deberta-v2", "int8")
     positions = load_file(checkpoint / "model.safetensors")["encoder.rel_embeddings.weight"]

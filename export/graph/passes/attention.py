@@ -7,7 +7,7 @@ from typing import NamedTuple
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.graph.nodes import CONTRIB, add_contrib, set_nodes
+from paritas.export.graph.nodes import CONTRIB, add_domain, set_nodes
 from paritas.export.graph.passes.cleanup import drop_unused
 from paritas.export.graph.view import GraphView
 
@@ -47,7 +47,7 @@ def fuse_attention(model: onnx.ModelProto) -> None:
         return
     set_nodes(model, [new for node in model.graph.node for new in fused.get(node.output[0], [node])])
     drop_unused(model)
-    add_contrib(model)
+    add_domain(model, CONTRIB)
 
 
 def _split(view: GraphView, name: str, order: list[int]) -> tuple[str, int]:

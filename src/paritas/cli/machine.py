@@ -137,6 +137,7 @@ def _machine(findings: Findings) -> str:
     facts = {
         "CPU": cpu.name,
         "INT8": f"fast, by {cpu.dot_product}" if cpu.dot_product else "exact, but slower than FP32",
+        "kernels": f"{cpu.kernels}: {cpu.kernels_reason}",
         "CPUs": f"{cpu.available} of {cpu.present}: affinity to {cpu.affinity}, {quota}"
         + (f"; the {limiting} limits" if limiting else ""),
         "memory": f"{_mb(memory.total_bytes)} MB, {limit}",

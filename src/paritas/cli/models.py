@@ -139,6 +139,13 @@ def _row(name: str, model: Model, path: Path) -> _Row:
     help="Texts like yours, one a line, for int8; a few hundred are enough. Built-in ones take part too.",
 )
 @click.option(
+    "--int8-inputs",
+    type=click.Choice(["static", "dynamic"]),
+    default="static",
+    show_default=True,
+    help="static: steps by calibration. dynamic: steps for each token, nearer to FP32, by paritas's kernels.",
+)
+@click.option(
     "--judgements",
     type=GIVEN,
     metavar="DIR",
@@ -157,6 +164,7 @@ def export(
     precisions: tuple[str, ...],
     frontend: str,
     calibration: str | None,
+    int8_inputs: str,
     judgements: str | None,
     out: str | None,
     as_json: bool,
@@ -175,6 +183,7 @@ def export(
     paritas export ./my-model --pooling mean
     paritas export all-mpnet-base-v2 --precision fp32,int8
     paritas export all-mpnet-base-v2 --precision int8 --calibration my_texts.txt
+    paritas export all-mpnet-base-v2 --precision fp32,int8 --int8-inputs dynamic
     paritas export simlm-base-msmarco-finetuned --source ./checkpoint --out ./simlm.bundle
     """
     from paritas.export import export_model
@@ -186,6 +195,7 @@ def export(
         precisions=_precisions(",".join(precisions)),
         frontend="optimum" if frontend == "optimum" else "native",
         calibration=calibration,
+        int8_inputs="dynamic" if int8_inputs == "dynamic" else "static",
         judgements=judgements,
         out=out,
         registry=models.registry(),
@@ -203,9 +213,10 @@ def export(
 
 def _quantized(made: Quantization) -> str:
     kept = f"; FP32 kept: {', '.join(made.kept_fp32)}" if made.kept_fp32 else ""
+    name = "int8" if made.inputs == "static" else "int8 with dynamic inputs"
     cut = f", {made.truncated} of them cut to max_length" if made.truncated else ""
     return (
-        f"int8: calibrated on {made.texts} texts ({made.calibration}{cut}), {made.tokens} tokens; "
+        f"{name}: calibrated on {made.texts} texts ({made.calibration}{cut}), {made.tokens} tokens; "
         f"mean cosine to FP32 on {made.held_out.probes} others {made.held_out.mean_cosine:.5f}, smallest "
         f"{made.held_out.min_cosine:.5f}{kept}"
     )

@@ -14,6 +14,7 @@ from paritas.doctor.machine import (
     examine_cpu,
     examine_memory,
     examine_runtime,
+    kernel_problems,
     runtime_problems,
 )
 from paritas.doctor.packages import package_problems, versions
@@ -42,6 +43,7 @@ def examine() -> Findings:
     place, bundles = examine_store()
     problems = [
         *runtime_problems(runtime),
+        *kernel_problems(),
         *package_problems(),
         *store_problems(place),
         *(problem for bundle in bundles for problem in bundle_problems(bundle, cpu)),

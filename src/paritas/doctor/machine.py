@@ -19,7 +19,8 @@ from paritas.engine.runtime.cpus import (
     own_cgroups,
 )
 from paritas.engine.runtime.installation import installed_runtimes
-from paritas.errors import MissingExtraError
+from paritas.engine.runtime.kernels import ONNXRUNTIME, VARIABLE, Kernels, available_kernels
+from paritas.errors import InputError, MissingExtraError
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 NOT_LOADED = (ImportError, OSError, AttributeError)
@@ -38,6 +39,9 @@ class Cpu(Struct, frozen=True):
     instructions: list[str]
     dot_product: str | None
     """What multiplies bytes fast and exactly; None where nothing does."""
+    kernels: str
+    """Whose kernels run paritas's own operators: an instruction set of ours, or onnxruntime."""
+    kernels_reason: str
     present: int
     available: int
     """What affinity and quota leave."""
@@ -69,16 +73,25 @@ class Runtime(Struct, frozen=True):
 
 def examine_cpu() -> Cpu:
     """Return what the CPUs are, and how many of them this process may use."""
-    names = instructions()
+    names, kernels = instructions(), _kernels()
     return Cpu(
         name=cpu_name(),
         instructions=names,
         dot_product=dot_product(names),
+        kernels=kernels.name,
+        kernels_reason=kernels.reason,
         present=os.cpu_count() or 1,
         available=available_cpus(),
         affinity=cpu_affinity(),
         quota=cpu_quota(),
     )
+
+
+def _kernels() -> Kernels:
+    try:
+        return available_kernels()
+    except InputError as fault:  # a finding; encoders refuse it
+        return Kernels(ONNXRUNTIME, str(fault))
 
 
 def examine_memory() -> Memory:
@@ -124,6 +137,16 @@ def examine_runtime() -> Runtime:
     except NOT_LOADED as fault:
         error = f"onnxruntime is damaged: {fault}; type: pip install --force-reinstall {' '.join(versions)}"
     return Runtime(versions, providers, error, telemetry)
+
+
+def kernel_problems() -> list[Problem]:
+    """Return what is wrong with the choice of kernels."""
+    try:
+        available_kernels()
+    except InputError as fault:
+        what, _, _ = str(fault).partition(";")
+        return [Problem("error", what, f"unset {VARIABLE}")]
+    return []
 
 
 def runtime_problems(runtime: Runtime) -> list[Problem]:

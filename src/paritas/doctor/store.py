@@ -13,10 +13,10 @@ from paritas import files, store, workplace
 from paritas.doctor.machine import NOT_LOADED, Cpu
 from paritas.doctor.problem import Problem
 from paritas.engine.bundle.directory import Bundle
-from paritas.engine.runtime.cpus import dot_product
-from paritas.engine.runtime.precision import automatic_precision
+from paritas.engine.runtime.kernels import kernels_for
+from paritas.engine.runtime.precision import automatic_precision, certified_elsewhere
 from paritas.engine.settings import Settings, choose_settings
-from paritas.errors import BundleError, StoreError
+from paritas.errors import BundleError, InputError, StoreError
 from paritas.registry import Precision
 
 # What was never digested before is read up to here: 2 to 4 s where a CPU has no instructions for SHA-256.
@@ -59,6 +59,10 @@ class BundledGraph(Struct, frozen=True):
     """With what an encoder runs here."""
     gain: float | None = None
     """How many times as fast as the default, where that was tuned."""
+    kernels: str | None = None
+    """Whose kernels run it here; None where PARITAS_KERNELS is wrong."""
+    elsewhere: str = ""
+    """What INT8 was certified with, where that is not what runs here."""
     tuned_cpus: int | None = None
     """How many CPUs there were when it was tuned; where these are not the present ones, it does not hold."""
 
@@ -138,7 +142,9 @@ def _bundle(directory: Path, room_bytes: int) -> tuple[BundleState, int]:
     except BundleError as fault:
         return BundleState(name, path, str(fault)), 0
     read_bytes, unread_bytes, error = _check(bundle, room_bytes)
-    precision, reason = automatic_precision(bundle, on_cpu=True)
+    precision, reason = None, None
+    with contextlib.suppress(InputError):  # PARITAS_KERNELS; said once, of the machine
+        precision, reason = automatic_precision(bundle, on_cpu=True)
     graphs = {each: _graph(bundle, each) for each in bundle.manifest.precisions}
     return BundleState(name, path, error, unread_bytes, graphs, precision, reason), read_bytes
 
@@ -169,12 +175,14 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
     try:
         from paritas.engine.runtime.optimized import has_optimized
         from paritas.engine.tuned import find_tuned, read_tuned
-    except NOT_LOADED:  # said once, of onnxruntime
+
+        kernels = kernels_for(variant)
+    except (*NOT_LOADED, InputError):  # said once, of onnxruntime, or of PARITAS_KERNELS
         return BundledGraph(size_bytes, certificate.instructions, certificate.date)
     tuned, before = find_tuned(bundle, precision), read_tuned(bundle, precision)
     damage = None
     try:
-        prepared = has_optimized(bundle, graph, variant.files)
+        prepared = has_optimized(bundle, graph, variant.files, kernels)
     except BundleError as fault:
         prepared, damage = False, str(fault)
     return BundledGraph(
@@ -186,6 +194,8 @@ def _graph(bundle: Bundle, precision: Precision) -> BundledGraph:
         settings=choose_settings(None, None, None, on_cpu=True, tuned=tuned.settings if tuned else None),
         gain=tuned.gain if tuned else None,
         tuned_cpus=before.cpus if before else None,
+        kernels=kernels.name,
+        elsewhere=certified_elsewhere(variant) if precision == "int8" else "",
     )
 
 
@@ -217,10 +227,8 @@ def bundle_problems(bundle: BundleState, cpu: Cpu) -> list[Problem]:
         if graph.damage is not None:
             what, _, mend = graph.damage.rpartition("; or type: ")
             problems.append(Problem("warning", what, mend))
-        certified = dot_product(graph.certified)
-        if precision == "int8" and certified != cpu.dot_product:
-            with_what, here = certified or "no byte dot product", cpu.dot_product or "none"
-            what = f"{bundle.model}: INT8 was certified with {with_what}, this CPU has {here}"
+        if graph.elsewhere:
+            what = f"{bundle.model}: {graph.elsewhere}"
             problems.append(Problem("warning", what, f"paritas verify {bundle.model}"))
         if graph.tuned_cpus not in (None, cpu.available):
             what = f"{bundle.model}: {precision} was tuned with {graph.tuned_cpus} CPUs, now {cpu.available}"

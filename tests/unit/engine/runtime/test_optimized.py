@@ -146,7 +146,7 @@ def test_where_nothing_can_be_kept_the_bundle_is_loaded_and_the_log_says_why(
 def test_a_full_disk_leaves_nothing_behind(
     bundles: dict[str, Bundle], home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fill_up(_graph: Path, target: Path) -> None:
+    def fill_up(_graph: Path, target: Path, **_options: bool) -> None:
         target.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -186,7 +186,7 @@ import numpy as np
 from paritas import Encoder
 from paritas.engine.runtime import optimized
 write = optimized.write_optimized
-optimized.write_optimized = lambda *a: (print("made"), write(*a))
+optimized.write_optimized = lambda *a, **options: (print("made"), write(*a, **options))
 vectors = Encoder(sys.argv[1]).encode(["the river"], role="query")
 np.save(sys.argv[2], vectors)
 """

@@ -22,10 +22,11 @@ from paritas.errors import BundleError, ExportError, InputError, ParityError
 from paritas.export import export_model
 from paritas.export.certificate import certify as certify_module
 from paritas.export.graph.weights_file import WeightsFile
-from paritas.export.int8 import linear
+from paritas.export.int8 import linear, static
 from paritas.export.int8 import quantize as quantize_module
-from paritas.export.int8.calibration import built_in_texts
+from paritas.export.int8.calibration import Activations, built_in_texts
 from paritas.export.int8.linear import linear_layers
+from paritas.export.int8.quantizer import Quantizer
 from paritas.export.networks.graph import export_native
 from paritas.registry import Precision, Registry
 from tests.unit.export.entries import entry
@@ -298,7 +299,7 @@ def test_a_graph_that_is_quantised_already_is_refused(bundle: Bundle) -> None:
 def test_activations_that_are_not_finite_are_refused(
     value: float, tmp_path: Path, checkpoint: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch = quantize_module.Activations.of
+    fetch = Activations.of
 
     def poisoned(self: Any, tokens: Any) -> Any:
         session_fetch = self._session.fetch
@@ -307,7 +308,7 @@ def test_activations_that_are_not_finite_are_refused(
         ]
         return fetch(self, tokens)
 
-    monkeypatch.setattr(quantize_module.Activations, "of", poisoned)
+    monkeypatch.setattr(Activations, "of", poisoned)
     with pytest.raises(ExportError, match="holds NaN or infinite values for a text of 24 tokens"):
         export(checkpoint, registry, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
@@ -351,7 +352,7 @@ def test_factors_of_attentions_context_are_in_the_columns_of_its_values(
 ) -> None:
     assert multiplied(bundle)
     assert not any("context" in source for source in multiplied(bundle))
-    monkeypatch.setattr(quantize_module, "attention_values", lambda *_: {})
+    monkeypatch.setattr(static, "attention_values", lambda *_: {})
     apart = export(checkpoint, registry, tmp_path / "out", precisions=["int8"])
     assert any("context" in source for source in multiplied(apart))
     with Encoder(bundle, precision="int8") as folded, Encoder(apart, precision="int8") as plain:
@@ -373,7 +374,7 @@ def test_overflow_behind_a_gelu_is_computed_by_the_layer_before(
         more = widths[f"{layer}.intermediate.product.int8"][1] - inner
         assert more in range(16, 64, 16)
         assert widths[f"{layer}.output.product.int8"] == [inner + more, outer]
-    monkeypatch.setattr(quantize_module, "rectified_outputs", lambda *_: {})
+    monkeypatch.setattr(static, "rectified_outputs", lambda *_: {})
     apart = export(loud_checkpoint, registry, tmp_path / "apart")
     assert "layer.0.gelu.overflow" in {node.name for node in graph(apart).graph.node}
     for bundle in (made, apart):
@@ -386,7 +387,7 @@ def test_columns_fit_what_reads_them_though_either_layer_stays_fp32(
 ) -> None:
     answers = iter([False, True])
     monkeypatch.setattr(quantize_module, "_holds", lambda *_: next(answers))
-    monkeypatch.setattr(quantize_module._Quantizer, "most_harmful", lambda *_: [f"layer.0.{kept}.product"])
+    monkeypatch.setattr(Quantizer, "most_harmful", lambda *_: [f"layer.0.{kept}.product"])
     made = export(loud_checkpoint, registry, tmp_path / "out").manifest.precisions["int8"]
     assert made.quantization is not None
     assert made.quantization.kept_fp32 == [f"layer.0.{kept}.product"]

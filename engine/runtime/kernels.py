@@ -1,0 +1,91 @@
+"""paritas's own operators: a small library that onnxruntime calls for the layers it has kernels for.
+
+A graph that holds such an operator also says, in onnxruntime's own operators, what it computes. Without the
+library, or on a CPU that its kernels do not fit, onnxruntime runs that instead: slower, and within the same
+certificate.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import paritas
+from paritas.engine.bundle.manifest import Variant
+from paritas.errors import InputError
+
+LIBRARY = Path(paritas.__file__).with_name("kernels.so")
+VARIABLE = "PARITAS_KERNELS"
+ONNXRUNTIME = "onnxruntime"
+
+
+class Kernels(NamedTuple):
+    """Whose kernels run a graph, and why."""
+
+    name: str
+    """The instruction set of ours, or "onnxruntime" where all are its own."""
+    reason: str
+    identity: str = ""
+    """What an optimized graph depends on: the library's digest; empty where all are onnxruntime's."""
+
+    @property
+    def own(self) -> bool:
+        """Whether ours are among them."""
+        return bool(self.identity)
+
+
+def kernels_for(variant: Variant, *, own: bool = True) -> Kernels:
+    """Return whose kernels run a precision's graphs here.
+
+    Args:
+        variant: the precision.
+        own: whether ours may run.
+
+    Raises:
+        InputError: the environment's PARITAS_KERNELS has no such value.
+    """
+    if not is_dynamic(variant):
+        return Kernels(ONNXRUNTIME, "its graphs hold onnxruntime's operators alone")
+    return available_kernels() if own else Kernels(ONNXRUNTIME, "no others were wanted")
+
+
+def is_dynamic(variant: Variant) -> bool:
+    """Say whether a precision's graphs hold paritas's own operators: INT8 with dynamic inputs."""
+    return variant.quantization is not None and variant.quantization.inputs == "dynamic"
+
+
+def available_kernels() -> Kernels:
+    """Return the kernels there are for paritas's operators on this machine.
+
+    Raises:
+        InputError: the environment's PARITAS_KERNELS has no such value.
+    """
+    asked = os.environ.get(VARIABLE, "")
+    if asked not in ("", "none", "required"):
+        raise InputError(f"{VARIABLE} is {asked!r}; expected none or required, or unset it")
+    if asked == "none":
+        return Kernels(ONNXRUNTIME, f"{VARIABLE} is none")
+    found = _library_kernels()
+    if asked == "required" and not found.own:
+        raise InputError(f"{VARIABLE} is required, but {found.reason}; unset it")
+    return found
+
+
+@cache
+def _library_kernels() -> Kernels:
+    if not LIBRARY.exists():
+        return Kernels(ONNXRUNTIME, "paritas was installed without its library of kernels")
+    try:
+        library = ctypes.CDLL(str(LIBRARY))
+    except OSError as error:
+        return Kernels(ONNXRUNTIME, f"paritas's library of kernels does not load: {error}")
+    library.paritas_kernels.restype = ctypes.c_char_p
+    name = library.paritas_kernels()
+    if name is None:
+        return Kernels(ONNXRUNTIME, "paritas has no kernels for this CPU")
+    identity = hashlib.sha256(LIBRARY.read_bytes()).hexdigest()
+    return Kernels(name.decode(), f"paritas has kernels for {name.decode()}", identity)

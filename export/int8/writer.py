@@ -1,0 +1,121 @@
+"""Writes INT8 graphs: what becomes of an FP32 graph's linear layers and word embeddings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from paritas.export.graph.linear_int8 import add_linear_int8, linear_int8, pack
+from paritas.export.graph.nodes import cast_node, copy_model, names_read, set_nodes
+from paritas.export.graph.passes.transpose_in_products import transpose_in_products
+from paritas.export.graph.weights_file import WeightsFile, is_large, replace_initializers
+from paritas.export.int8.linear import Linear, linear_layers
+from paritas.export.int8.quantizer import Quantizer
+from paritas.export.int8.weight_rounding import LARGEST
+
+
+class Writer:
+    """Writes one INT8 graph of LinearInt8 operators; the layers of some names stay FP32.
+
+    `StaticWriter` writes onnxruntime's own operators.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, model: onnx.ModelProto, weights: WeightsFile, kept: set[str]
+    ) -> None:
+        """Take what the graph is made of.
+
+        Args:
+            quantizer: it has calibrated.
+            model: the FP32 graph.
+            weights: where the matrices go.
+            kept: the layers that stay FP32.
+        """
+        self.quantizer, self.model, self.weights = quantizer, model, weights
+        layers = linear_layers(model)
+        self.layers = {layer.name: layer for layer in layers if layer.name not in kept}
+        self.exact = {layer.name: layer for layer in layers if layer.name in kept}
+        self.nodes: list[onnx.NodeProto] = []
+        self.added: dict[str, onnx.TensorProto] = {}
+
+    def write(self) -> onnx.ModelProto:
+        """Return the graph, its matrices in the weights file."""
+        model = copy_model(self.model)
+        rewritten = self.rewritten()
+        adders = {layer.adder for layer in rewritten.values()} - {None}
+        for node in model.graph.node:
+            if node.name in rewritten:
+                self.linear(rewritten[node.name])
+            elif node.op_type == "Gather" and self._is_table(node):
+                self._rows(node)
+            elif node.name not in adders:
+                self.nodes.append(node)
+        set_nodes(model, self.nodes)
+        transpose_in_products(model)
+        self.finish(model)
+        read = {name for node in model.graph.node for name in names_read(node)}
+        directory = self.quantizer.directory
+        left = [self.weights.moved(t, directory) for t in model.graph.initializer if t.name in read]
+        replace_initializers(model, [*left, *self.added.values()])
+        del model.graph.value_info[:]
+        return model
+
+    def rewritten(self) -> dict[str, Linear]:
+        """Return the layers that `linear` writes, by name."""
+        return self.layers
+
+    def linear(self, layer: Linear) -> None:
+        """Add the nodes of a layer."""
+        matrix = self.quantizer.matrices[layer.name]
+        inputs = [
+            layer.source,
+            self.constant(f"{layer.name}.int8", pack(matrix.weights)),
+            self.constant(f"{layer.name}.scales", matrix.scales),
+            self.constant(f"{layer.name}.bias", matrix.bias),
+        ]
+        self.nodes.append(linear_int8(inputs, layer.output, matrix.weights.shape))
+
+    def finish(self, model: onnx.ModelProto) -> None:
+        """Do what is left when all nodes are in the graph."""
+        if self.layers:
+            add_linear_int8(model)
+
+    def _is_table(self, node: onnx.NodeProto) -> bool:
+        tensor = self.quantizer.constants.get(node.input[0])
+        by_row = all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
+        if tensor is None or tensor.data_type != TensorProto.FLOAT:
+            return False
+        return by_row and len(tensor.dims) == 2 and is_large(tensor.dims)
+
+    def _rows(self, node: onnx.NodeProto) -> None:
+        """Look rows up in 8 bits, each with a scale of its own."""
+        table, rows, output = node.input[0], node.input[1], node.output[0]
+        exact = self.quantizer.constant(table)
+        largest = np.abs(exact).max(axis=1, keepdims=True)
+        scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
+        self.constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))
+        # To whole cache lines, for what follows them in an optimized graph; see engine/runtime/session.py.
+        self.constant(f"{table}.scales", np.pad(scales, ((0, -len(scales) % 16), (0, 0))))
+        integers = self.add("Gather", [f"{table}.int8", rows], f"{output}.int8")
+        self.nodes.append(cast_node(integers, f"{output}.steps", TensorProto.FLOAT))
+        scale = self.add("Gather", [f"{table}.scales", rows], f"{output}.scale")
+        self.add("Mul", [f"{output}.steps", scale], output)
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Add (once) an initializer, and return its name."""
+        if name not in self.added:
+            self.added[name] = (
+                self.weights.tensor(name, value)
+                if is_large(value.shape)
+                else numpy_helper.from_array(value, name)
+            )
+        return name
+
+    def add(self, op_type: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Add a node whose single output, and whose own name, is `output`; return that name."""
+        self.nodes.append(helper.make_node(op_type, inputs, [output], name=output, **attributes))
+        return output

@@ -1,0 +1,171 @@
+/* LinearInt8 under sanitizers: a small stand-in for onnxruntime runs it over sizes around its tiles.
+
+   Every tensor is memory of its own and exactly as large as its shape says, so that what is read or written beyond
+   it is found. Outputs are held against products in 64 bits. Prints how many shapes it went through. */
+#include "linear.h"
+#include "onnxruntime_abi.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+extern Status *RegisterCustomOps(void *options, const ApiBase *base);
+
+struct Value {
+    void *data;
+    int64_t dims[9];
+    size_t rank;
+};
+struct Context {
+    Value *in[4], out;
+};
+
+static const Operator *registered;
+static long allocated;
+
+static void *exactly(size_t bytes) {
+    void *memory = malloc(bytes ? bytes : 1);
+    if (!memory) abort();
+    return memory;
+}
+static Status *fail(int code, const char *text) {
+    (void)code;
+    return (Status *)strcpy(exactly(strlen(text) + 1), text);
+}
+static Status *make_domain(const char *name, void **domain) { *domain = (void *)name; return NULL; }
+static Status *keep_operator(void *domain, const Operator *operator) { (void)domain; registered = operator; return NULL; }
+static Status *keep_domain(void *options, void *domain) { (void)options; (void)domain; return NULL; }
+static Status *data_of(const Value *value, void **data) { *data = value->data; return NULL; }
+static Status *rank_of(const Shape *shape, size_t *count) { *count = ((const Value *)shape)->rank; return NULL; }
+static Status *dims_of(const Shape *shape, int64_t *dims, size_t count) {
+    memcpy(dims, ((const Value *)shape)->dims, count * sizeof *dims);
+    return NULL;
+}
+static Status *shape_of(const Value *value, Shape **shape) { *shape = (Shape *)value; return NULL; }
+static Status *take(Allocator *allocator, size_t bytes, void **memory) {
+    (void)allocator;
+    allocated++;
+    *memory = exactly(bytes);
+    return NULL;
+}
+static Status *put_back(Allocator *allocator, void *memory) { (void)allocator; allocated--; free(memory); return NULL; }
+static Status *input(const Context *context, size_t place, const Value **value) { *value = context->in[place]; return NULL; }
+static Status *output(Context *context, size_t place, const int64_t *dims, size_t count, Value **value) {
+    (void)place;
+    size_t elements = 1;
+    for (size_t i = 0; i < count; i++) elements *= (size_t)(context->out.dims[i] = dims[i]);
+    context->out.rank = count;
+    context->out.data = exactly(elements * sizeof(float));
+    *value = &context->out;
+    return NULL;
+}
+static void nothing(void *unused) { (void)unused; }
+static Status *backwards(const Context *context, void (*task)(void *, size_t), size_t count, size_t batches, void *data) {
+    (void)context;
+    (void)batches;
+    while (count) task(data, --count);
+    return NULL;
+}
+static Status *allocator_of(const void *info, int memory, Allocator **allocator) {
+    (void)info;
+    (void)memory;
+    *allocator = NULL;
+    return NULL;
+}
+
+static Api table;
+static const Api *api_of(uint32_t version) { return version == API_VERSION ? &table : NULL; }
+static const Api *too_old(uint32_t version) { (void)version; return NULL; }
+static const char *version(void) { return "0"; }
+
+static uint32_t state = 1;
+static uint32_t any(void) { return state = state * 1664525u + 1013904223u; }
+static float between(float low, float high) { return low + (high - low) * (float)(any() >> 8) / 16777216.0f; }
+
+static Value tensor(size_t element, size_t rank, const int64_t *dims) {
+    Value value = {.rank = rank};
+    size_t elements = 1;
+    for (size_t i = 0; i < rank; i++) elements *= (size_t)(value.dims[i] = dims[i]);
+    value.data = exactly(elements * element);
+    return value;
+}
+
+static void check(void *kernel, size_t rows, size_t inputs, size_t outputs) {
+    const size_t panels = panels_of(outputs), groups = groups_of(inputs);
+    Value x = tensor(4, 2, (int64_t[]){(int64_t)rows, (int64_t)inputs});
+    Value weights = tensor(1, 4, (int64_t[]){(int64_t)panels, (int64_t)groups, PANEL, GROUP});
+    Value scales = tensor(4, 1, (int64_t[]){(int64_t)outputs}), bias = tensor(4, 1, (int64_t[]){(int64_t)outputs});
+    Context context = {.in = {&x, &weights, &scales, &bias}};
+    float *values = x.data, *steps = scales.data, *shifts = bias.data;
+    int8_t *packed = weights.data;
+    for (size_t i = 0; i < rows * inputs; i++) values[i] = between(-3, 3) * (any() % 64 ? 1 : 50);
+    memset(packed, 0, panels * groups * PANEL * GROUP);
+    for (size_t n = 0; n < outputs; n++) {
+        steps[n] = between(0.001f, 0.01f);
+        shifts[n] = between(-1, 1);
+        for (size_t k = 0; k < inputs; k++)
+            packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP] = (int8_t)((int)(any() % 255) - 127);
+    }
+    Status *status = registered->compute(kernel, &context);
+    if (status) {
+        puts((const char *)status);
+        exit(1);
+    }
+    const float *y = context.out.data;
+    for (size_t row = 0; row < rows; row++) {
+        double reach = 0;
+        for (size_t k = 0; k < inputs; k++) reach = fmax(reach, fabs(values[row * inputs + k]));
+        for (size_t n = 0; n < outputs; n++) {
+            double sum = 0;
+            for (size_t k = 0; k < inputs; k++)
+                sum += (double)values[row * inputs + k] * packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP];
+            const double expected = sum * steps[n] + shifts[n];
+            /* Half a step of each input at most, times weights of 127. */
+            const double bound = reach / largest_16_bit(inputs) * 127 * (double)inputs * steps[n] / 2 + 1e-5 * fabs(expected) + 1e-5;
+            if (!(fabs(y[row * outputs + n] - expected) <= bound)) {
+                printf("%zu x %zu x %zu: row %zu, output %zu is %g and not %g\n", rows, inputs, outputs, row, n,
+                       y[row * outputs + n], expected);
+                exit(1);
+            }
+        }
+    }
+    free(x.data), free(weights.data), free(scales.data), free(bias.data), free(context.out.data);
+}
+
+int main(void) {
+    table.function[0] = (const void *)fail;
+    table.function[26] = (const void *)make_domain;
+    table.function[27] = (const void *)keep_operator;
+    table.function[28] = (const void *)keep_domain;
+    table.function[51] = (const void *)data_of;
+    table.function[61] = (const void *)rank_of;
+    table.function[62] = (const void *)dims_of;
+    table.function[65] = (const void *)shape_of;
+    table.function[75] = (const void *)take;
+    table.function[76] = (const void *)put_back;
+    table.function[90] = (const void *)input;
+    table.function[91] = (const void *)output;
+    table.function[93] = (const void *)free;
+    table.function[99] = (const void *)nothing;
+    table.function[132] = (const void *)nothing;
+    table.function[274] = (const void *)backwards;
+    table.function[278] = (const void *)allocator_of;
+    if (RegisterCustomOps(NULL, &(ApiBase){too_old, version}) || registered) return 1;
+    if (RegisterCustomOps(NULL, &(ApiBase){api_of, version}) || !registered) return 1;
+    void *kernel;
+    if (registered->create(registered, &table, NULL, &kernel)) return 1;
+    static const size_t sizes[] = {1, 3, 4, 7, 8, 9, 15, 16, 17, 33}, heights[] = {0, 1, 2, 5, 6, 7, 13};
+    int shapes = 0;
+    for (size_t r = 0; r < sizeof heights / sizeof *heights; r++)
+        for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
+            for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++, shapes++) check(kernel, heights[r], sizes[k], sizes[n]);
+    for (int i = 0; i < 100; i++, shapes++) check(kernel, any() % 40, 1 + any() % 300, 1 + any() % 100);
+    /* More rows than a block has, and parts of a panel. */
+    check(kernel, 300, 768, 40), check(kernel, 50, 3102, 20), check(kernel, 2, 65536, 3);
+    shapes += 3;
+    registered->destroy(kernel);
+    if (allocated) return 1;
+    printf("%d\n", shapes);
+    return 0;
+}
