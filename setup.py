@@ -32,7 +32,10 @@ class BuildWithRegistry(build_py):
 
     def run(self) -> None:
         super().run()
-        if not self.editable_mode:
+        if self.editable_mode:
+            # What an earlier install left, lest it run where this one has none.
+            Path("src/paritas/kernels.so").unlink(missing_ok=True)
+        else:
             Path(self._target()).parent.mkdir(parents=True, exist_ok=True)
             self.copy_file(REGISTRY, self._target())
 

@@ -110,7 +110,7 @@ def load_bundle(bundle: Bundle, options: EncoderOptions) -> Loaded:
             below the least that is needed.
     """
     on_cpu, use_cache = options.on_cpu, options.cache and options.on_cpu
-    precision, reason = choose_precision(bundle, options.precision, on_cpu=on_cpu)
+    precision, reason = choose_precision(bundle, options.precision, on_cpu=on_cpu, own=options.kernels)
     variant = bundle.variant(precision)
     graph = variant.graph_for(on_cpu=on_cpu, max_padding=options.padding)
     kernels = kernels_for(variant, own=options.kernels and on_cpu)
@@ -125,7 +125,8 @@ def load_bundle(bundle: Bundle, options: EncoderOptions) -> Loaded:
     head, tokenizer = bundle.read(files, partial(_read, bundle, contract), use_cache=options.cache)
     dim = options.dim(contract.dim)
     load = GraphLoader(bundle, head, graph, variant.files, options.provider, use_cache, kernels)
-    tuned = find_tuned(bundle, precision) if use_cache else None
+    # What was tuned is of the kernels that run here by default.
+    tuned = find_tuned(bundle, precision) if use_cache and kernels == kernels_for(variant) else None
     settings = choose_settings(
         options.threads,
         options.workers,

@@ -26,6 +26,7 @@ from paritas.engine.bundle.manifest import (
     Variant,
     manifest_bytes,
 )
+from paritas.engine.runtime.kernels import available_kernels
 from paritas.engine.tokenize.tokenizer import Tokenizer
 from paritas.errors import BundleError, ExportError
 from paritas.export.certificate.certify import certify, compare_tokens, save_reference, versions, worse
@@ -79,6 +80,8 @@ class Build:
         self.tokenizer = Tokenizer.of(directory, self.contract)
         facts.check_rows(self.tokenizer.tokens)
         self.calibration: Calibration | None = None
+        if options.int8_inputs == "dynamic":  # so may a word in the environment
+            available_kernels()
         if "int8" in options.precisions:  # first of all: a file that will not do costs nobody a minute
             self.calibration = open_calibration(options.calibration, self.tokenizer, self.contract.roles)
 

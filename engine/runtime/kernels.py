@@ -80,11 +80,11 @@ def _library_kernels() -> Kernels:
     if not LIBRARY.exists():
         return Kernels(ONNXRUNTIME, "paritas was installed without its library of kernels")
     try:
-        library = ctypes.CDLL(str(LIBRARY))
-    except OSError as error:
+        names = ctypes.CDLL(str(LIBRARY)).paritas_kernels
+    except (OSError, AttributeError) as error:  # no library, or another one
         return Kernels(ONNXRUNTIME, f"paritas's library of kernels does not load: {error}")
-    library.paritas_kernels.restype = ctypes.c_char_p
-    name = library.paritas_kernels()
+    names.restype = ctypes.c_char_p
+    name = names()
     if name is None:
         return Kernels(ONNXRUNTIME, "paritas has no kernels for this CPU")
     identity = hashlib.sha256(LIBRARY.read_bytes()).hexdigest()

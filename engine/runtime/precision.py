@@ -16,7 +16,7 @@ _log = logging.getLogger("paritas")
 
 
 def choose_precision(
-    bundle: Bundle, asked: Precision | Literal["auto"], *, on_cpu: bool
+    bundle: Bundle, asked: Precision | Literal["auto"], *, on_cpu: bool, own: bool = True
 ) -> tuple[Precision, str]:
     """Return the precision to load and why; log what somebody who is paged would want to know.
 
@@ -24,13 +24,14 @@ def choose_precision(
         bundle: what there is to choose from.
         asked: a precision, or "auto": INT8 where the bundle has it and this CPU multiplies bytes fast.
         on_cpu: it will run on a CPU.
+        own: whether paritas's own kernels may run.
 
     Raises:
         InputError: INT8 was asked for on anything but a CPU.
     """
     has = bundle.manifest.precisions
     if asked == "auto":
-        precision, reason = automatic_precision(bundle, on_cpu=on_cpu)
+        precision, reason = automatic_precision(bundle, on_cpu=on_cpu, own=own)
         _log.info("%s: precision %s: %s", bundle.manifest.model, precision, reason)
     else:
         precision, reason = asked, "asked for"
@@ -38,7 +39,7 @@ def choose_precision(
         return precision, reason
     if not on_cpu:
         raise InputError('INT8 graphs are for CPUs; take precision="fp16" with this provider')
-    if "int8" in has and (difference := certified_elsewhere(has["int8"])):
+    if "int8" in has and (difference := certified_elsewhere(has["int8"], own=own)):
         _log.warning(
             "%s: %s; `paritas verify %s` repeats the certificate here",
             bundle.manifest.model,
@@ -48,9 +49,9 @@ def choose_precision(
     return precision, reason
 
 
-def certified_elsewhere(variant: Variant) -> str:
+def certified_elsewhere(variant: Variant, *, own: bool = True) -> str:
     """Return what INT8's certificate was made with and what runs here; empty where that is the same."""
-    certificate, kernels = variant.certificate, kernels_for(variant)
+    certificate, kernels = variant.certificate, kernels_for(variant, own=own)
     if certificate is None:  # it is being made
         return ""
     if is_dynamic(variant):
@@ -68,12 +69,13 @@ def certified_elsewhere(variant: Variant) -> str:
     )
 
 
-def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str]:
+def automatic_precision(bundle: Bundle, *, on_cpu: bool, own: bool = True) -> tuple[Precision, str]:
     """Return what "auto" stands for here, and why.
 
     Args:
         bundle: it has one precision at least.
         on_cpu: it will run on a CPU.
+        own: whether paritas's own kernels may run.
     """
     has = bundle.manifest.precisions
     if "int8" not in has or not on_cpu:
@@ -81,7 +83,7 @@ def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str
         return ("fp32" if "fp32" in has else next(iter(has))), why
     figures = has["int8"].certified.figures
     proof = f"certified, mean cosine {figures.mean_cosine:.4f}, smallest {figures.min_cosine:.4f}"
-    fast, why = _fast(has["int8"])
+    fast, why = _fast(has["int8"], own=own)
     if fast:
         return "int8", f"{why}; {proof}"
     if "fp32" in has:
@@ -89,10 +91,10 @@ def automatic_precision(bundle: Bundle, *, on_cpu: bool) -> tuple[Precision, str
     return "int8", f"{why}, but the bundle has no FP32; {proof}"
 
 
-def _fast(variant: Variant) -> tuple[bool, str]:
+def _fast(variant: Variant, *, own: bool) -> tuple[bool, str]:
     """Say whether INT8 is faster than FP32 here, and why."""
     if is_dynamic(variant):
-        kernels = kernels_for(variant)
+        kernels = kernels_for(variant, own=own)
         if kernels.own and "avx512f" in instructions():
             return False, f"FP32 runs with AVX-512 here, and paritas's kernels with {kernels.name} alone"
         return kernels.own, kernels.reason if kernels.own else f"{kernels.reason}: INT8 runs like FP32"

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from paritas.engine.runtime.cpus import dot_product, instructions
 from paritas.engine.runtime.installation import check_installation
-from paritas.engine.runtime.kernels import LIBRARY, available_kernels
+from paritas.engine.runtime.kernels import LIBRARY
 from paritas.engine.runtime.mapped import Mapped
 from paritas.errors import BundleError, ProviderError, RunError, did_you_mean
 
@@ -120,7 +120,7 @@ class Session:
         threads: int,
         optimized: bool = False,
         weights: Mapping[Path, str] | None = None,
-        kernels: bool = True,
+        kernels: bool = False,
     ) -> None:
         """Load a graph.
 
@@ -130,7 +130,7 @@ class Session:
             threads: threads inside one run.
             optimized: the graph was written by `write_optimized`, and is taken as it is.
             weights: sha256 of its weights files, which CPUs map; a run fails once one is written to.
-            kernels: let paritas's own operators run where they can; for an optimized graph as it was written.
+            kernels: let paritas's own operators run; an optimized graph has to be loaded as it was written.
 
         Raises:
             ProviderError: the provider cannot run here.
@@ -224,7 +224,7 @@ class Session:
         return outputs
 
 
-def write_optimized(graph: Path, target: Path, *, kernels: bool = True) -> None:
+def write_optimized(graph: Path, target: Path, *, kernels: bool = False) -> None:
     """Write a CPU's form of a graph: optimized for it, with the weights packed as its kernels read them.
 
     The weights lie beside `target`, in a file named like it with `.data`. onnxruntime maps that file, so
@@ -233,7 +233,7 @@ def write_optimized(graph: Path, target: Path, *, kernels: bool = True) -> None:
     Args:
         graph: the .onnx file; its weights file lies beside it.
         target: the .onnx file to write.
-        kernels: leave paritas's own operators in it where they can run; see `Session`.
+        kernels: leave paritas's own operators in it; see `Session`.
 
     Raises:
         BundleError: onnxruntime cannot load the graph, or cannot write.
@@ -288,7 +288,7 @@ def _loads_on_cpu(graph: Path, options: Any) -> bool:
     return True
 
 
-def _options(threads: int, *, kernels: bool = True) -> Any:
+def _options(threads: int, *, kernels: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -310,8 +310,11 @@ def _options(threads: int, *, kernels: bool = True) -> Any:
     # took 1.6 times as long for nothing.
     if dot_product(instructions()) is None:
         options.add_session_config_entry("session.x64quantprecision", "1")
-    if kernels and available_kernels().own:
-        options.register_custom_ops_library(str(LIBRARY))
+    if kernels:
+        try:
+            options.register_custom_ops_library(str(LIBRARY))
+        except Exception as error:  # removed or replaced since it was looked at
+            raise BundleError(f"{LIBRARY}: onnxruntime cannot load it: {_first_line(error)}") from error
     return options
 
 

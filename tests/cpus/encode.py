@@ -22,4 +22,6 @@ for precision in sys.argv[5:]:
         np.save(out / f"{precision}.npy", encoder.encode(texts, role="query"))
 with Encoder(bundle, precision="auto", threads=1) as encoder:
     facts = {"instructions": instructions(), "auto": encoder.precision, "reason": encoder.contract.reason}
+with Encoder(bundle, precision="int8", threads=1) as encoder:
+    facts |= {"kernels": encoder.contract.kernels, "kernels_reason": encoder.contract.kernels_reason}
 (out / "facts.json").write_text(json.dumps(facts))

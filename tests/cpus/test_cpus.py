@@ -30,6 +30,8 @@ pytestmark = pytest.mark.cpus
 SCRIPT = Path(__file__).with_name("encode.py")
 # The shortest ones: an emulator is a hundred times slower.
 TEXTS = ["", *sorted(built_in_texts("certificate"), key=len)[:20]]
+# Of these where FP32 is emulated: it takes a minute each otherwise.
+_FEW = 6
 
 
 @dataclass
@@ -52,6 +54,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="module")
+def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    out = tmp_path_factory.mktemp("dynamic") / "bundle"
+    options: dict[str, Any] = {"precisions": ("fp32", "int8"), "int8_inputs": "dynamic"}
+    return export_model("all-MiniLM-L6-v2", source="package", out=out, **options)
+
+
+@pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as installed: an emulated Python does not follow this one's editable install."""
     target = tmp_path_factory.mktemp("package")
@@ -61,10 +70,12 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def emulate(command: list[str], bundle: Bundle, out: Path, *precisions: str) -> Outcome:
-    """Encode TEXTS by an emulated Python; `command` ends with where its packages are."""
+def emulate(
+    command: list[str], bundle: Bundle, out: Path, *precisions: str, texts: list[str] = TEXTS
+) -> Outcome:
+    """Encode texts by an emulated Python; `command` ends with where its packages are."""
     out.mkdir()
-    (out / "texts.json").write_text(json.dumps(TEXTS), encoding="utf-8")
+    (out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     arguments = [str(bundle.directory), str(out / "texts.json"), str(out), *precisions]
     # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
@@ -134,3 +145,27 @@ def test_auto_knows_the_cpu_it_is_on(outcome: Outcome) -> None:
     }[outcome.facts["cpu"]]
     assert (outcome.facts["instructions"], outcome.facts["auto"]) == expected
     assert outcome.facts["reason"]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "kernels", "reason"),
+    [
+        ("Haswell", "avx2", "paritas has kernels for avx2"),
+        ("Nehalem", "onnxruntime", "paritas has no kernels for this CPU"),
+        # The package is this machine's, so that its library is of another architecture.
+        ("cortex-a76", "onnxruntime", "paritas's library of kernels does not load"),
+    ],
+)
+def test_one_bundle_of_dynamic_inputs_serves_them_all(
+    cpu: str, kernels: str, reason: str, emulators: Path, dynamic: Bundle, package: Path, tmp_path: Path
+) -> None:
+    command = (arm if cpu.startswith("cortex") else x86)(emulators, cpu, package)
+    found = emulate(command, dynamic, tmp_path / "out", "int8", texts=TEXTS[:_FEW])
+    assert found.facts["kernels"] == kernels
+    assert found.facts["kernels_reason"].startswith(reason)
+    figures = compare(found.vectors["int8"], vectors(dynamic, "fp32")[:_FEW])
+    print(
+        f"{cpu}: dynamic, cosine to FP32, mean {figures.mean_cosine:.5f}, smallest {figures.min_cosine:.5f}"
+    )
+    assert figures.mean_cosine >= 0.9995
+    assert figures.min_cosine >= 0.999

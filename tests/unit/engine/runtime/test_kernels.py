@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,12 +60,22 @@ def test_a_library_that_is_missing_or_damaged_is_a_reason_and_no_error(
         available_kernels()
 
 
+def test_another_library_in_its_place_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    from numpy._core import _multiarray_umath
+
+    shutil.copy(_multiarray_umath.__file__, tmp_path / "kernels.so")
+    monkeypatch.setattr(kernels, "LIBRARY", tmp_path / "kernels.so")
+    found = available_kernels()
+    assert (found.name, found.own) == ("onnxruntime", False)
+    assert "paritas's library of kernels does not load: " in found.reason
+
+
 def test_a_cpu_that_no_kernel_fits_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     class Library:
-        @staticmethod
-        def paritas_kernels() -> None:
-            return None
+        def __init__(self, _path: str) -> None:
+            self.paritas_kernels = ctypes.CFUNCTYPE(ctypes.c_char_p)(lambda: None)
 
-    Library.paritas_kernels.restype = None  # type: ignore[attr-defined]
-    monkeypatch.setattr(kernels.ctypes, "CDLL", lambda _path: Library)
+    monkeypatch.setattr(kernels.ctypes, "CDLL", Library)
     assert available_kernels().reason == "paritas has no kernels for this CPU"

@@ -13,7 +13,9 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.engine.runtime import kernels
 from paritas.engine.runtime import precision as precision_module
+from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.kernels import available_kernels
+from paritas.engine.tuned import Tuned, keep_tuned
 from paritas.errors import BundleError, ExportError
 from paritas.export import export_model
 from paritas.export.certificate.certify import verify
@@ -140,6 +142,39 @@ def test_each_form_has_an_optimized_graph_of_its_own(
     assert len(list((home / "cache" / "prepared").iterdir())) == len(FORMS)
     monkeypatch.setenv("PARITAS_KERNELS", "none")
     assert np.array_equal(vectors(bundle), made[False])
+
+
+@pytest.mark.skipif(not OWN, reason=f"no kernels of ours run here: {available_kernels().reason}")
+def test_an_encoder_keeps_its_kernels_whatever_the_environment_says_later(
+    bundle: Bundle, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its second session is loaded later: it was made anew without our kernels, and kept in their place."""
+    expected = vectors(bundle, cache=False)
+    for word in ("none", "a typing error"):
+        with Encoder(bundle, precision="int8", workers=2) as encoder:
+            monkeypatch.setenv("PARITAS_KERNELS", word)
+            assert np.array_equal(encoder.encode(TEXTS * 8, role="query")[: len(TEXTS)], expected)
+            assert encoder.contract.kernels == "avx2"
+        monkeypatch.delenv("PARITAS_KERNELS")
+        assert np.array_equal(vectors(bundle), expected)
+    assert len(list((home / "cache" / "prepared").iterdir())) == 1
+
+
+def test_a_choice_of_the_caller_counts_for_all_that_follows_from_it(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(precision_module, "instructions", lambda: ["avx2"])
+    found = {"model": "mine", "cpu": "", "onnxruntime": "", "date": "", "gain": 2.0, "races": []}
+    keep_tuned(
+        bundle, Tuned(precision="int8", cpus=available_cpus(), workers=1, max_batch_tokens=64, **found)
+    )
+    with Encoder(bundle, precision="auto", kernels=False) as encoder:
+        assert encoder.contract.reason == "no others were wanted: INT8 runs like FP32"
+    with Encoder(bundle, precision="int8", kernels=False) as encoder:
+        assert encoder.settings.origin == ("default" if OWN else "tuned")
+    with Encoder(bundle, precision="int8") as encoder:
+        assert encoder.settings.origin == "tuned"
+    assert caplog.text == ""
 
 
 @pytest.mark.skipif(not OWN, reason=f"no kernels of ours run here: {available_kernels().reason}")
