@@ -254,7 +254,7 @@ def test_doctor_shows_the_machine_the_bundles_and_what_to_load_them_with(folder:
     result = run("doctor")
     machine, table, advice, problems = said(result).split("\n\n")
     facts = [line.split()[0] for line in machine.splitlines()]
-    assert facts == ["CPU", "INT8", "CPUs", "memory", "versions", "runtime", "store"]
+    assert facts == ["CPU", "INT8", "kernels", "CPUs", "memory", "versions", "runtime", "store"]
     rows = [line.split() for line in table.splitlines()[1:]]
     assert [row[:3] for row in rows] == [["tiny-bert", "whole", "fp32"], ["tiny-bert", "whole", "fp16"]]
     assert [row[-3:-1:2] + row[-1:] for row in rows] == [["yes", "tuned"], ["no", "default"]]
