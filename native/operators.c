@@ -1,8 +1,8 @@
 /* The operator LinearInt8 of the domain "paritas", and how onnxruntime gets to it.
 
-   In a bundle's graph LinearInt8 is a function whose body is written in onnxruntime's own operators
-   (export/graph/linear_int8.py). onnxruntime takes this kernel where the library is registered, and the body
-   where it is not; both compute the same, see below.
+   In a bundle's graph LinearInt8 is a function whose body is the layer in FP32 (export/graph/linear_int8.py).
+   onnxruntime takes this kernel where the library is registered, and the body where it is not. They are apart
+   by what rounding the inputs loses.
 
    A kernel keeps nothing between runs. What it multiplies are the tensors that it is given, and those of a
    mapped weights file are read where they lie. */
@@ -15,7 +15,7 @@
 
 enum { X, WEIGHTS, SCALES, BIAS, INPUTS };
 enum { MAX_DIMS = 8 };
-/* Sums of that many products of 255 by 127 fit in 32 bits. */
+/* With more, sums of 32 bits leave an input less than a byte. */
 enum { MAX_INPUTS = 65536 };
 /* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
 enum { BLOCK_BYTES = 128 * 1024 };

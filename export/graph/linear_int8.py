@@ -2,7 +2,7 @@
 
 In the graph it is a function: its body says in onnxruntime's own operators what it does. Where paritas's
 library of operators is registered, onnxruntime runs the library's kernel instead, see
-`paritas.engine.runtime.kernels`. Both give the same integers.
+`paritas.engine.runtime.kernels`. That rounds the inputs too, and is apart from the body by no more than that.
 
 The weights are stored as the kernels read them, so that sessions and processes map one copy. The body undoes
 that. onnxruntime does so once, while it optimizes the graph.
