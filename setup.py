@@ -18,7 +18,7 @@ from setuptools.errors import CompileError, LinkError
 REGISTRY = "models_registry.yaml"
 KERNELS = Extension(
     "paritas.kernels",
-    sources=["native/linear_avx2.c", "native/operators.c"],
+    sources=["native/linear_avx512_vnni.c", "native/linear_avx2.c", "native/operators.c"],
     depends=["native/linear.h", "native/onnxruntime_abi.h"],
     # Products and sums rounded one by one, as every CPU rounds them.
     extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],

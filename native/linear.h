@@ -2,7 +2,8 @@
 
    Weights lie packed in the bundle, int8, as (outputs / PANEL, inputs / GROUP, PANEL, GROUP), zeros where the
    sizes are no multiples. So a panel is read from front to back, and GROUP inputs of one output lie side by
-   side, which is what dot products of bytes take. */
+   side, which is what dot products of bytes take. Beside them lie the sums of each output's weights: what
+   inputs that are moved by a constant, to be unsigned, add to every product. */
 #ifndef PARITAS_LINEAR_H
 #define PARITAS_LINEAR_H
 
@@ -14,6 +15,7 @@ enum { PANEL = 16, GROUP = 4 };
 typedef struct {
     size_t inputs, outputs;
     const int8_t *weights; /* packed, -127 to 127 */
+    const int32_t *sums;   /* (outputs,) */
     const float *scales;   /* (outputs,) */
     const float *bias;     /* (outputs,) */
 } Layer;
@@ -21,18 +23,18 @@ typedef struct {
 typedef struct {
     const char *name;   /* as Linux calls it */
     int (*fits)(void);  /* whether this CPU has it */
-    size_t input_bytes; /* of an input's integer */
-    size_t rows;        /* that `multiply` takes at a time */
-    /* Round rows of inputs to integers, each row in steps of its own: x = integers * step, nearly. Rows of
-       integers are filled up with zeros to a whole GROUP. A row with a NaN or an infinity gets a NaN step. */
-    void (*round)(const float *x, size_t rows, size_t inputs, void *integers, float *steps);
-    /* y[row][output] = (integers[row] . weights[output]) * steps[row] * scales[output] + bias[output], in this
+    size_t rows, panels; /* that `multiply` takes at a time */
+    /* The bytes of a row of inputs when it is rounded: a multiple of 8. */
+    size_t (*row_bytes)(size_t inputs);
+    /* Round rows of inputs to integers, each row in a step of its own: x = integers * step, nearly. A row with
+       a NaN or an infinity gets a NaN step. */
+    void (*round)(const float *x, size_t rows, size_t inputs, void *rounded);
+    /* y[row][output] = (integers[row] . weights[output]) * step[row] * scales[output] + bias[output], in this
        order, for the outputs of the panels from `first` to before `last`. */
-    void (*multiply)(const void *integers, const float *steps, size_t rows, const Layer *layer, size_t first,
-                     size_t last, float *y);
+    void (*multiply)(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y);
 } Kernels;
 
-extern const Kernels avx2_kernels;
+extern const Kernels avx512_vnni_kernels, avx2_kernels;
 
 static inline size_t groups_of(size_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 static inline size_t panels_of(size_t outputs) { return (outputs + PANEL - 1) / PANEL; }

@@ -47,12 +47,16 @@ AVX2 static inline void store(float *y, __m256 value, size_t left) {
     memcpy(y, whole, left * sizeof *y);
 }
 
-AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *integers, float *steps) {
+/* A row's integers, zeros up to a whole GROUP. Its step follows. */
+static size_t padded_to_groups(size_t inputs) { return groups_of(inputs) * GROUP; }
+static size_t row_bytes(size_t inputs) { return padded_to_groups(inputs) * sizeof(int16_t) + 8; }
+
+AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *rounded) {
     const float largest = (float)largest_16_bit(inputs);
-    const size_t padded = groups_of(inputs) * GROUP;
+    const size_t padded = padded_to_groups(inputs);
     const __m256 sign = _mm256_set1_ps(-0.0f), none = _mm256_setzero_ps();
-    int16_t *out = integers;
-    for (size_t row = 0; row < rows; row++, x += inputs, out += padded) {
+    for (size_t row = 0; row < rows; row++, x += inputs) {
+        int16_t *out = (int16_t *)((char *)rounded + row * row_bytes(inputs));
         __m256 reach = none, wrong = none;
         for (size_t i = 0; i < inputs; i += 8) {
             const __m256 value = load(x + i, inputs - i);
@@ -61,7 +65,8 @@ AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *in
         }
         const float furthest = largest_of(reach);
         const __m256 factor = _mm256_set1_ps(furthest > SMALLEST ? largest / furthest : 0);
-        steps[row] = (furthest > SMALLEST ? furthest / largest : 0) + sum_of(wrong);
+        const float step = (furthest > SMALLEST ? furthest / largest : 0) + sum_of(wrong);
+        memcpy(out + padded, &step, sizeof step);
         for (size_t i = 0; i < padded; i += 8) {
             const __m256i wide = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + i, inputs - i), factor));
             const __m128i narrow = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
@@ -110,22 +115,24 @@ typedef void Tile(const int16_t *, size_t, const int8_t *, size_t, __m256i *);
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static Tile *const tiles[ROWS] = {tile1, tile2, tile3, tile4, tile5, tile6};
 
-AVX2 static void multiply(const void *integers, const float *steps, size_t rows, const Layer *layer, size_t first,
-                          size_t last, float *y) {
-    const size_t groups = groups_of(layer->inputs), stride = groups * GROUP, outputs = layer->outputs;
+AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
+    const size_t groups = groups_of(layer->inputs), outputs = layer->outputs;
+    const size_t stride = row_bytes(layer->inputs) / sizeof(int16_t);
     const size_t blocks = (rows + ROWS - 1) / ROWS;
     __m256i sums[ROWS];
     for (size_t panel = first; panel < last; panel++)
         for (size_t block = 0; block < blocks; block++) {
             /* Of nearly equal heights: 8 rows as 4 and 4 and not as 6 and 2. */
             const size_t top = rows * block / blocks, taken = rows * (block + 1) / blocks - top;
-            const int16_t *x = (const int16_t *)integers + top * stride;
+            const int16_t *x = (const int16_t *)rounded + top * stride;
             for (size_t half = 0; half < 2 && panel * PANEL + half * 8 < outputs; half++) {
                 const size_t column = panel * PANEL + half * 8, left = outputs - column;
                 tiles[taken - 1](x, stride, layer->weights + (panel * groups * PANEL + half * 8) * GROUP, groups, sums);
                 const __m256 scale = load(layer->scales + column, left), bias = load(layer->bias + column, left);
                 for (size_t r = 0; r < taken; r++) {
-                    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_set1_ps(steps[top + r]));
+                    float step;
+                    memcpy(&step, x + r * stride + groups * GROUP, sizeof step);
+                    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_set1_ps(step));
                     store(y + (top + r) * outputs + column, _mm256_add_ps(_mm256_mul_ps(product, scale), bias), left);
                 }
             }
@@ -144,8 +151,9 @@ static int fits(void) {
 const Kernels avx2_kernels = {
     .name = "avx2",
     .fits = fits,
-    .input_bytes = sizeof(int16_t),
     .rows = ROWS,
+    .panels = 1,
+    .row_bytes = row_bytes,
     .round = round_rows,
     .multiply = multiply,
 };

@@ -12,7 +12,7 @@
 
 enum { API_VERSION = 18 };
 enum { INVALID_ARGUMENT = 2 };
-enum { FLOAT = 1, UINT8 = 2, INT8 = 3 };
+enum { FLOAT = 1, INT8 = 3, INT32 = 6 };
 
 typedef struct Status Status; /* NULL where all is well */
 typedef struct Value Value;

@@ -13,17 +13,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { X, WEIGHTS, SCALES, BIAS, INPUTS };
+enum { X, WEIGHTS, SUMS, SCALES, BIAS, INPUTS };
 enum { MAX_DIMS = 8 };
-/* With more, sums of 32 bits leave an input less than a byte. */
-enum { MAX_INPUTS = 65536 };
+/* So that an input of 9 bits, times 127, adds up within 31 bits. */
+enum { MAX_INPUTS = 32768 };
 /* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
 enum { BLOCK_BYTES = 128 * 1024 };
 /* A task is worth a thread's waking up: some 10 microseconds. */
 enum { TASK_PRODUCTS = 256 * 1024 };
 
 /* The kernels for this CPU, the best first. */
-static const Kernels *fitting(void) { return avx2_kernels.fits() ? &avx2_kernels : NULL; }
+static const Kernels *fitting(void) {
+    if (avx512_vnni_kernels.fits()) return &avx512_vnni_kernels;
+    return avx2_kernels.fits() ? &avx2_kernels : NULL;
+}
 
 EXPORTED const char *paritas_kernels(void) {
     const Kernels *kernels = fitting();
@@ -64,10 +67,11 @@ static Status *check(const Api *api, const Tensor *in) {
     const Tensor *x = &in[X], *weights = &in[WEIGHTS];
     char text[256];
     if (!x->rank || x->dims[x->rank - 1] < 1 || x->dims[x->rank - 1] > MAX_INPUTS)
-        return create_status(api, INVALID_ARGUMENT, "LinearInt8: x must have 1 to 65,536 inputs");
+        return create_status(api, INVALID_ARGUMENT, "LinearInt8: x must have 1 to 32,768 inputs");
     const size_t inputs = (size_t)x->dims[x->rank - 1], outputs = elements(&in[SCALES]);
-    if (in[SCALES].rank != 1 || in[BIAS].rank != 1 || !outputs || elements(&in[BIAS]) != outputs)
-        return create_status(api, INVALID_ARGUMENT, "LinearInt8: scales and bias must have one value an output");
+    for (size_t place = SUMS; place <= BIAS; place++)
+        if (in[place].rank != 1 || !outputs || elements(&in[place]) != outputs)
+            return create_status(api, INVALID_ARGUMENT, "LinearInt8: sums, scales and bias must have one value an output");
     if (weights->rank == 4 && (size_t)weights->dims[0] == panels_of(outputs) && (size_t)weights->dims[1] == groups_of(inputs) &&
         weights->dims[2] == PANEL && weights->dims[3] == GROUP)
         return NULL;
@@ -81,10 +85,9 @@ typedef struct {
     const Kernels *kernels;
     Layer layer;
     const float *x;
-    size_t rows, block_rows, parts;
-    size_t row_bytes; /* of a row of integers */
-    char *integers;
-    float *steps;
+    size_t rows, block_rows, parts, part_panels;
+    size_t row_bytes;
+    char *rounded;
     float *y;
 } Run;
 
@@ -98,15 +101,16 @@ static size_t rows_of(const Run *run, size_t block) {
 static void round_block(void *data, size_t block) {
     const Run *run = data;
     const size_t top = block * run->block_rows, inputs = run->layer.inputs;
-    run->kernels->round(run->x + top * inputs, rows_of(run, block), inputs, run->integers + top * run->row_bytes, run->steps + top);
+    run->kernels->round(run->x + top * inputs, rows_of(run, block), inputs, run->rounded + top * run->row_bytes);
 }
 
 static void multiply_part(void *data, size_t task) {
     const Run *run = data;
     const size_t block = task / run->parts, part = task % run->parts;
     const size_t top = block * run->block_rows, panels = panels_of(run->layer.outputs);
-    run->kernels->multiply(run->integers + top * run->row_bytes, run->steps + top, rows_of(run, block), &run->layer, panels * part / run->parts,
-                           panels * (part + 1) / run->parts, run->y + top * run->layer.outputs);
+    const size_t first = part * run->part_panels, last = first + run->part_panels;
+    run->kernels->multiply(run->rounded + top * run->row_bytes, rows_of(run, block), &run->layer, first, last < panels ? last : panels,
+                           run->y + top * run->layer.outputs);
 }
 
 /* By the size of the run alone, never by the threads: each output is one task's, added up in one order. */
@@ -114,9 +118,9 @@ static void plan(Run *run) {
     const size_t fit = BLOCK_BYTES / run->row_bytes, panels = panels_of(run->layer.outputs);
     run->block_rows = fit < run->kernels->rows ? run->kernels->rows : fit - fit % run->kernels->rows;
     if (run->block_rows > run->rows) run->block_rows = run->rows;
-    const size_t a_panel = run->block_rows * run->layer.inputs * PANEL;
-    const size_t at_once = a_panel > TASK_PRODUCTS ? 1 : TASK_PRODUCTS / a_panel;
-    run->parts = (panels + at_once - 1) / at_once;
+    const size_t at_once = run->block_rows * run->layer.inputs * PANEL * run->kernels->panels;
+    run->part_panels = run->kernels->panels * (at_once > TASK_PRODUCTS ? 1 : TASK_PRODUCTS / at_once);
+    run->parts = (panels + run->part_panels - 1) / run->part_panels;
 }
 
 static Status *each(const Api *api, Context *context, void (*task)(void *, size_t), size_t count, Run *run) {
@@ -131,21 +135,18 @@ static Status *multiply(const Kernel *kernel, Context *context, const Tensor *in
     const size_t inputs = (size_t)x->dims[x->rank - 1], outputs = elements(&in[SCALES]), rows = elements(x) / inputs;
     Run run = {
         .kernels = kernel->kernels,
-        .layer = {inputs, outputs, in[WEIGHTS].data, in[SCALES].data, in[BIAS].data},
+        .layer = {inputs, outputs, in[WEIGHTS].data, in[SUMS].data, in[SCALES].data, in[BIAS].data},
         .x = x->data,
         .rows = rows,
-        .row_bytes = groups_of(inputs) * GROUP * kernel->kernels->input_bytes,
+        .row_bytes = kernel->kernels->row_bytes(inputs),
         .y = y,
     };
-    char *memory;
-    Status *status = allocate(api, kernel->allocator, rows * (run.row_bytes + sizeof(float)), (void **)&memory);
+    Status *status = allocate(api, kernel->allocator, rows * run.row_bytes, (void **)&run.rounded);
     if (status) return status;
-    run.integers = memory;
-    run.steps = (float *)(memory + rows * run.row_bytes);
     plan(&run);
     status = each(api, context, round_block, blocks_of(&run), &run);
     if (!status) status = each(api, context, multiply_part, blocks_of(&run) * run.parts, &run);
-    Status *second = give_back(api, kernel->allocator, memory);
+    Status *second = give_back(api, kernel->allocator, run.rounded);
     if (status && second) release_status(api, second);
     return status ? status : second;
 }
@@ -194,7 +195,7 @@ static int required(const Operator *operator, size_t place) { (void)operator; (v
 static int output_type(const Operator *operator, size_t place) { (void)operator; (void)place; return FLOAT; }
 static int input_type(const Operator *operator, size_t place) {
     (void)operator;
-    return place == WEIGHTS ? INT8 : FLOAT;
+    return place == WEIGHTS ? INT8 : place == SUMS ? INT32 : FLOAT;
 }
 
 static const Operator linear_int8 = {

@@ -95,8 +95,8 @@ def _fast(variant: Variant, *, own: bool) -> tuple[bool, str]:
     """Say whether INT8 is faster than FP32 here, and why."""
     if is_dynamic(variant):
         kernels = kernels_for(variant, own=own)
-        if kernels.own and "avx512f" in instructions():
-            return False, f"FP32 runs with AVX-512 here, and paritas's kernels with {kernels.name} alone"
+        if kernels.name == "avx2" and "avx512f" in instructions():
+            return False, "FP32 runs with AVX-512 here, and paritas's kernels with avx2 alone"
         return kernels.own, kernels.reason if kernels.own else f"{kernels.reason}: INT8 runs like FP32"
     fast = dot_product(instructions())
     if fast is not None:

@@ -5,7 +5,7 @@ library of operators is registered, onnxruntime runs the library's kernel instea
 `paritas.engine.runtime.kernels`. That rounds the inputs too, and is apart from the body by no more than that.
 
 The weights are stored as the kernels read them, so that sessions and processes map one copy. The body undoes
-that. onnxruntime does so once, while it optimizes the graph.
+that. onnxruntime does so once, while it optimizes the graph. The body does not need the sums.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ DOMAIN = "paritas"
 # As native/linear.h has them: outputs side by side, and inputs of one output side by side.
 PANEL, GROUP = 16, 4
 
-_INPUTS = ["x", "weights", "scales", "bias"]
+_INPUTS = ["x", "weights", "sums", "scales", "bias"]
 
 
 def linear_int8(inputs: list[str], output: str, shape: tuple[int, int]) -> onnx.NodeProto:
     """Return the node y = x @ (weights * scales) + bias.
 
     Args:
-        inputs: names of x, float32, (..., inputs); weights, int8, packed by `pack`; scales, float32,
-            (outputs,); bias, float32, (outputs,).
+        inputs: names of x, float32, (..., inputs); weights, int8, packed by `pack`; sums, int32, (outputs,),
+            of each output's weights; scales, float32, (outputs,); bias, float32, (outputs,).
         output: the name of y, float32, (..., outputs), and of the node.
         shape: (inputs, outputs).
     """

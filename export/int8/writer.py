@@ -74,6 +74,7 @@ class Writer:
         inputs = [
             layer.source,
             self.constant(f"{layer.name}.int8", pack(matrix.weights)),
+            self.constant(f"{layer.name}.sums", matrix.weights.sum(axis=0, dtype=np.int32)),
             self.constant(f"{layer.name}.scales", matrix.scales),
             self.constant(f"{layer.name}.bias", matrix.bias),
         ]

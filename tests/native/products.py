@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -12,27 +12,52 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.engine.runtime.kernels import LIBRARY, available_kernels
 from paritas.export.graph.linear_int8 import add_linear_int8, linear_int8, pack
 
-OWN = available_kernels().own
+
+class Kernels(NamedTuple):
+    """The kernels of one instruction set, and a library whose best they are."""
+
+    name: str
+    library: Path
 
 
-def rounded(x: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return a row's integers of 16 bits, and its step."""
-    largest = np.float32(min(32767, (2**31 - 1) // (127 * x.shape[1])))
+def rounded(kernels: Kernels, x: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the integers and the step of each row."""
     reach = np.abs(x).max(axis=1, keepdims=True)
     there = reach > np.float32(1e-30)
-    factor = np.where(there, largest / np.where(there, reach, 1), 0).astype(np.float32)
-    steps = np.where(there, reach / largest, 0).astype(np.float32)
-    return np.rint(x * factor).astype(np.int64), steps
+    steps, factors = _bytes(x, reach) if kernels.name == "avx512_vnni" else _16_bits(x, reach)
+    steps, factors = (np.where(there, value, 0).astype(np.float32) for value in (steps, factors))
+    return np.rint(x * factors).astype(np.int64), steps
+
+
+def _16_bits(x: NDArray[np.float32], reach: NDArray[np.float32]) -> tuple[Any, Any]:
+    """The largest magnitude is as large an integer as sums of 32 bits allow."""
+    largest = np.float32(min(32767, (2**31 - 1) // (127 * x.shape[1])))
+    with np.errstate(divide="ignore", over="ignore"):
+        return reach / largest, largest / reach
+
+
+def _bytes(x: NDArray[np.float32], reach: NDArray[np.float32]) -> tuple[Any, Any]:
+    """All but the four largest magnitudes are within 254 steps, and those within 65,000."""
+    magnitudes = np.sort(np.abs(x), axis=1)
+    others = magnitudes[:, -5:-4] if x.shape[1] > 4 else np.zeros_like(reach)
+    low = np.maximum(np.minimum(x.min(axis=1, keepdims=True), 0), -others)
+    high = np.minimum(np.maximum(x.max(axis=1, keepdims=True), 0), others)
+    steps = np.maximum(high / np.float32(254) - low / np.float32(254), reach / np.float32(65000))
+    with np.errstate(divide="ignore", over="ignore"):
+        return steps, np.float32(1) / steps
 
 
 def product(
-    x: NDArray[np.float32], weights: NDArray[np.int8], scales: NDArray[np.float32], bias: NDArray[np.float32]
+    kernels: Kernels,
+    x: NDArray[np.float32],
+    weights: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    bias: NDArray[np.float32],
 ) -> NDArray[np.float32]:
     """Return what the kernels compute: every operation rounded once, in their order."""
-    integers, steps = rounded(x)
+    integers, steps = rounded(kernels, x)
     sums = (integers @ weights.astype(np.int64)).astype(np.float32)
     return np.asarray(sums * steps * scales + bias)
 
@@ -61,7 +86,10 @@ def model(
     replaced: Mapping[str, NDArray[Any]] | None = None,
 ) -> onnx.ModelProto:
     """Return a graph of one LinearInt8; `replaced` are other initializers than it should have."""
-    constants = {"weights": pack(weights), "scales": scales, "bias": bias} | dict(replaced or {})
+    sums = weights.sum(axis=0, dtype=np.int32)
+    constants = {"weights": pack(weights), "sums": sums, "scales": scales, "bias": bias} | dict(
+        replaced or {}
+    )
     node = linear_int8(["x", *constants], "y", weights.shape)
     graph = helper.make_graph(
         [node],
@@ -75,13 +103,13 @@ def model(
     return made
 
 
-def session(made: onnx.ModelProto, library: Path | None = LIBRARY, threads: int = 1) -> Any:
-    """Load a graph with a library of operators, or with none."""
+def session(made: onnx.ModelProto, kernels: Kernels | None = None, threads: int = 1) -> Any:
+    """Load a graph with kernels of ours, or with none."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
-    if library is not None:
-        options.register_custom_ops_library(str(library))
+    if kernels is not None:
+        options.register_custom_ops_library(str(kernels.library))
     return onnxruntime.InferenceSession(made.SerializeToString(), options)
 
 

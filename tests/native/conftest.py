@@ -1,0 +1,26 @@
+"""The kernels that this CPU can run, one after the other."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from paritas.engine.runtime.kernels import LIBRARY, available_kernels
+from tests.native.products import Kernels
+from tests.native.test_sources import BEST_FIRST, COMPILER, FLAGS, compiled_for
+
+
+@pytest.fixture(scope="session", params=BEST_FIRST)
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """The library's best, and in a library of its own what it has for lesser CPUs."""
+    name, best = request.param, available_kernels()
+    if name == best.name:
+        return Kernels(name, LIBRARY)
+    if not best.own or BEST_FIRST.index(name) < BEST_FIRST.index(best.name):
+        pytest.skip(f"{name} does not run here: {best.reason}")
+    if shutil.which(COMPILER[0]) is None:
+        pytest.skip(f"no C compiler, {COMPILER[0]}, here")
+    library = tmp_path_factory.mktemp(name) / "kernels.so"
+    compiled_for(name, library, *FLAGS, "-fPIC", "-shared")
+    return Kernels(name, library)
