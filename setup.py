@@ -16,10 +16,11 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, LinkError
 
 REGISTRY = "models_registry.yaml"
+SOURCES = ["operators", "linear", "attention", "linear_avx512_vnni", "attention_avx512", "linear_avx2"]
 KERNELS = Extension(
     "paritas.kernels",
-    sources=["native/linear_avx512_vnni.c", "native/linear_avx2.c", "native/operators.c"],
-    depends=["native/linear.h", "native/onnxruntime_abi.h"],
+    sources=[f"native/{name}.c" for name in SOURCES],
+    depends=[f"native/{name}.h" for name in ("kernels", "rows", "operator", "onnxruntime_abi")],
     # Products and sums rounded one by one, as every CPU rounds them.
     extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fvisibility=hidden"],
 )

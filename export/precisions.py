@@ -15,6 +15,7 @@ from paritas.export.fp16.half import half_compute, half_weights
 from paritas.export.fp16.simulate import simulate_fp16
 from paritas.export.graph.optimum import export_optimum
 from paritas.export.graph.passes.attention import fuse_attention
+from paritas.export.graph.passes.own_operators import fuse_own_operators
 from paritas.export.graph.passes.unpadded import without_mask
 from paritas.export.graph.weights_file import WeightsFile
 from paritas.export.int8.calibration import Calibration
@@ -156,8 +157,12 @@ class GraphWriter:
         longest = max(rule.max_length for rule in self._contract.roles.values())
         masked = onnx.load(self._directory / cpu_graph, load_external_data=False)
         model = without_mask(masked, self._directory, longest)
+        # Only now: where a mask is added shows in single nodes.
+        if fuse_own_operators(masked):
+            self._save(masked, cpu_graph)
         if model is None:
             return cpu_graph
+        fuse_own_operators(model)
         fuse_attention(model)
         name = _UNPADDED.format(precision=precision)
         self._save(model, name)

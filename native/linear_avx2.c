@@ -3,14 +3,15 @@
    vpmaddubsw, which multiplies bytes, adds pairs of products in 16 bits, where they saturate. So the weights are
    widened as they are loaded, and vpmaddwd adds pairs in 32 bits, exact. Inputs of 16 bits then cost no more
    than bytes would: as many of those bits are used as sums of 32 bits have room for. */
-#include "linear.h"
+#include "kernels.h"
+#include "rows.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
 #include <string.h>
 
-#define AVX2 __attribute__((target("avx2")))
+#define AVX2 __attribute__((target("avx2,fma")))
 #define UNROLLED _Pragma("GCC unroll 6")
 /* Twelve accumulators, two registers of weights, one of inputs and one of products: all sixteen. */
 enum { ROWS = 6 };
@@ -139,10 +140,15 @@ AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, 
         }
 }
 
+AVX2 static void gelu(float *x, size_t count) { gelu_each(x, count); }
+AVX2 static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
+    add_and_normalize(y, residual, scale, shift, epsilon, count);
+}
+
 /* __builtin_cpu_supports compiles with zig and always says no. */
 static int fits(void) {
     unsigned eax, ebx, ecx, edx, saved, high;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return 0;
+    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_FMA)) return 0;
     __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
     /* The system keeps 128 and 256 bits of a register when threads take turns. */
     return (saved & 6) == 6 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2);
@@ -156,6 +162,8 @@ const Kernels avx2_kernels = {
     .row_bytes = row_bytes,
     .round = round_rows,
     .multiply = multiply,
+    .gelu = gelu,
+    .normalize = normalize,
 };
 #else
 static int fits(void) { return 0; }

@@ -3,14 +3,15 @@
    An input has 8 bits, and a token's few largest would take most of them from the others. So those few stand
    apart: the others choose the step, and what the few have beyond 8 bits is a second digit. That is multiplied
    on its own, a group of inputs for each. */
-#include "linear.h"
+#include "kernels.h"
+#include "rows.h"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <immintrin.h>
 #include <math.h>
 
-#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,prefer-vector-width=512")))
 #define INLINED static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 6")
 /* 24 accumulators, four registers of weights and one of inputs, of 32. */
@@ -146,13 +147,13 @@ VNNI static void round_rows(const float *x, size_t rows, size_t inputs, void *ro
 /* Products of `rows` rows with `panels` panels, to `sums`, a register for each. In assembly for the same reason as
    linear_avx2.c's. */
 VNNI INLINED void multiply_tile(const size_t rows, const size_t panels, const uint8_t *x, size_t stride,
-                                const int8_t *weights, size_t panel_bytes, size_t groups, __m512i *sums) {
+                                const int8_t *weights, size_t panel_bytes, size_t groups, const int8_t *ahead, size_t step,
+                                __m512i *sums) {
     __m512i sum[ROWS][PANELS], weight[PANELS];
     UNROLLED for (size_t r = 0; r < rows; r++)
         UNROLLED for (size_t p = 0; p < panels; p++) sum[r][p] = _mm512_setzero_si512();
     const uint8_t *lower = x + 3 * stride; /* whose addresses, like the upper ones, are x + 0, 1 or 2 strides */
-    const int8_t *ahead = weights + panels * panel_bytes;
-    for (size_t g = 0; g < groups; g++, x += GROUP, lower += GROUP, weights += PANEL * GROUP, ahead += panels * PANEL * GROUP) {
+    for (size_t g = 0; g < groups; g++, x += GROUP, lower += GROUP, weights += PANEL * GROUP, ahead += step) {
         UNROLLED for (size_t p = 0; p < panels; p++) {
             weight[p] = _mm512_loadu_si512(weights + p * panel_bytes);
             _mm_prefetch(ahead + p * PANEL * GROUP, _MM_HINT_T1);
@@ -169,12 +170,13 @@ VNNI INLINED void multiply_tile(const size_t rows, const size_t panels, const ui
         UNROLLED for (size_t p = 0; p < panels; p++) sums[r * panels + p] = sum[r][p];
 }
 
-typedef void Tile(const uint8_t *, size_t, const int8_t *, size_t, size_t, __m512i *);
+typedef void Tile(const uint8_t *, size_t, const int8_t *, size_t, size_t, const int8_t *, size_t, __m512i *);
 /* A function each: inlined into a caller, they would have to share the registers with it. */
 #define TILE(rows, panels)                                                                                            \
     VNNI static __attribute__((noinline)) void tile##rows##x##panels(const uint8_t *x, size_t stride, const int8_t *weights, \
-                                                                     size_t panel_bytes, size_t groups, __m512i *sums) { \
-        multiply_tile(rows, panels, x, stride, weights, panel_bytes, groups, sums);                                   \
+                                                                     size_t panel_bytes, size_t groups, const int8_t *ahead, \
+                                                                     size_t step, __m512i *sums) {                    \
+        multiply_tile(rows, panels, x, stride, weights, panel_bytes, groups, ahead, step, sums);                      \
     }
 TILE(1, 1) TILE(2, 1) TILE(3, 1) TILE(4, 1) TILE(5, 1) TILE(6, 1)
 TILE(1, 4) TILE(2, 4) TILE(3, 4) TILE(4, 4) TILE(5, 4) TILE(6, 4)
@@ -183,20 +185,44 @@ static Tile *const tiles[2][ROWS] = {
     {tile1x4, tile2x4, tile3x4, tile4x4, tile5x4, tile6x4},
 };
 
-/* What a row's second digits add to its sums with a panel. */
-VNNI INLINED __m512i second_digits(const Rest *rest, const int8_t *weights) {
-    __m512i sum = _mm512_setzero_si512();
-    for (uint32_t i = 0; i < rest->apart; i++) {
-        if (i == rest->below) sum = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
-        const __m512i digit = _mm512_set1_epi32((int32_t)rest->second[i].digit);
-        sum = _mm512_dpbusd_epi32(sum, digit, _mm512_loadu_si512(weights + rest->second[i].group * PANEL * GROUP));
+/* Outputs of `rows` rows and `panels` panels from their sums, which second digits are missing from. */
+VNNI INLINED void finish(const size_t panels, size_t rows, const uint8_t *x, size_t stride, const Layer *layer, size_t panel,
+                         const __m512i *sums, float *y) {
+    const size_t outputs = layer->outputs, panel_bytes = groups_of(layer->inputs) * PANEL * GROUP;
+    const int8_t *weights = layer->weights + panel * panel_bytes;
+    __mmask16 there[PANELS];
+    __m512i weight_sum[PANELS], coarse[PANELS];
+    __m512 scale[PANELS], bias[PANELS];
+    UNROLLED for (size_t p = 0; p < panels; p++) {
+        const size_t column = (panel + p) * PANEL;
+        there[p] = first_of(outputs - column);
+        weight_sum[p] = _mm512_maskz_loadu_epi32(there[p], layer->sums + column);
+        scale[p] = _mm512_maskz_loadu_ps(there[p], layer->scales + column);
+        bias[p] = _mm512_maskz_loadu_ps(there[p], layer->bias + column);
     }
-    if (rest->below == rest->apart) sum = _mm512_sub_epi32(_mm512_setzero_si512(), sum);
-    return _mm512_slli_epi32(sum, 8);
+    for (size_t r = 0; r < rows; r++, x += stride, sums += panels, y += outputs) {
+        const Rest *rest = (const Rest *)(x + padded(layer->inputs));
+        UNROLLED for (size_t p = 0; p < panels; p++) coarse[p] = _mm512_setzero_si512();
+        for (uint32_t i = 0; i < rest->apart; i++) {
+            const __m512i digit = _mm512_set1_epi32((int32_t)rest->second[i].digit);
+            const int8_t *group = weights + rest->second[i].group * PANEL * GROUP;
+            UNROLLED for (size_t p = 0; p < panels; p++) {
+                if (i == rest->below) coarse[p] = _mm512_sub_epi32(_mm512_setzero_si512(), coarse[p]);
+                coarse[p] = _mm512_dpbusd_epi32(coarse[p], digit, _mm512_loadu_si512(group + p * panel_bytes));
+            }
+        }
+        UNROLLED for (size_t p = 0; p < panels; p++) {
+            if (rest->below == rest->apart) coarse[p] = _mm512_sub_epi32(_mm512_setzero_si512(), coarse[p]);
+            const __m512i moved = _mm512_mullo_epi32(_mm512_set1_epi32(rest->zero), weight_sum[p]);
+            const __m512i sum = _mm512_add_epi32(_mm512_sub_epi32(sums[p], moved), _mm512_slli_epi32(coarse[p], 8));
+            const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(rest->step));
+            _mm512_mask_storeu_ps(y + (panel + p) * PANEL, there[p], _mm512_add_ps(_mm512_mul_ps(product, scale[p]), bias[p]));
+        }
+    }
 }
 
 VNNI static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
-    const size_t groups = groups_of(layer->inputs), panel_bytes = groups * PANEL * GROUP, outputs = layer->outputs;
+    const size_t groups = groups_of(layer->inputs), panel_bytes = groups * PANEL * GROUP;
     const size_t stride = row_bytes(layer->inputs), blocks = (rows + ROWS - 1) / ROWS;
     __m512i sums[ROWS * PANELS];
     for (size_t panel = first, wide; panel < last; panel += wide) {
@@ -206,25 +232,19 @@ VNNI static void multiply(const void *rounded, size_t rows, const Layer *layer, 
             /* Of nearly equal heights: 8 rows as 4 and 4 and not as 6 and 2. */
             const size_t top = rows * block / blocks, taken = rows * (block + 1) / blocks - top;
             const uint8_t *x = (const uint8_t *)rounded + top * stride;
-            tiles[wide > 1][taken - 1](x, stride, weights, panel_bytes, groups, sums);
-            for (size_t p = 0; p < wide; p++) {
-                const size_t column = (panel + p) * PANEL;
-                const __mmask16 there = first_of(outputs - column);
-                const __m512i weight_sum = _mm512_maskz_loadu_epi32(there, layer->sums + column);
-                const __m512 scale = _mm512_maskz_loadu_ps(there, layer->scales + column);
-                const __m512 bias = _mm512_maskz_loadu_ps(there, layer->bias + column);
-                for (size_t r = 0; r < taken; r++) {
-                    const Rest *rest = (const Rest *)(x + r * stride + padded(layer->inputs));
-                    const __m512i moved = _mm512_mullo_epi32(_mm512_set1_epi32(rest->zero), weight_sum);
-                    __m512i sum = _mm512_sub_epi32(sums[r * wide + p], moved);
-                    if (rest->apart) sum = _mm512_add_epi32(sum, second_digits(rest, weights + p * panel_bytes));
-                    const __m512 product = _mm512_mul_ps(_mm512_cvtepi32_ps(sum), _mm512_set1_ps(rest->step));
-                    _mm512_mask_storeu_ps(y + (top + r) * outputs + column, there,
-                                          _mm512_add_ps(_mm512_mul_ps(product, scale), bias));
-                }
-            }
+            float *out = y + top * layer->outputs;
+            /* The first two fetch the next panels from memory, half of them each; the only one all. */
+            const size_t sharing = blocks > 1 ? 2 : 1, step = block < sharing ? wide * PANEL * GROUP / sharing : 0;
+            tiles[wide > 1][taken - 1](x, stride, weights, panel_bytes, groups, weights + wide * panel_bytes + block * step * groups, step, sums);
+            if (wide > 1) finish(PANELS, taken, x, stride, layer, panel, sums, out);
+            else finish(1, taken, x, stride, layer, panel, sums, out);
         }
     }
+}
+
+VNNI static void gelu(float *x, size_t count) { gelu_each(x, count); }
+VNNI static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
+    add_and_normalize(y, residual, scale, shift, epsilon, count);
 }
 
 /* __builtin_cpu_supports compiles with zig and always says no. */
@@ -232,7 +252,7 @@ static int fits(void) {
     unsigned eax, ebx, ecx, edx, saved, high;
     if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE)) return 0;
     __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-    const unsigned wide = bit_AVX512F | bit_AVX512BW | bit_AVX512VL;
+    const unsigned wide = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
     /* The system keeps all of a register, and the masks, when threads take turns. */
     return (saved & 0xe6) == 0xe6 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & wide) == wide &&
            (ecx & bit_AVX512VNNI);
@@ -246,6 +266,10 @@ const Kernels avx512_vnni_kernels = {
     .row_bytes = row_bytes,
     .round = round_rows,
     .multiply = multiply,
+    .gelu = gelu,
+    .normalize = normalize,
+    .attention_bytes = attention_bytes_avx512,
+    .attend = attend_avx512,
 };
 #else
 static int fits(void) { return 0; }

@@ -11,7 +11,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 
 enum { API_VERSION = 18 };
-enum { INVALID_ARGUMENT = 2 };
+enum { FAIL = 1, INVALID_ARGUMENT = 2 };
 enum { FLOAT = 1, INT8 = 3, INT32 = 6 };
 
 typedef struct Status Status; /* NULL where all is well */
@@ -38,6 +38,8 @@ typedef struct {
 #define open_shape(api, value, shape) CALL(api, 65, Status *, const Value *, Shape **)(value, shape)
 #define allocate(api, allocator, bytes, memory) CALL(api, 75, Status *, Allocator *, size_t, void **)(allocator, bytes, memory)
 #define give_back(api, allocator, memory) CALL(api, 76, Status *, Allocator *, void *)(allocator, memory)
+#define float_attribute(api, info, name, value) CALL(api, 85, Status *, const void *, const char *, float *)(info, name, value)
+#define int_attribute(api, info, name, value) CALL(api, 86, Status *, const void *, const char *, int64_t *)(info, name, value)
 #define get_input(api, context, place, value) CALL(api, 90, Status *, const Context *, size_t, const Value **)(context, place, value)
 #define get_output(api, context, place, dims, count, value) \
     CALL(api, 91, Status *, Context *, size_t, const int64_t *, size_t, Value **)(context, place, dims, count, value)

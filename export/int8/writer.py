@@ -9,8 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.export.graph.linear_int8 import add_linear_int8, linear_int8, pack
 from paritas.export.graph.nodes import cast_node, copy_model, names_read, set_nodes
+from paritas.export.graph.operators import add_operators, linear_int8, pack
 from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 from paritas.export.graph.weights_file import WeightsFile, is_large, replace_initializers
 from paritas.export.int8.linear import Linear, linear_layers
@@ -69,21 +69,35 @@ class Writer:
         return self.layers
 
     def linear(self, layer: Linear) -> None:
-        """Add the nodes of a layer."""
-        matrix = self.quantizer.matrices[layer.name]
+        """Add the nodes of a layer, and of all that read the same source: its tokens are rounded once."""
+        layers = [other for other in self.layers.values() if other.source == layer.source]
+        if layer is not layers[0]:
+            return
+        matrices = [self.quantizer.matrices[other.name] for other in layers]
+        weights = np.concatenate([matrix.weights for matrix in matrices], axis=1)
         inputs = [
             layer.source,
-            self.constant(f"{layer.name}.int8", pack(matrix.weights)),
-            self.constant(f"{layer.name}.sums", matrix.weights.sum(axis=0, dtype=np.int32)),
-            self.constant(f"{layer.name}.scales", matrix.scales),
-            self.constant(f"{layer.name}.bias", matrix.bias),
+            self.constant(f"{layer.name}.int8", pack(weights)),
+            self.constant(f"{layer.name}.sums", weights.sum(axis=0, dtype=np.int32)),
+            self.constant(f"{layer.name}.scales", np.concatenate([matrix.scales for matrix in matrices])),
+            self.constant(f"{layer.name}.bias", np.concatenate([matrix.bias for matrix in matrices])),
         ]
-        self.nodes.append(linear_int8(inputs, layer.output, matrix.weights.shape))
+        output = layer.output if len(layers) == 1 else f"{layer.output}.joined"
+        self.nodes.append(linear_int8(inputs, output, weights.shape))
+        if len(layers) == 1:
+            return
+        outputs, widths = [other.output for other in layers], {matrix.scales.size for matrix in matrices}
+        split = helper.make_node("Split", [output], outputs, name=f"{output}.split", axis=-1)
+        if len(widths) == 1:
+            split.attribute.append(helper.make_attribute("num_outputs", len(layers)))
+        else:
+            sizes = np.array([matrix.scales.size for matrix in matrices])
+            split.input.append(self.constant(f"{output}.sizes", sizes))
+        self.nodes.append(split)
 
     def finish(self, model: onnx.ModelProto) -> None:
         """Do what is left when all nodes are in the graph."""
-        if self.layers:
-            add_linear_int8(model)
+        add_operators(model)
 
     def _is_table(self, node: onnx.NodeProto) -> bool:
         tensor = self.quantizer.constants.get(node.input[0])

@@ -1,8 +1,8 @@
-/* LinearInt8 under sanitizers: a small stand-in for onnxruntime runs it over sizes around its tiles.
+/* The operators under sanitizers: a small stand-in for onnxruntime runs it over sizes around its tiles.
 
    Every tensor is memory of its own and exactly as large as its shape says, so that what is read or written beyond
    it is found. Outputs are held against products in 64 bits. Prints how many shapes it went through. */
-#include "linear.h"
+#include "kernels.h"
 #include "onnxruntime_abi.h"
 
 #include <math.h>
@@ -18,10 +18,12 @@ struct Value {
     size_t rank;
 };
 struct Context {
-    Value *in[5], out;
+    Value *in[8], out;
 };
 
-static const Operator *registered;
+static const Operator *registered[5];
+static size_t count_registered;
+static int64_t heads = 1, sequence_axis = 1;
 static long allocated;
 
 static void *exactly(size_t bytes) {
@@ -34,7 +36,7 @@ static Status *fail(int code, const char *text) {
     return (Status *)strcpy(exactly(strlen(text) + 1), text);
 }
 static Status *make_domain(const char *name, void **domain) { *domain = (void *)name; return NULL; }
-static Status *keep_operator(void *domain, const Operator *operator) { (void)domain; registered = operator; return NULL; }
+static Status *keep_operator(void *domain, const Operator *operator) { (void)domain; registered[count_registered++] = operator; return NULL; }
 static Status *keep_domain(void *options, void *domain) { (void)options; (void)domain; return NULL; }
 static Status *data_of(const Value *value, void **data) { *data = value->data; return NULL; }
 static Status *rank_of(const Shape *shape, size_t *count) { *count = ((const Value *)shape)->rank; return NULL; }
@@ -58,6 +60,12 @@ static Status *output(Context *context, size_t place, const int64_t *dims, size_
     context->out.rank = count;
     context->out.data = exactly(elements * sizeof(float));
     *value = &context->out;
+    return NULL;
+}
+static Status *float_of(const void *info, const char *name, float *value) { (void)info; (void)name; *value = 1e-5f; return NULL; }
+static Status *int_of(const void *info, const char *name, int64_t *value) {
+    (void)info;
+    *value = strcmp(name, "heads") ? sequence_axis : heads;
     return NULL;
 }
 static void nothing(void *unused) { (void)unused; }
@@ -107,7 +115,17 @@ static double step_of(const float *x, size_t inputs) {
     return fmax(fmax(largest[0] / largest_16_bit(inputs), largest[0] / 65000), 2 * largest[4] / 254);
 }
 
-static void check(void *kernel, size_t rows, size_t inputs, size_t outputs) {
+static void compute(const Operator *operator, void *kernel, Context *context) {
+    Status *status = operator->compute(kernel, context);
+    if (status) {
+        puts((const char *)status);
+        exit(1);
+    }
+}
+
+/* A layer alone against its products, and with GELU and with a norm, which have to be of them: GELU between 0 and the product,
+   or nearly; rows with a mean of 0. */
+static void check(void **kernels, size_t rows, size_t inputs, size_t outputs) {
     const size_t panels = panels_of(outputs), groups = groups_of(inputs);
     Value x = tensor(4, 2, (int64_t[]){(int64_t)rows, (int64_t)inputs});
     Value weights = tensor(1, 4, (int64_t[]){(int64_t)panels, (int64_t)groups, PANEL, GROUP});
@@ -126,11 +144,7 @@ static void check(void *kernel, size_t rows, size_t inputs, size_t outputs) {
         for (size_t k = 0; k < inputs; k++)
             added[n] += packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP] = (int8_t)((int)(any() % 255) - 127);
     }
-    Status *status = registered->compute(kernel, &context);
-    if (status) {
-        puts((const char *)status);
-        exit(1);
-    }
+    compute(registered[0], kernels[0], &context);
     const float *y = context.out.data;
     for (size_t row = 0; row < rows; row++) {
         const double step = step_of(values + row * inputs, inputs);
@@ -148,7 +162,45 @@ static void check(void *kernel, size_t rows, size_t inputs, size_t outputs) {
             }
         }
     }
+    Context second = {.in = {&x, &weights, &sums, &scales, &bias}};
+    compute(registered[1], kernels[1], &second);
+    for (size_t i = 0; i < rows * outputs; i++) {
+        const float gelu = ((float *)second.out.data)[i], edge = 1e-5f * fmaxf(1, fabsf(y[i]));
+        if (!(gelu >= fminf(0, fmaxf(y[i], -0.17f)) - edge && gelu <= fmaxf(y[i], 0) + edge)) exit(1);
+    }
+    Value residual = tensor(4, 2, (int64_t[]){(int64_t)rows, (int64_t)outputs});
+    Value ones = tensor(4, 1, (int64_t[]){(int64_t)outputs}), zeros = tensor(4, 1, (int64_t[]){(int64_t)outputs});
+    for (size_t i = 0; i < rows * outputs; i++) ((float *)residual.data)[i] = between(-1, 1);
+    for (size_t i = 0; i < outputs; i++) ((float *)ones.data)[i] = 1, ((float *)zeros.data)[i] = 0;
+    Context third = {.in = {&x, &weights, &sums, &scales, &bias, &residual, &ones, &zeros}};
+    compute(registered[2], kernels[2], &third);
+    for (size_t row = 0; row < rows; row++) {
+        double sum = 0;
+        for (size_t n = 0; n < outputs; n++) sum += ((float *)third.out.data)[row * outputs + n];
+        if (!(fabs(sum) < 1e-3 * (double)outputs)) exit(1);
+    }
+    free(second.out.data), free(third.out.data), free(residual.data), free(ones.data), free(zeros.data);
     free(x.data), free(weights.data), free(sums.data), free(scales.data), free(bias.data), free(context.out.data);
+}
+
+/* Values that are all 1 have a context of 1. */
+static void check_attention(size_t texts, size_t length, size_t width) {
+    const size_t wide = 3 * (size_t)heads * width, first = sequence_axis ? texts : length, then = sequence_axis ? length : texts;
+    Value x = tensor(4, 3, (int64_t[]){(int64_t)first, (int64_t)then, (int64_t)wide});
+    Value bias = tensor(4, 4, (int64_t[]){(int64_t)texts, 1, 1, (int64_t)length});
+    for (size_t i = 0; i < first * then * wide; i++) ((float *)x.data)[i] = i % wide < 2 * wide / 3 ? between(-2, 2) : 1;
+    for (size_t i = 0; i < texts * length; i++) ((float *)bias.data)[i] = between(-2, 2);
+    Context context = {.in = {&x, &bias}};
+    for (size_t biased = sequence_axis ? 0 : 1; biased < 2; biased++) {
+        void *kernel;
+        if (registered[3 + biased]->create(registered[3 + biased], &table, NULL, &kernel)) exit(1);
+        compute(registered[3 + biased], kernel, &context);
+        for (size_t i = 0; i < texts * length * wide / 3; i++)
+            if (!(fabsf(((float *)context.out.data)[i] - 1) < 1e-5f)) exit(1);
+        free(context.out.data);
+        registered[3 + biased]->destroy(kernel);
+    }
+    free(x.data), free(bias.data);
 }
 
 int main(void) {
@@ -162,6 +214,8 @@ int main(void) {
     table.function[65] = (const void *)shape_of;
     table.function[75] = (const void *)take;
     table.function[76] = (const void *)put_back;
+    table.function[85] = (const void *)float_of;
+    table.function[86] = (const void *)int_of;
     table.function[90] = (const void *)input;
     table.function[91] = (const void *)output;
     table.function[93] = (const void *)free;
@@ -169,20 +223,27 @@ int main(void) {
     table.function[132] = (const void *)nothing;
     table.function[274] = (const void *)backwards;
     table.function[278] = (const void *)allocator_of;
-    if (RegisterCustomOps(NULL, &(ApiBase){too_old, version}) || registered) return 1;
-    if (RegisterCustomOps(NULL, &(ApiBase){api_of, version}) || !registered) return 1;
-    void *kernel;
-    if (registered->create(registered, &table, NULL, &kernel)) return 1;
+    if (RegisterCustomOps(NULL, &(ApiBase){too_old, version}) || count_registered) return 1;
+    if (RegisterCustomOps(NULL, &(ApiBase){api_of, version}) || count_registered < 3) return 1;
+    void *kernels[3];
+    for (int i = 0; i < 3; i++)
+        if (registered[i]->create(registered[i], &table, NULL, &kernels[i])) return 1;
     static const size_t sizes[] = {1, 3, 4, 7, 8, 9, 15, 16, 17, 33}, heights[] = {0, 1, 2, 5, 6, 7, 13};
     int shapes = 0;
     for (size_t r = 0; r < sizeof heights / sizeof *heights; r++)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
-            for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++, shapes++) check(kernel, heights[r], sizes[k], sizes[n]);
-    for (int i = 0; i < 100; i++, shapes++) check(kernel, any() % 40, 1 + any() % 300, 1 + any() % 100);
+            for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++, shapes++) check(kernels, heights[r], sizes[k], sizes[n]);
+    for (int i = 0; i < 100; i++, shapes++) check(kernels, any() % 40, 1 + any() % 300, 1 + any() % 100);
     /* More rows than a block has, and parts of a panel. */
-    check(kernel, 300, 768, 40), check(kernel, 50, 3102, 20), check(kernel, 2, 32768, 3);
+    check(kernels, 300, 768, 40), check(kernels, 50, 3102, 20), check(kernels, 2, 32768, 3);
     shapes += 3;
-    registered->destroy(kernel);
+    for (int i = 0; i < 3; i++) registered[i]->destroy(kernels[i]);
+    if (count_registered == 5)
+        for (sequence_axis = 0; sequence_axis < 2; sequence_axis++)
+            for (heads = 1; heads < 4; heads += 2)
+                for (size_t length = 0; length < 40; length += length < 18 ? 1 : 7)
+                    for (size_t width = 1; width < 100; width += width < 20 ? 3 : 29, shapes++)
+                        check_attention(2, length, width);
     if (allocated) return 1;
     printf("%d\n", shapes);
     return 0;

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from paritas.export.graph.linear_int8 import add_linear_int8, linear_int8, pack
+from paritas.export.graph.operators import add_operators, linear_int8, pack
 
 
 class Kernels(NamedTuple):
@@ -84,22 +84,39 @@ def model(
     scales: NDArray[np.float32],
     bias: NDArray[np.float32],
     replaced: Mapping[str, NDArray[Any]] | None = None,
+    **following: Any,
 ) -> onnx.ModelProto:
-    """Return a graph of one LinearInt8; `replaced` are other initializers than it should have."""
+    """Return a graph of one linear layer.
+
+    Args:
+        weights, scales, bias: the layer's.
+        replaced: other initializers than it should have.
+        following: `op_type` and attributes, for one of the operators that do more than LinearInt8.
+    """
     sums = weights.sum(axis=0, dtype=np.int32)
     constants = {"weights": pack(weights), "sums": sums, "scales": scales, "bias": bias} | dict(
         replaced or {}
     )
     node = linear_int8(["x", *constants], "y", weights.shape)
+    node.op_type = following.pop("op_type", node.op_type)
+    node.attribute.extend(helper.make_attribute(name, value) for name, value in following.items())
+    if node.op_type == "LinearNormInt8":
+        node.input.insert(5, "residual")
+    return model_of(node, constants)
+
+
+def model_of(node: onnx.NodeProto, constants: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
+    """Return a graph of one of our operators; what is no constant is an input."""
+    inputs = [name for name in node.input if name not in constants]
     graph = helper.make_graph(
         [node],
         "one",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in inputs],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    add_linear_int8(made)
+    add_operators(made)
     return made
 
 
@@ -113,7 +130,7 @@ def session(made: onnx.ModelProto, kernels: Kernels | None = None, threads: int 
     return onnxruntime.InferenceSession(made.SerializeToString(), options)
 
 
-def run(opened: Any, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def run(opened: Any, x: NDArray[np.float32], **others: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return y."""
-    y: NDArray[np.float32] = opened.run(["y"], {"x": x})[0]
+    y: NDArray[np.float32] = opened.run(["y"], {opened.get_inputs()[0].name: x, **others})[0]
     return y

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.export.graph.linear_int8 import GROUP, PANEL, pack
+from paritas.export.graph.operators import GROUP, PANEL, pack
 from tests.native.products import Kernels, layer, model, product, rounded, run, session, values
 
 # Around a group of inputs, half a panel, a panel, and the tiles of rows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,17 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PARITAS_KERNELS", "none")
 
 
-def test_the_graph_is_valid_and_every_linear_layer_is_our_operator(bundle: Bundle) -> None:
-    for name in ("model.int8.onnx", "model.int8.equal_length.onnx"):
-        path = bundle.directory / name
-        model = onnx.load(path, load_external_data=False)
-        ours = [node for node in model.graph.node if node.domain == "paritas"]
-        assert [node.op_type for node in ours] == ["LinearInt8"] * 12
-        assert [function.name for function in model.functions] == ["LinearInt8"]
-        assert "QuantizeLinear" not in {node.op_type for node in model.graph.node}
+def test_a_layer_of_the_network_is_five_of_our_operators(bundle: Bundle) -> None:
+    for name, attention in (
+        ("model.int8.onnx", "BiasedAttention"),
+        ("model.int8.equal_length.onnx", "Attention"),
+    ):
+        model = onnx.load(bundle.directory / name, load_external_data=False)
+        ours = [node.op_type for node in model.graph.node if node.domain == "paritas"]
+        assert ours == ["LinearInt8", attention, "LinearNormInt8", "LinearGeluInt8", "LinearNormInt8"] * 2
+        assert {function.name for function in model.functions} == set(ours)
+        kinds = {node.op_type for node in model.graph.node}
+        assert not kinds & {"MatMul", "Gelu", "Softmax", "Split", "QuantizeLinear", "MultiHeadAttention"}
     assert (bundle.directory / "model.int8.onnx.data").stat().st_size < (
         bundle.directory / "model.fp32.onnx.data"
     ).stat().st_size * 0.5
@@ -248,7 +252,8 @@ def test_layers_that_hurt_stay_fp32_here_too(
     made = export(checkpoint, registry, tmp_path / "out")
     assert made.manifest.precisions["int8"].quantization.kept_fp32 == ["layer.1.output.product"]
     model = onnx.load(made.directory / "model.int8.onnx", load_external_data=False)
-    assert [node.op_type for node in model.graph.node].count("LinearInt8") == 11
+    kinds = Counter(node.op_type for node in model.graph.node)
+    assert (kinds["MatMul"], kinds["LinearNormInt8"], kinds["LayerNormalization"]) == (1, 3, 2)
     assert (vectors(made) * vectors(made, "fp32")).sum(axis=1).min() > 0.999
 
 

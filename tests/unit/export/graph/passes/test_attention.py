@@ -74,7 +74,6 @@ def test_it_is_one_operator_a_layer_with_the_same_vectors(
     model = graph(tmp_path, first_only=first_only)
     if turned:
         transpose_in_products(model)
-        model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     expected = run(model, tmp_path, shape)
     fuse_attention(model)
     found = operators(model)

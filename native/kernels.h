@@ -1,11 +1,11 @@
-/* A linear layer with 8-bit weights: what an instruction set has to offer.
+/* What an instruction set has to offer: linear layers with 8-bit weights, what follows them, and attention.
 
    Weights lie packed in the bundle, int8, as (outputs / PANEL, inputs / GROUP, PANEL, GROUP), zeros where the
    sizes are no multiples. So a panel is read from front to back, and GROUP inputs of one output lie side by
    side, which is what dot products of bytes take. Beside them lie the sums of each output's weights: what
    inputs that are moved by a constant, to be unsigned, add to every product. */
-#ifndef PARITAS_LINEAR_H
-#define PARITAS_LINEAR_H
+#ifndef PARITAS_KERNELS_H
+#define PARITAS_KERNELS_H
 
 #include <stddef.h>
 #include <stdint.h>
@@ -21,8 +21,19 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    const char *name;   /* as Linux calls it */
-    int (*fits)(void);  /* whether this CPU has it */
+    size_t length, heads, width; /* tokens of a text, heads, and channels of a head */
+    const float *projections;    /* of each token: queries of all heads, then keys, then values */
+    float *context;              /* of each token, all heads */
+    /* From a token to the next, and from a text to the next, counted in tokens. */
+    size_t next_token, next_text;
+    /* What is added to a query's scores, (length,), and how far it is to the next; NULL where nothing is. */
+    const float *bias;
+    size_t next_bias_text, next_bias_head, next_bias_query;
+} Attention;
+
+typedef struct {
+    const char *name;    /* as Linux calls it */
+    int (*fits)(void);   /* whether this CPU has it */
     size_t rows, panels; /* that `multiply` takes at a time */
     /* The bytes of a row of inputs when it is rounded: a multiple of 8. */
     size_t (*row_bytes)(size_t inputs);
@@ -32,9 +43,19 @@ typedef struct {
     /* y[row][output] = (integers[row] . weights[output]) * step[row] * scales[output] + bias[output], in this
        order, for the outputs of the panels from `first` to before `last`. */
     void (*multiply)(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y);
+    /* As rows.h has them. */
+    void (*gelu)(float *x, size_t count);
+    void (*normalize)(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count);
+    /* softmax(queries . keys + bias) . values, of one head of one text, by what else it takes in bytes; NULL where
+       onnxruntime's is as good. */
+    size_t (*attention_bytes)(const Attention *attention);
+    void (*attend)(const Attention *attention, size_t text, size_t head, void *memory);
 } Kernels;
 
 extern const Kernels avx512_vnni_kernels, avx2_kernels;
+
+size_t attention_bytes_avx512(const Attention *attention);
+void attend_avx512(const Attention *attention, size_t text, size_t head, void *memory);
 
 static inline size_t groups_of(size_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 static inline size_t panels_of(size_t outputs) { return (outputs + PANEL - 1) / PANEL; }

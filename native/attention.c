@@ -1,0 +1,69 @@
+/* Attention and BiasedAttention: a task is one head of one text. */
+#include "operator.h"
+
+#include <stdatomic.h>
+
+enum { PROJECTIONS, BIAS };
+
+typedef struct {
+    const Kernel *kernel;
+    Attention attention;
+    _Atomic(Status *) failed;
+} Run;
+
+static void attend(void *data, size_t task) {
+    Run *run = data;
+    const Kernel *kernel = run->kernel;
+    const size_t heads = run->attention.heads;
+    void *memory;
+    Status *status = allocate(kernel->api, kernel->allocator, kernel->kernels->attention_bytes(&run->attention), &memory);
+    if (!status) {
+        kernel->kernels->attend(&run->attention, task / heads, task % heads, memory);
+        status = give_back(kernel->api, kernel->allocator, memory);
+    }
+    if (status && (status = atomic_exchange(&run->failed, status))) release_status(kernel->api, status);
+}
+
+/* Read the bias as (texts, heads, length, length), of which any but the last may be missing or 1. */
+static Status *read_bias(const Api *api, const Tensor *bias, size_t texts, Attention *attention) {
+    const size_t whole[4] = {texts, attention->heads, attention->length, attention->length};
+    size_t next[4] = {0}, stride = 1;
+    for (size_t i = 0; i < 4; i++) {
+        const size_t axis = 3 - i, size = i < bias->rank ? (size_t)bias->dims[bias->rank - 1 - i] : 1;
+        if (bias->rank > 4 || (size != whole[axis] && (size != 1 || !i)))
+            return refuse(api, "BiasedAttention: the bias must be (%zu, %zu, %zu, %zu), or 1 where it is the same", whole[0], whole[1],
+                          whole[2], whole[3]);
+        next[axis] = size > 1 ? stride : 0;
+        stride *= size;
+    }
+    attention->bias = bias->data;
+    attention->next_bias_text = next[0];
+    attention->next_bias_head = next[1];
+    attention->next_bias_query = next[2];
+    return NULL;
+}
+
+Status *compute_attention(const Kernel *kernel, Context *context, const Tensor *in) {
+    const Api *api = kernel->api;
+    const Tensor *x = &in[PROJECTIONS];
+    const size_t heads = (size_t)kernel->heads;
+    if (x->rank != 3 || !x->dims[2] || (size_t)x->dims[2] % (3 * heads))
+        return refuse(api, "Attention: projections must be (batch, sequence, 3 * heads * channels), with %zu heads", heads);
+    const size_t axis = (size_t)kernel->sequence_axis, texts = (size_t)x->dims[1 - axis], length = (size_t)x->dims[axis];
+    const size_t width = (size_t)x->dims[2] / (3 * heads);
+    Run run = {
+        .kernel = kernel,
+        .attention = {.length = length,
+                      .heads = heads,
+                      .width = width,
+                      .projections = x->data,
+                      .next_token = axis ? 1 : texts,
+                      .next_text = axis ? length : 1},
+    };
+    Status *status = kernel->kind == BIASED_ATTENTION ? read_bias(api, &in[BIAS], texts, &run.attention) : NULL;
+    if (status || (status = make_output(api, context, x, heads * width, &run.attention.context)) || !texts || !length) return status;
+    status = each(api, context, attend, texts * heads, &run);
+    Status *failed = atomic_load(&run.failed);
+    if (status && failed) release_status(api, failed);
+    return status ? status : failed;
+}

@@ -1,0 +1,48 @@
+/* What the operators of the library share: their kernels, and the tensors that they are given. */
+#ifndef PARITAS_OPERATOR_H
+#define PARITAS_OPERATOR_H
+
+#include "kernels.h"
+#include "onnxruntime_abi.h"
+
+enum { MAX_INPUTS = 8, MAX_DIMS = 8 };
+
+/* Which operator it is; LINEAR and what follows on it take the same first inputs. */
+typedef enum { LINEAR, LINEAR_GELU, LINEAR_NORM, ATTENTION, BIASED_ATTENTION, OPERATORS } Kind;
+
+/* Of one node of a graph. It keeps nothing between runs. */
+typedef struct {
+    Kind kind;
+    const Api *api;
+    Allocator *allocator;
+    const Kernels *kernels;
+    /* Attributes. */
+    float epsilon;
+    int64_t heads, sequence_axis;
+} Kernel;
+
+typedef struct {
+    void *data;
+    int64_t dims[MAX_DIMS];
+    size_t rank;
+} Tensor;
+
+static inline size_t elements(const Tensor *tensor) {
+    size_t count = 1;
+    for (size_t i = 0; i < tensor->rank; i++) count *= (size_t)tensor->dims[i];
+    return count;
+}
+
+/* The message that NULL or a format of numbers makes an error of. */
+Status *refuse(const Api *api, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* Make the output, float32, its last axis this long and the others as those of an input. */
+Status *make_output(const Api *api, Context *context, const Tensor *like, size_t last, float **data);
+
+/* Do all tasks, on the session's threads where there are several. */
+Status *each(const Api *api, Context *context, void (*task)(void *, size_t), size_t count, void *data);
+
+Status *compute_linear(const Kernel *kernel, Context *context, const Tensor *in);
+Status *compute_attention(const Kernel *kernel, Context *context, const Tensor *in);
+
+#endif

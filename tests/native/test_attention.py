@@ -1,0 +1,138 @@
+"""Attention against NumPy in 64 bits, and against the body that runs without a kernel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from paritas.engine.runtime.kernels import LIBRARY, available_kernels
+from paritas.export.graph.operators import attention
+from tests.native.products import Kernels, model_of, run, session
+
+# Lengths around the tiles of queries (6) and vectors of keys (16), and heads around 16 and 64 channels.
+LENGTHS = (1, 2, 6, 7, 15, 16, 17, 33, 64, 65, 166)
+WIDTHS = (1, 15, 16, 20, 32, 64, 80)
+
+
+@pytest.fixture
+def attending() -> Kernels:
+    best = available_kernels()
+    if best.name != "avx512_vnni":
+        pytest.skip(f"attention is left to onnxruntime here: {best.reason}")
+    return Kernels(best.name, LIBRARY)
+
+
+def projections(texts: int, length: int, heads: int, width: int, seed: int = 1) -> NDArray[np.float32]:
+    x = np.random.default_rng(seed).standard_normal((texts, length, 3 * heads * width), np.float32)
+    x[..., : heads * width] /= np.sqrt(width)
+    return x
+
+
+def exact(x: NDArray[np.float32], heads: int, bias: NDArray[Any] | float = 0) -> NDArray[np.float64]:
+    """softmax(q k' + bias) v, (batch, sequence, dim)."""
+    texts, length, wide = x.shape
+    parts = x.astype(np.float64).reshape(texts, length, 3, heads, wide // (3 * heads))
+    query, key, value = parts.transpose(2, 0, 3, 1, 4)
+    scores = query @ key.swapaxes(-1, -2) + bias
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    context = shares / shares.sum(axis=-1, keepdims=True) @ value
+    return context.transpose(0, 2, 1, 3).reshape(texts, length, wide // 3)
+
+
+def opened(
+    heads: int, kernels: Kernels | None, *, biased: bool = False, axis: int = 1, threads: int = 1
+) -> Any:
+    inputs = ["x", "added"] if biased else ["x"]
+    return session(model_of(attention(inputs, "y", heads, sequence_axis=axis), {}), kernels, threads)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_is_numpys_at_sizes_around_its_tiles(attending: Kernels, length: int, width: int) -> None:
+    x = projections(2, length, 3, width)
+    np.testing.assert_allclose(run(opened(3, attending), x), exact(x, 3), rtol=1e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    "shape",
+    [(4, 3, 21, 21), (1, 3, 21, 21), (4, 1, 1, 21), (4, 1, 21, 21), (3, 21, 21), (21,), (1, 1, 1, 21)],
+)
+def test_a_bias_is_added_whatever_it_is_shared_by(
+    attending: Kernels, shape: tuple[int, ...], axis: int
+) -> None:
+    x, bias = projections(4, 21, 3, 20), np.random.default_rng(2).standard_normal(shape, np.float32)
+    given = x if axis else x.swapaxes(0, 1).copy()
+    found = run(opened(3, attending, biased=True, axis=axis), given, added=bias)
+    expected = exact(x, 3, bias)
+    np.testing.assert_allclose(found if axis else found.swapaxes(0, 1), expected, rtol=1e-5, atol=5e-6)
+    body = run(opened(3, None, biased=True, axis=axis), given, added=bias)
+    np.testing.assert_allclose(body if axis else body.swapaxes(0, 1), expected, rtol=1e-5, atol=5e-6)
+
+
+def test_the_body_without_a_bias() -> None:
+    x = projections(3, 37, 4, 32)
+    np.testing.assert_allclose(run(opened(4, None), x), exact(x, 4), rtol=1e-5, atol=5e-6)
+
+
+def test_bits_depend_on_no_batch_no_thread_and_no_padding(attending: Kernels) -> None:
+    x = projections(9, 30, 4, 32)
+    expected = run(opened(4, attending), x)
+    assert np.array_equal(run(opened(4, attending, threads=2), x), expected)
+    assert np.array_equal(run(opened(4, attending), x[4:5]), expected[4:5])
+    # Tokens that a mask takes out weigh exactly nothing.
+    padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7)], axis=1)
+    mask = np.zeros((9, 1, 1, 49), np.float32)
+    mask[..., 30:] = np.finfo(np.float32).min
+    found = run(opened(4, attending, biased=True), padded, added=mask)
+    assert np.array_equal(found[:, :30], expected)
+
+
+def test_scores_however_far_apart(attending: Kernels) -> None:
+    x = projections(1, 20, 2, 16) * np.float32(30)
+    assert np.isfinite(run(opened(2, attending), x)).all()
+    np.testing.assert_allclose(run(opened(2, attending), x), exact(x, 2), rtol=1e-3, atol=1e-3)
+    # All masked: all weigh the same, as in onnxruntime.
+    mask = np.full((1, 1, 1, 20), np.finfo(np.float32).min)
+    x = projections(1, 20, 2, 16)
+    values = x[0, :, 64:].mean(axis=0)
+    np.testing.assert_allclose(run(opened(2, attending, biased=True), x, added=mask)[0, 3], values, atol=1e-6)
+
+
+def test_what_is_not_finite_shows_in_its_text_and_in_no_other(attending: Kernels) -> None:
+    x = projections(3, 20, 2, 16)
+    expected = run(opened(2, attending), x)
+    for wrong in (np.nan, np.inf):
+        changed = x.copy()
+        changed[1, 4, 32] = wrong  # a key of the first head
+        found = run(opened(2, attending), changed)
+        assert not np.isfinite(found[1, :, :16]).all()
+        assert np.array_equal(found[[0, 2]], expected[[0, 2]])
+        assert np.array_equal(found[1, :, 16:], expected[1, :, 16:])
+
+
+def test_nothing_may_be_there(attending: Kernels) -> None:
+    assert run(opened(2, attending), projections(0, 20, 2, 16)).shape == (0, 20, 32)
+    assert run(opened(2, attending), projections(3, 0, 2, 16)).shape == (3, 0, 32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "bias", "message"),
+    [
+        ((2, 20, 100), None, r"3 \* heads \* channels\), with 2 heads"),
+        ((20, 96), None, r"must be \(batch, sequence"),
+        ((2, 20, 96), (19,), r"the bias must be \(2, 2, 20, 20\), or 1"),
+        ((2, 20, 96), (1,), r"the bias must be"),
+        ((2, 20, 96), (3, 1, 1, 20), r"the bias must be"),
+        ((2, 20, 96), (1, 2, 2, 20, 20), r"the bias must be"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
+    attending: Kernels, shape: tuple[int, ...], bias: tuple[int, ...] | None, message: str
+) -> None:
+    others = {} if bias is None else {"added": np.zeros(bias, np.float32)}
+    with pytest.raises(Exception, match=message):
+        run(opened(2, attending, biased=bias is not None), np.zeros(shape, np.float32), **others)

@@ -1,0 +1,162 @@
+"""Which parts of a graph become operators of ours, and that they compute the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from paritas.export import export_model, precisions
+from paritas.export.graph.nodes import copy_model, set_nodes
+from paritas.export.graph.passes.own_operators import fuse_own_operators
+from tests.unit.export.entries import entry
+from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
+
+GRAPHS = ("model.int8.onnx", "model.int8.equal_length.onnx")
+
+
+def written(directory: Path, network: str = "bert", pooling: str = "mean") -> dict[str, onnx.ModelProto]:
+    """The graphs of a tiny network over LinearInt8, nothing else fused; their weights in `directory`."""
+    write = {"bert": write_tiny_bert, "mpnet": write_tiny_mpnet}[network]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(precisions, "fuse_own_operators", lambda _model: False)
+        patch.setattr(precisions, "fuse_attention", lambda _model: None)
+        bundle = export_model(
+            "mine",
+            source=str(write(directory / "checkpoint", **WIDE)),
+            precisions=["fp32", "int8"],
+            int8_inputs="dynamic",
+            out=directory / "bundle",
+            registry=entry(directory, network=network, dim=64, pooling=pooling, max_length=24),
+        )
+    for path in bundle.directory.glob("*.data"):
+        path.rename(directory / path.name)
+    return {name: onnx.load(bundle.directory / name, load_external_data=False) for name in GRAPHS}
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, onnx.ModelProto]]:
+    directory = tmp_path_factory.mktemp("bert")
+    return directory, written(directory)
+
+
+def run(model: onnx.ModelProto, directory: Path) -> np.ndarray:
+    """Run a graph without the library: of our operators their bodies."""
+    (directory / "graph.onnx").write_bytes(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(directory / "graph.onnx", options)
+    ids = np.random.default_rng(1).integers(6, 80, (3, 17))
+    mask = np.ones_like(ids)
+    mask[1, 9:] = 0
+    feeds = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+    return session.run(None, {value.name: feeds[value.name] for value in session.get_inputs()})[0]
+
+
+def ours(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node if node.domain == "paritas")
+
+
+def fused(model: onnx.ModelProto, directory: Path) -> Counter[str]:
+    """Fuse a copy of a graph, hold its vectors against the graph's, and return what it is made of."""
+    copy = copy_model(model)
+    assert fuse_own_operators(copy)
+    expected = run(model, directory)
+    np.testing.assert_allclose(run(copy, directory), expected, atol=2e-6)
+    onnx.checker.check_model(directory / "graph.onnx")
+    return ours(copy)
+
+
+@pytest.mark.parametrize("network", ["bert", "mpnet"])
+def test_a_network_is_made_of_ours_and_computes_the_same(network: str, tmp_path: Path) -> None:
+    for name, model in written(tmp_path, network).items():
+        # In MPNet something is added to the scores in any case, and its tokens come first.
+        attention = "Attention" if (network, name) == ("bert", GRAPHS[1]) else "BiasedAttention"
+        expected = {"LinearInt8": 2, attention: 2, "LinearNormInt8": 4, "LinearGeluInt8": 2}
+        assert fused(model, tmp_path) == expected
+
+
+def test_a_last_layer_for_the_first_token_alone_keeps_its_attention(tmp_path: Path) -> None:
+    """Its queries are of other tokens than its keys and values, which stay joined."""
+    model = written(tmp_path, pooling="cls")[GRAPHS[0]]
+    expected = {"LinearInt8": 3, "BiasedAttention": 1, "LinearNormInt8": 4, "LinearGeluInt8": 2}
+    assert fused(model, tmp_path) == expected
+
+
+def _first(model: onnx.ModelProto, op_type: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == op_type)
+
+
+def _tanh(model: onnx.ModelProto) -> None:
+    _first(model, "Gelu").attribute.append(helper.make_attribute("approximate", "tanh"))
+
+
+def _sum_goes_on(model: onnx.ModelProto) -> None:
+    """As where a norm stands before a layer, and the sum is added further on."""
+    norm = [node for node in model.graph.node if node.op_type == "LayerNormalization"][1]
+    nodes = list(model.graph.node)
+    for node in nodes:
+        for place, name in enumerate(node.input):
+            if name == norm.output[0]:
+                node.input[place] = "both"
+    both = helper.make_node("Add", [norm.output[0], norm.input[0]], ["both"], name="both")
+    nodes.insert(nodes.index(norm) + 1, both)
+    set_nodes(model, nodes)
+
+
+def _another_axis(model: onnx.ModelProto) -> None:
+    _first(model, "Softmax").attribute[0].i = 2
+
+
+def _parts_in_another_order(model: onnx.ModelProto) -> None:
+    node = _first(model, "Split")
+    node.output[:] = [node.output[1], node.output[0], node.output[2]]
+
+
+def _scaled_scores(model: onnx.ModelProto) -> None:
+    _first(model, "FusedMatMul").attribute.append(helper.make_attribute("alpha", 0.5))
+
+
+def _a_constant_residual(model: onnx.ModelProto) -> None:
+    node = next(node for node in model.graph.node if node.name == "layer.0.attention_residual")
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "ones"))
+    node.input[1] = "ones"
+
+
+@pytest.mark.parametrize(
+    ("change", "operator", "left"),
+    [
+        (_tanh, "LinearGeluInt8", 1),
+        (_sum_goes_on, "LinearNormInt8", 3),
+        (_a_constant_residual, "LinearNormInt8", 3),
+        (_another_axis, "BiasedAttention", 1),
+        (_parts_in_another_order, "BiasedAttention", 1),
+        (_scaled_scores, "BiasedAttention", 1),
+    ],
+)
+def test_what_computes_something_else_stays_as_it_is(
+    change: Callable[[onnx.ModelProto], None],
+    operator: str,
+    left: int,
+    bert: tuple[Path, dict[str, onnx.ModelProto]],
+) -> None:
+    directory, graphs = bert
+    model = copy_model(graphs[GRAPHS[0]])
+    change(model)
+    assert fused(model, directory)[operator] == left
+
+
+def test_a_graph_of_onnxruntimes_operators_is_left_alone(
+    bert: tuple[Path, dict[str, onnx.ModelProto]],
+) -> None:
+    model = copy_model(bert[1][GRAPHS[0]])
+    set_nodes(model, [node for node in model.graph.node if node.domain != "paritas"])
+    before = model.SerializeToString()
+    assert not fuse_own_operators(model)
+    assert model.SerializeToString() == before
