@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 
 import paritas.engine.runtime.session  # noqa: F401 - sets what onnxruntime reads while it is imported
 from paritas.engine.runtime.cpus import available_cpus, dot_product, instructions
+from paritas.engine.runtime.kernels import LIBRARY
 from paritas.export.graph.nodes import CONTRIB
+from paritas.export.graph.operators import DOMAIN, add_operators
 
 
 class TinyGraph:
@@ -23,14 +25,16 @@ class TinyGraph:
         constants: Mapping[str, NDArray[Any]],
         *,
         optimized: bool = True,
+        threads: int | None = None,
     ) -> None:
         """Load a graph whose output, float32, is called "y".
 
         Args:
-            nodes: ONNX nodes, in an order in which they can run.
+            nodes: ONNX nodes, in an order in which they can run; paritas's own run in its library.
             inputs: what it is run on, by name.
             constants: what onnxruntime may prepare while loading, as it does with weights.
             optimized: whether onnxruntime may rewrite the graph; not where its fusions are the question.
+            threads: how many run it; all CPUs' where None.
         """
         import onnxruntime
         from onnx import TensorProto, helper, numpy_helper
@@ -48,7 +52,10 @@ class TinyGraph:
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid(CONTRIB, 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = available_cpus()
+        options.intra_op_num_threads = threads or available_cpus()
+        if any(each.domain == DOMAIN for each in nodes):
+            add_operators(model)
+            options.register_custom_ops_library(str(LIBRARY))
         options.log_severity_level = 3
         # As the engine has it: what ran before must not go on waiting actively while the next one is timed.
         options.add_session_config_entry("session.force_spinning_stop", "1")

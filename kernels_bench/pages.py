@@ -32,7 +32,7 @@ AIMED = (
     *("shapes-all-mpnet-base-v2", "first_token"),
 )
 """The results whose figures are asked for."""
-_DOCS = (ROOT / "docs" / "int8.md", ROOT / "docs" / "indexes.md")
+_DOCS = (ROOT / "docs" / "int8.md", ROOT / "docs" / "indexes.md", ROOT / "docs" / "kernels.md")
 PAGES = (ROOT / "README.md", *_DOCS, *sorted(_report.RESULTS.glob("*.md")))
 
 _PLACE = re.compile(r"(<!-- begin (\S+(?: \w+=\S+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)

@@ -47,7 +47,7 @@ Status *compute_attention(const Kernel *kernel, Context *context, const Tensor *
     const Api *api = kernel->api;
     const Tensor *x = &in[PROJECTIONS];
     const size_t heads = (size_t)kernel->heads;
-    if (x->rank != 3 || !x->dims[2] || (size_t)x->dims[2] % (3 * heads))
+    if (x->rank != 3 || !x->dims[2] || heads > (size_t)x->dims[2] / 3 || (size_t)x->dims[2] % (3 * heads))
         return refuse(api, "Attention: projections must be (batch, sequence, 3 * heads * channels), with %zu heads", heads);
     const size_t axis = (size_t)kernel->sequence_axis, texts = (size_t)x->dims[1 - axis], length = (size_t)x->dims[axis];
     const size_t width = (size_t)x->dims[2] / (3 * heads);

@@ -87,7 +87,7 @@ AVX512 static void multiply_rows(size_t rows, const float *left, size_t next_lef
     }
 }
 
-/* e to the x for x up to zero, 2 to the n times a polynomial of what is left: within 2e-7 of it, and exactly zero where a
+/* e to the x for x up to zero, 2 to the n times a polynomial of what is left: within 1e-7 of it, and exactly zero where a
    float is. */
 AVX512 INLINED __m512 exponential(__m512 x) {
     const __m512 power = _mm512_mul_ps(_mm512_max_ps(_mm512_set1_ps(-104), x), _mm512_set1_ps(1.44269504f));

@@ -14,7 +14,7 @@ enum { PANEL = 16, GROUP = 4 };
 
 typedef struct {
     size_t inputs, outputs;
-    const int8_t *weights; /* packed, -127 to 127 */
+    const int8_t *weights; /* packed */
     const int32_t *sums;   /* (outputs,) */
     const float *scales;   /* (outputs,) */
     const float *bias;     /* (outputs,) */
@@ -60,9 +60,9 @@ void attend_avx512(const Attention *attention, size_t text, size_t head, void *m
 static inline size_t groups_of(size_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 static inline size_t panels_of(size_t outputs) { return (outputs + PANEL - 1) / PANEL; }
 
-/* The largest integer of an input of which so many, times 127, add up within 31 bits. */
+/* The largest integer of an input of which so many, times 128, add up within 31 bits. */
 static inline int32_t largest_16_bit(size_t inputs) {
-    const size_t fits = INT32_MAX / (127 * inputs);
+    const size_t fits = INT32_MAX / (128 * inputs);
     return fits < INT16_MAX ? (int32_t)fits : INT16_MAX;
 }
 

@@ -6,7 +6,7 @@
 #include "operator.h"
 
 enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT };
-/* So that an input of 9 bits, times 127, adds up within 31 bits. */
+/* So that an input of 9 bits, times 128, adds up within 31 bits. */
 enum { MOST_INPUTS = 32768 };
 /* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
 enum { BLOCK_BYTES = 128 * 1024 };
@@ -41,9 +41,10 @@ static Status *check(const Kernel *kernel, const Tensor *in) {
         weights->dims[2] != PANEL || weights->dims[3] != GROUP)
         return refuse(api, "LinearInt8: weights for %zu inputs and %zu outputs must be packed as (%zu, %zu, %d, %d)", inputs,
                       outputs, panels_of(outputs), groups_of(inputs), PANEL, GROUP);
-    if (kernel->kind == LINEAR_NORM && elements(&in[RESIDUAL]) * inputs != elements(x) * outputs)
-        return refuse(api, "LinearNormInt8: the residual must have the output's shape");
-    return NULL;
+    if (kernel->kind != LINEAR_NORM) return NULL;
+    int alike = in[RESIDUAL].rank == x->rank && (size_t)in[RESIDUAL].dims[x->rank - 1] == outputs;
+    for (size_t i = 0; alike && i + 1 < x->rank; i++) alike = in[RESIDUAL].dims[i] == x->dims[i];
+    return alike ? NULL : refuse(api, "LinearNormInt8: the residual must have the output's shape");
 }
 
 static size_t rows_of(const Run *run, size_t block) {

@@ -49,6 +49,10 @@ VNNI INLINED __m512 load(const float *x, size_t from, size_t inputs) {
 /* Bits of a magnitude are in the order of magnitudes, and those of infinities and NaNs come last. */
 VNNI INLINED __m512i magnitudes(__m512 x) { return _mm512_castps_si512(_mm512_abs_ps(x)); }
 
+/* As libm's, which the library does without. */
+INLINED float larger(float a, float b) { return a > b ? a : b; }
+INLINED float smaller(float a, float b) { return a < b ? a : b; }
+
 INLINED float value_of(uint64_t bits) {
     const uint32_t low = (uint32_t)bits;
     float value;
@@ -109,8 +113,8 @@ VNNI static void round_row(const float *x, size_t inputs, uint8_t *out, Rest *re
     const int there = reach.furthest > SMALLEST, finite = reach.furthest < INFINITY;
     const uint64_t fifth = reach.largest[APART] >> 32;
     /* Whatever stands apart is further off than the fifth. */
-    const float others = value_of(fifth), low = fmaxf(reach.low, -others), high = fminf(reach.high, others);
-    const float step = fmaxf(high / RANGE - low / RANGE, reach.furthest / FURTHEST);
+    const float others = value_of(fifth), low = larger(reach.low, -others), high = smaller(reach.high, others);
+    const float step = larger(high / RANGE - low / RANGE, reach.furthest / FURTHEST);
     const float factor = there && finite ? 1 / step : 0;
     const int32_t zero = _mm_cvtss_si32(_mm_set_ss(-low * factor));
     *rest = (Rest){.step = finite ? there ? step : 0 : NAN, .zero = finite ? zero : 0};

@@ -86,8 +86,9 @@ static Status *read_attributes(const Api *api, const void *info, Kernel *kernel)
     if (kernel->kind < ATTENTION) return NULL;
     Status *status = int_attribute(api, info, "heads", &kernel->heads);
     if (status || (status = int_attribute(api, info, "sequence_axis", &kernel->sequence_axis))) return status;
-    if (kernel->heads > 0 && (kernel->sequence_axis & ~(int64_t)1) == 0) return NULL;
-    return refuse(api, "Attention: expected one head or more, and a sequence axis of 0 or 1");
+    const int first = kernel->kind == BIASED_ATTENTION && kernel->sequence_axis == 0;
+    if (kernel->heads > 0 && (first || kernel->sequence_axis == 1)) return NULL;
+    return refuse(api, "Attention: expected one head or more, and a sequence axis of 1, or with a bias of 0");
 }
 
 static Status *create(const Operator *operator, const Api *api, const void *info, void **kernel) {

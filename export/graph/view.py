@@ -47,7 +47,9 @@ class GraphView:
         path = []
         for op_type in op_types:
             consumers = self.consumers[name]
-            if [(node.op_type, list(node.input[:1])) for node in consumers] != [(op_type, [name])]:
+            if self.outputs[name] or [(node.op_type, list(node.input[:1])) for node in consumers] != [
+                (op_type, [name])
+            ]:
                 return []
             path += consumers
             name = path[-1].output[0]

@@ -19,6 +19,8 @@ _QUANTIZED = {
     "DynamicQuantizeLinear",
     "DynamicQuantizeMatMul",
     "LinearInt8",
+    "LinearGeluInt8",
+    "LinearNormInt8",
     "MatMulInteger",
     "MatMulIntegerToFloat",
     "MatMulNBits",

@@ -5,7 +5,7 @@ Calibration runs the FP32 graph over its texts and takes the second moments by w
 comes in two forms:
 
 - static: onnxruntime's integer products, over inputs in constant steps that calibration chose (static.py).
-- dynamic: paritas's operator LinearInt8, which chooses steps anew for each token (graph/linear_int8.py).
+- dynamic: paritas's own operators, which choose steps anew for each token (graph/operators.py).
 
 Then the INT8 graph's vectors of texts held out are compared with FP32's. Where they are further off than half
 of what the bound allows, the layers that hurt most stay FP32, as long as those are few.

@@ -19,12 +19,14 @@ from kernels_bench import (
     bench_int8,
     bench_linear,
     bench_memory,
+    bench_operators,
     bench_plan,
     bench_roofline,
     bench_shapes,
 )
 from paritas import Encoder
 from paritas.engine.bundle.directory import Bundle
+from paritas.engine.runtime.kernels import available_kernels
 from paritas.engine.runtime.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -256,3 +258,25 @@ def test_columns_come_nearer_to_fp32_than_one_scale(inputs: int, outputs: int) -
     assert errors["fp32"] < 1e-6
     assert errors["columns"] < errors["static"] / 3
     assert errors["columns"] < errors["dynamic"] / 3
+
+
+# Operators of our own.
+
+
+@pytest.mark.skipif(not available_kernels().own, reason=f"none run here: {available_kernels().reason}")
+@pytest.mark.parametrize(("op_type", "inputs", "outputs"), bench_operators.LINEAR[1:])
+def test_the_forms_of_a_linear_layer_compute_the_same(op_type: str, inputs: int, outputs: int) -> None:
+    forms = {
+        name: graph.output()
+        for name, graph in bench_operators.linear_forms(op_type, 5, inputs, outputs).items()
+    }
+    for found in forms.values():
+        np.testing.assert_allclose(found, forms["fp32"], atol=0.15)
+    assert np.abs(forms["ours"] - forms["fp32"]).max() < np.abs(forms["static"] - forms["fp32"]).max()
+
+
+@pytest.mark.skipif(not available_kernels().own, reason=f"none run here: {available_kernels().reason}")
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_forms_of_attention_compute_the_same(biased: bool) -> None:
+    forms = bench_operators.attention_forms(21, biased=biased)
+    np.testing.assert_allclose(forms["ours"].output(), forms["fp32"].output(), atol=1e-5)

@@ -142,7 +142,7 @@ static void check(void **kernels, size_t rows, size_t inputs, size_t outputs) {
         shifts[n] = between(-1, 1);
         added[n] = 0;
         for (size_t k = 0; k < inputs; k++)
-            added[n] += packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP] = (int8_t)((int)(any() % 255) - 127);
+            added[n] += packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP] = (int8_t)((int)(any() % 256) - 128);
     }
     compute(registered[0], kernels[0], &context);
     const float *y = context.out.data;
@@ -154,7 +154,7 @@ static void check(void **kernels, size_t rows, size_t inputs, size_t outputs) {
                 sum += (double)values[row * inputs + k] * packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP];
             const double expected = sum * steps[n] + shifts[n];
             /* Half a step of each input at most, times weights of 127. */
-            const double bound = step * 127 * (double)inputs * steps[n] / 2 + 1e-5 * fabs(expected) + 1e-5;
+            const double bound = step * 128 * (double)inputs * steps[n] / 2 + 1e-5 * fabs(expected) + 1e-5;
             if (!(fabs(y[row * outputs + n] - expected) <= bound)) {
                 printf("%zu x %zu x %zu: row %zu, output %zu is %g and not %g\n", rows, inputs, outputs, row, n,
                        y[row * outputs + n], expected);

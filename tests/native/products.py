@@ -33,7 +33,7 @@ def rounded(kernels: Kernels, x: NDArray[np.float32]) -> tuple[NDArray[np.int64]
 
 def _16_bits(x: NDArray[np.float32], reach: NDArray[np.float32]) -> tuple[Any, Any]:
     """The largest magnitude is as large an integer as sums of 32 bits allow."""
-    largest = np.float32(min(32767, (2**31 - 1) // (127 * x.shape[1])))
+    largest = np.float32(min(32767, (2**31 - 1) // (128 * x.shape[1])))
     with np.errstate(divide="ignore", over="ignore"):
         return reach / largest, largest / reach
 
@@ -66,7 +66,7 @@ def layer(inputs: int, outputs: int, seed: int = 0) -> dict[str, NDArray[Any]]:
     """Return weights, scales and bias."""
     generator = np.random.default_rng(seed)
     return {
-        "weights": generator.integers(-127, 128, (inputs, outputs)).astype(np.int8),
+        "weights": generator.integers(-128, 128, (inputs, outputs)).astype(np.int8),
         "scales": generator.uniform(0.001, 0.01, outputs).astype(np.float32),
         "bias": generator.standard_normal(outputs).astype(np.float32),
     }

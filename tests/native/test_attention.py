@@ -136,3 +136,23 @@ def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
     others = {} if bias is None else {"added": np.zeros(bias, np.float32)}
     with pytest.raises(Exception, match=message):
         run(opened(2, attending, biased=bias is not None), np.zeros(shape, np.float32), **others)
+
+
+@pytest.mark.parametrize(
+    ("heads", "axis", "biased"), [(0, 1, True), (-1, 1, True), (2, 2, True), (2, -1, True), (2, 0, False)]
+)
+def test_attributes_that_mean_nothing_are_an_error(
+    attending: Kernels, heads: int, axis: int, biased: bool
+) -> None:
+    node = attention(["x", "added"] if biased else ["x"], "y", 2)
+    for attribute, value in ((node.attribute[0], heads), (node.attribute[1], axis)):
+        assert attribute.name in ("heads", "sequence_axis")
+        attribute.i = value
+    with pytest.raises(Exception, match="expected one head or more, and a sequence axis of 1"):
+        session(model_of(node, {}), attending)
+
+
+def test_more_heads_than_channels_are_an_error_and_no_crash(attending: Kernels) -> None:
+    for heads in (3, 1000, (2**64 + 2) // 3):
+        with pytest.raises(Exception, match="projections must be"):
+            run(opened(heads, attending), np.zeros((1, 3, 6), np.float32))

@@ -126,8 +126,9 @@ def test_what_is_not_finite_shows_in_its_row_and_in_no_other(kernels: Kernels) -
 def test_a_residual_or_a_norm_of_another_shape_is_an_error(kernels: Kernels) -> None:
     constants = layer(32, 40)
     made, _ = norm_model(40, constants)
-    with pytest.raises(Exception, match="the residual must have the output's shape"):
-        run(session(made, kernels), values(2, 32), residual=values(2, 39))
+    for shape in ((2, 39), (40,), (1, 2, 40), (3, 40), (80,), (40, 2)):
+        with pytest.raises(Exception, match="the residual must have the output's shape"):
+            run(session(made, kernels), values(2, 32), residual=values(*shape))
     made, _ = norm_model(40, constants, norm_scale=np.ones(39, np.float32))
     with pytest.raises(Exception, match="one value an output"):
         run(session(made, kernels), values(2, 32), residual=values(2, 40))

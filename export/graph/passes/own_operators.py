@@ -39,6 +39,8 @@ def fuse_own_operators(model: onnx.ModelProto) -> bool:
     for node in model.graph.node:
         if node.op_type == LINEAR_INT8 and node.domain == DOMAIN:
             new = _with_gelu(node, view) or _with_norm(node, view)
+            if new is not None and new.output[0] in fused:  # the sum of two layers: one of them stays
+                new = None
             if new is not None:
                 dropped.add(node.output[0])
         else:
@@ -113,13 +115,19 @@ def _attention(softmax: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | Non
             continue
         if axis == 0 and not bias:
             continue
-        shape = view.constants.get(paths[0][1].input[1])
-        if shape is None or len({path[1].input[1] for path in paths}) > 1:
-            continue
-        heads = int(numpy_helper.to_array(shape)[2])
-        inputs = [paths[0][2].input[0], *bias]
-        return attention(inputs, context[2].output[0], heads, sequence_axis=axis)
+        heads = _heads({_shape(path[1], view) for path in paths}, _shape(context[2], view))
+        if heads:
+            inputs = [paths[0][2].input[0], *bias]
+            return attention(inputs, context[2].output[0], heads, sequence_axis=axis)
     return None
+
+
+def _heads(apart: set[tuple[int, ...]], together: tuple[int, ...]) -> int:
+    """Return how many heads there are; 0 where reshaping does more than take them apart and together."""
+    if len(apart) > 1 or together[:2] != (0, 0) or len(together) != 3:
+        return 0
+    (shape,) = apart
+    return shape[2] if shape[:2] == (0, 0) and len(shape) == 4 and shape[2] > 0 else 0
 
 
 def _scores(name: str, view: GraphView) -> tuple[onnx.NodeProto | None, list[str]]:
@@ -151,6 +159,12 @@ def _parts_in_order(paths: list[list[onnx.NodeProto]]) -> bool:
     }:
         return False
     return [path[1].input[0] for path in paths] == list(splits[0].output)
+
+
+def _shape(reshape: onnx.NodeProto, view: GraphView) -> tuple[int, ...]:
+    """Return the constant shape that a Reshape is given; none where it is computed."""
+    shape = view.constants.get(reshape.input[1])
+    return () if shape is None else tuple(int(size) for size in numpy_helper.to_array(shape))
 
 
 def _back(perm: list[int]) -> list[int]:

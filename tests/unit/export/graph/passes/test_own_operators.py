@@ -123,6 +123,45 @@ def _scaled_scores(model: onnx.ModelProto) -> None:
     _first(model, "FusedMatMul").attribute.append(helper.make_attribute("alpha", 0.5))
 
 
+def _reshaped(model: onnx.ModelProto, name: str, shape: list[int]) -> None:
+    node = next(node for node in model.graph.node if node.name == name)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(shape), f"{name}.shape"))
+    node.input[1] = f"{name}.shape"
+
+
+def _heads_to_be_found_out(model: onnx.ModelProto) -> None:
+    for part in ("query", "key", "value"):
+        _reshaped(model, f"layer.0.{part}.split", [0, 0, -1, 32])
+
+
+def _joined_texts(model: onnx.ModelProto) -> None:
+    """So that tokens attend to those of other texts; the mask is for a row, and left out."""
+    scores = next(node for node in model.graph.node if node.name == "layer.0.biased_scores")
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.float32), "nothing"))
+    scores.input[1] = "nothing"
+    for part in ("query", "key", "value"):
+        _reshaped(model, f"layer.0.{part}.split", [1, -1, 2, 32])
+    _reshaped(model, "layer.0.context", [3, 17, 64])
+
+
+def _sum_of_two_layers(model: onnx.ModelProto) -> None:
+    """The residual is another layer's output, which a norm's operator takes just as well."""
+    first = next(node for node in model.graph.node if node.name == "layer.0.attention_output.sum")
+    add = next(node for node in model.graph.node if node.name == "layer.0.attention_residual")
+    other = onnx.NodeProto.FromString(first.SerializeToString())
+    other.output[0] = other.name = "other"
+    add.input[1] = "other"
+    nodes = list(model.graph.node)
+    nodes.insert(nodes.index(first), other)
+    set_nodes(model, nodes)
+
+
+def _outputs_of_the_graph(model: onnx.ModelProto) -> None:
+    for name in ("layer.0.intermediate.sum", "layer.0.residual"):
+        shape = [None, None, None]
+        model.graph.output.append(helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+
+
 def _a_constant_residual(model: onnx.ModelProto) -> None:
     node = next(node for node in model.graph.node if node.name == "layer.0.attention_residual")
     model.graph.initializer.append(numpy_helper.from_array(np.ones(64, np.float32), "ones"))
@@ -138,6 +177,12 @@ def _a_constant_residual(model: onnx.ModelProto) -> None:
         (_another_axis, "BiasedAttention", 1),
         (_parts_in_another_order, "BiasedAttention", 1),
         (_scaled_scores, "BiasedAttention", 1),
+        (_heads_to_be_found_out, "BiasedAttention", 1),
+        (_joined_texts, "BiasedAttention", 1),
+        (_sum_of_two_layers, "LinearNormInt8", 4),
+        (_sum_of_two_layers, "LinearInt8", 3),
+        (_outputs_of_the_graph, "LinearGeluInt8", 1),
+        (_outputs_of_the_graph, "LinearNormInt8", 3),
     ],
 )
 def test_what_computes_something_else_stays_as_it_is(
