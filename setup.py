@@ -21,8 +21,8 @@ KERNELS = Extension(
     "paritas.kernels",
     sources=[f"native/{name}.c" for name in SOURCES],
     depends=[f"native/{name}.h" for name in ("kernels", "rows", "operator", "onnxruntime_abi")],
-    # Products and sums rounded one by one, as every CPU rounds them; square roots by an instruction, not by libm.
-    extra_compile_args="-std=gnu11 -O3 -ffp-contract=off -fno-math-errno -fvisibility=hidden".split(),
+    # Products and sums rounded one by one, as every CPU rounds them; square roots without libm.
+    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"],
 )
 CHOICE = os.environ.get("PARITAS_KERNELS", "")
 
