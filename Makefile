@@ -129,7 +129,7 @@ bench: bench-int8 bench-peers bench-kernels
 
 BENCH := $(BIN)/python -m kernels_bench
 MODELS := all-MiniLM-L6-v2 all-mpnet-base-v2
-KERNELS := pooling linear fusions first_token export
+KERNELS := pooling linear operators fusions first_token export
 ENCODERS := plan roofline shapes start memory fairness gather index
 each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) true
 

@@ -33,7 +33,7 @@ static inline size_t elements(const Tensor *tensor) {
     return count;
 }
 
-/* The message that NULL or a format of numbers makes an error of. */
+/* An error of the caller, with a message in printf's form. */
 Status *refuse(const Api *api, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* Make the output, float32, its last axis this long and the others as those of an input. */

@@ -16,8 +16,10 @@ typedef struct {
 } Description;
 
 static const Description descriptions[OPERATORS] = {
-    [LINEAR] = {"LinearInt8", 5},       [LINEAR_GELU] = {"LinearGeluInt8", 5},
-    [LINEAR_NORM] = {"LinearNormInt8", 8}, [ATTENTION] = {"Attention", 1},
+    [LINEAR] = {"LinearInt8", 5},
+    [LINEAR_GELU] = {"LinearGeluInt8", 5},
+    [LINEAR_NORM] = {"LinearNormInt8", 8},
+    [ATTENTION] = {"Attention", 1},
     [BIASED_ATTENTION] = {"BiasedAttention", 2},
 };
 
@@ -62,7 +64,7 @@ static Status *read_input(const Api *api, const Context *context, size_t place, 
     Status *status = get_input(api, context, place, &value);
     if (status || (status = open_shape(api, value, &shape))) return status;
     status = count_dims(api, shape, &tensor->rank);
-    if (!status && tensor->rank > MAX_DIMS) status = create_status(api, INVALID_ARGUMENT, "paritas: more than 8 dimensions");
+    if (!status && tensor->rank > MAX_DIMS) status = refuse(api, "paritas: more than %d dimensions", MAX_DIMS);
     if (!status) status = read_dims(api, shape, tensor->dims, tensor->rank);
     release_shape(api, shape);
     return status ? status : tensor_data(api, value, &tensor->data);

@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from paritas.engine.runtime.kernels import LIBRARY, available_kernels
+from tests.native.compiling import BEST_FIRST, COMPILER, FLAGS, compiled_for
 from tests.native.products import Kernels
-from tests.native.test_sources import BEST_FIRST, COMPILER, FLAGS, compiled_for
 
 
 @pytest.fixture(scope="session", params=BEST_FIRST)

@@ -83,8 +83,8 @@ def test_bits_depend_on_no_batch_no_thread_and_no_padding(attending: Kernels) ->
     expected = run(opened(4, attending), x)
     assert np.array_equal(run(opened(4, attending, threads=2), x), expected)
     assert np.array_equal(run(opened(4, attending), x[4:5]), expected[4:5])
-    # Tokens that a mask takes out weigh exactly nothing.
-    padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7)], axis=1)
+    # Tokens that a mask takes out weigh exactly nothing, however large they are.
+    padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7) * np.float32(1e30)], axis=1)
     mask = np.zeros((9, 1, 1, 49), np.float32)
     mask[..., 30:] = np.finfo(np.float32).min
     found = run(opened(4, attending, biased=True), padded, added=mask)

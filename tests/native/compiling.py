@@ -1,0 +1,39 @@
+"""native/ compiled in other ways than setup.py does."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.conftest import ROOT
+
+NATIVE = ROOT / "native"
+COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
+BEST_FIRST = ["avx512_vnni", "avx2"]
+# As setup.py has them.
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno"]
+
+compiles = pytest.mark.skipif(shutil.which(COMPILER[0]) is None, reason=f"no C compiler, {COMPILER[0]}, here")
+
+
+def compiled(*arguments: str | Path) -> str:
+    """Run the compiler, and return what it printed."""
+    command = [*COMPILER, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def compiled_for(name: str, output: Path, *flags: str | Path) -> None:
+    """Compile native/ so that the kernels of one instruction set are its best."""
+    others = BEST_FIRST[: BEST_FIRST.index(name)]
+    renamed = [f"-D{other}_kernels={name}_kernels" for other in others]
+    compiled(*flags, *renamed, "-c", NATIVE / "operators.c", "-o", output.with_suffix(".o"))
+    left_out = ["operators.c", *(f"linear_{other}.c" for other in others)]
+    sources = [source for source in sorted(NATIVE.glob("*.c")) if source.name not in left_out]
+    compiled(*flags, output.with_suffix(".o"), *sources, "-o", output)
