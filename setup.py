@@ -16,11 +16,20 @@ from setuptools.command.build_py import build_py
 from setuptools.errors import CompileError, LinkError
 
 REGISTRY = "models_registry.yaml"
-SOURCES = ["operators", "linear", "attention", "linear_avx512_vnni", "attention_avx512", "linear_avx2"]
+SOURCES = [
+    "operators",
+    "linear",
+    "linear_avx512_vnni",
+    "linear_avx_vnni",
+    "linear_avx2",
+    "attention",
+    "attention_avx512",
+]
+HEADERS = ["kernels", "rows", "bytes", "linear_bytes", "x86", "operator", "onnxruntime_abi"]
 KERNELS = Extension(
     "paritas.kernels",
     sources=[f"native/{name}.c" for name in SOURCES],
-    depends=[f"native/{name}.h" for name in ("kernels", "rows", "operator", "onnxruntime_abi")],
+    depends=[f"native/{name}.h" for name in HEADERS],
     # Products and sums rounded one by one, as every CPU rounds them; square roots without libm.
     extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"],
 )

@@ -11,6 +11,8 @@
 #include <stdint.h>
 
 enum { PANEL = 16, GROUP = 4 };
+/* So that an input of 9 bits, times 128, adds up within 31 bits. */
+enum { MOST_INPUTS = 32768 };
 
 typedef struct {
     size_t inputs, outputs;
@@ -52,13 +54,16 @@ typedef struct {
     void (*attend)(const Attention *attention, size_t text, size_t head, void *memory);
 } Kernels;
 
-extern const Kernels avx512_vnni_kernels, avx2_kernels;
+extern const Kernels avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels;
 
 size_t attention_bytes_avx512(const Attention *attention);
 void attend_avx512(const Attention *attention, size_t text, size_t head, void *memory);
 
 static inline size_t groups_of(size_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 static inline size_t panels_of(size_t outputs) { return (outputs + PANEL - 1) / PANEL; }
+
+/* Inputs that reach no further are taken for zeros: their steps have no reciprocal. */
+#define SMALLEST 1e-30f
 
 /* The largest integer of an input of which so many, times 128, add up within 31 bits. */
 static inline int32_t largest_16_bit(size_t inputs) {

@@ -6,8 +6,6 @@
 #include "operator.h"
 
 enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT };
-/* So that an input of 9 bits, times 128, adds up within 31 bits. */
-enum { MOST_INPUTS = 32768 };
 /* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
 enum { BLOCK_BYTES = 128 * 1024 };
 /* A task is worth a thread's waking up: some 10 microseconds. */

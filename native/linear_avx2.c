@@ -7,7 +7,8 @@
 #include "rows.h"
 
 #if defined(__x86_64__)
-#include <cpuid.h>
+#include "x86.h"
+
 #include <immintrin.h>
 #include <string.h>
 
@@ -15,8 +16,6 @@
 #define UNROLLED _Pragma("GCC unroll 6")
 /* Twelve accumulators, two registers of weights, one of inputs and one of products: all sixteen. */
 enum { ROWS = 6 };
-/* What reaches no further is taken for zeros: its steps have no reciprocal. */
-#define SMALLEST 1e-30f
 
 AVX2 static float largest_of(__m256 x) {
     __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
@@ -145,18 +144,9 @@ AVX2 static void normalize(float *y, const float *residual, const float *scale, 
     add_and_normalize(y, residual, scale, shift, epsilon, count);
 }
 
-/* __builtin_cpu_supports compiles with zig and always says no. */
-static int fits(void) {
-    unsigned eax, ebx, ecx, edx, saved, high;
-    if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || !(ecx & bit_OSXSAVE) || !(ecx & bit_FMA)) return 0;
-    __asm__("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-    /* The system keeps 128 and 256 bits of a register when threads take turns. */
-    return (saved & 6) == 6 && __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && (ebx & bit_AVX2);
-}
-
 const Kernels avx2_kernels = {
     .name = "avx2",
-    .fits = fits,
+    .fits = has_avx2,
     .rows = ROWS,
     .panels = 1,
     .row_bytes = row_bytes,

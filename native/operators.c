@@ -25,8 +25,10 @@ static const Description descriptions[OPERATORS] = {
 
 /* The kernels for this CPU, the best first. */
 static const Kernels *fitting(void) {
-    if (avx512_vnni_kernels.fits()) return &avx512_vnni_kernels;
-    return avx2_kernels.fits() ? &avx2_kernels : NULL;
+    static const Kernels *const best_first[] = {&avx512_vnni_kernels, &avx_vnni_kernels, &avx2_kernels};
+    for (size_t i = 0; i < sizeof best_first / sizeof *best_first; i++)
+        if (best_first[i]->fits()) return best_first[i];
+    return NULL;
 }
 
 EXPORTED const char *paritas_kernels(void) {

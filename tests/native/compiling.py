@@ -14,7 +14,7 @@ from tests.packaging.conftest import ROOT
 
 NATIVE = ROOT / "native"
 COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
-BEST_FIRST = ["avx512_vnni", "avx2"]
+BEST_FIRST = ["avx512_vnni", "avx_vnni", "avx2"]
 # As setup.py has them.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno"]
 

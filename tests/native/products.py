@@ -26,7 +26,7 @@ def rounded(kernels: Kernels, x: NDArray[np.float32]) -> tuple[NDArray[np.int64]
     """Return the integers and the step of each row."""
     reach = np.abs(x).max(axis=1, keepdims=True)
     there = reach > np.float32(1e-30)
-    steps, factors = _bytes(x, reach) if kernels.name == "avx512_vnni" else _16_bits(x, reach)
+    steps, factors = _16_bits(x, reach) if kernels.name == "avx2" else _bytes(x, reach)
     steps, factors = (np.where(there, value, 0).astype(np.float32) for value in (steps, factors))
     return np.rint(x * factors).astype(np.int64), steps
 

@@ -27,33 +27,38 @@ def test_nothing_is_read_or_written_beyond_its_end_and_nothing_is_undefined(
     assert int(ran.stdout) > 800
 
 
+ROWS = range(1, 7)
+BYTES = [f"{name}{rows}" for name in ("narrow", "wide") for rows in ROWS]
+
+
 @compiles
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these tiles are x86's")
 @pytest.mark.parametrize(
-    ("name", "tiles", "too_large"),
+    ("name", "tiles", "enlarge"),
     [
-        ("linear_avx512_vnni", [f"{rows}x{panels}" for panels in (1, 4) for rows in range(1, 7)], "8, 4"),
+        ("linear_avx512_vnni", BYTES, ("COLUMNS = 4", "COLUMNS = 6")),
+        ("linear_avx_vnni", BYTES, ("COLUMNS = 2", "COLUMNS = 4")),
+        ("linear_avx2", [f"tile{rows}" for rows in ROWS], ("ROWS = 6", "ROWS = 8", "TILE(8)")),
         (
             "attention_avx512",
-            [f"{rows}x{columns}" for rows in range(1, 7) for columns in range(1, 5)],
-            "8, 4",
+            [f"tile{rows}x{columns}" for rows in ROWS for columns in range(1, 5)],
+            ("ROWS = 6", "ROWS = 8", "TILE(8, 4)"),
         ),
-        ("linear_avx2", [f"{rows}" for rows in range(1, 7)], "8"),
     ],
 )
-def test_no_tile_keeps_an_accumulator_in_memory(name: str, tiles: list[str], too_large: str) -> None:
+def test_no_tile_keeps_an_accumulator_in_memory(
+    name: str, tiles: list[str], enlarge: tuple[str, ...]
+) -> None:
     """A spilled one costs two thirds of the speed, and no result shows it."""
     source = NATIVE / f"{name}.c"
     assert spills(compiled(*FLAGS, "-S", "-o", "-", source)) == dict.fromkeys(tiles, 0)
     # The check sees what it looks for.
-    larger = re.sub(r"ROWS = 6", "ROWS = 8", source.read_text(encoding="utf-8")).replace(
-        "unroll 6", "unroll 8"
-    )
-    tile = too_large.replace(", ", "x")
+    smaller, larger, *tile = enlarge
+    text = source.read_text(encoding="utf-8").replace(smaller, larger).replace("unroll 6", "unroll 8")
     # Within the part for x86, which is the last of the file.
-    end = larger.rindex("#else") if "#else" in larger else larger.rindex("#endif")
-    larger = f"{larger[:end]}\nTILE({too_large})\nTile *const used = tile{tile};\n#endif\n"
-    assert spills(compiled_text(larger))[tile] > 0
+    end = text.rindex("#else") if "#else" in text else text.rindex("#endif")
+    used = [f"{one}\nTile *const used = tile{'x'.join(re.findall(r'[0-9]', one))};" for one in tile]
+    assert max(spills(compiled_text("\n".join([text[:end], *used, "#endif\n"]))).values()) > 0
 
 
 def compiled_text(text: str) -> str:
@@ -62,10 +67,11 @@ def compiled_text(text: str) -> str:
 
 
 def spills(assembly: str) -> dict[str, int]:
-    """Return, by its size, how often each tile moves a wide register to or from the stack."""
-    bodies = re.findall(r"^tile([x\d]+):\n(.*?)^\s*\.cfi_endproc", assembly, re.DOTALL | re.MULTILINE)
+    """Return, by its name, how often each tile moves a wide register to or from the stack."""
+    names = r"^((?:tile|narrow|wide)[x\d]+):\n(.*?)^\s*\.cfi_endproc"
+    bodies = re.findall(names, assembly, re.DOTALL | re.MULTILINE)
     moved = re.compile(r"[yz]mm\d+.*\(%r[sb]p|\(%r[sb]p.*[yz]mm\d+")
-    return {size: sum(bool(moved.search(line)) for line in body.splitlines()) for size, body in bodies}
+    return {name: sum(bool(moved.search(line)) for line in body.splitlines()) for name, body in bodies}
 
 
 @compiles

@@ -1,0 +1,34 @@
+/* AVX-VNNI: as AVX-512 VNNI, with eight outputs a register. For CPUs that have no AVX-512. */
+#include "kernels.h"
+
+#if defined(__x86_64__)
+#include "x86.h"
+
+#define TARGET __attribute__((target("avx2,fma")))
+#define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
+/* Twelve accumulators, two registers of weights and one of inputs, of 16. */
+enum { WIDTH = 8, ROWS = 6, COLUMNS = 2, AT_ONCE = 1, MOVED = 0, LARGEST_DIGIT = 255 };
+#include "linear_bytes.h"
+
+TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {
+    (void)group;
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(inputs), "x"(weights));
+}
+
+static int fits(void) { return has_avx2() && (features(7, 1).a & bit_AVXVNNI); }
+
+const Kernels avx_vnni_kernels = {
+    .name = "avx_vnni",
+    .fits = fits,
+    .rows = ROWS,
+    .panels = PANELS,
+    .row_bytes = row_bytes,
+    .round = round_rows,
+    .multiply = multiply,
+    .gelu = gelu,
+    .normalize = normalize,
+};
+#else
+static int fits(void) { return 0; }
+const Kernels avx_vnni_kernels = {.name = "avx_vnni", .fits = fits};
+#endif

@@ -1,0 +1,160 @@
+/* Linear layers over inputs in bytes, for an instruction set that adds up four products of bytes at once. Its file
+   includes this once. Before, it says
+
+   TARGET                 the attribute of functions that use it
+   WIDTH                  how many outputs a register holds
+   HEIGHTS(EACH)          EACH(1) to EACH(ROWS): the rows of inputs that a tile may have
+   ROWS, COLUMNS          the most rows of a tile, and the registers of outputs of each
+   AT_ONCE                how many groups of a row a register of inputs holds
+   MOVED, LARGEST_DIGIT   as round_to_bytes takes them
+
+   and after, add_products. */
+#include "bytes.h"
+
+#include <string.h>
+
+#define INLINED static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 6")
+/* The panels that a tile is wide, and the registers that a panel is wide. */
+enum { PANELS = COLUMNS * WIDTH / PANEL, OF_PANEL = PANEL / WIDTH };
+
+typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+
+/* Add products of a register of weights with one of the groups that a register of inputs holds. In assembly, so that the
+   sum stays in its register: compilers that choose registers themselves keep some sums in memory, at a third of the speed
+   and with the same results. */
+TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group);
+
+static size_t row_bytes(size_t inputs) { return padded(inputs) + sizeof(Rest); }
+
+TARGET static void round_rows(const float *x, size_t rows, size_t inputs, void *rounded) {
+    for (size_t row = 0; row < rows; row++)
+        round_to_bytes(x + row * inputs, inputs, MOVED, LARGEST_DIGIT, (uint8_t *)rounded + row * row_bytes(inputs));
+}
+
+/* A register of so many values, zeros beyond them. */
+TARGET INLINED Integers load(const void *from, size_t count) {
+    Integers loaded = {0};
+    if (count >= WIDTH) memcpy(&loaded, from, sizeof loaded);
+    else memcpy(&loaded, from, count * sizeof(float));
+    return loaded;
+}
+
+/* What a tile takes of a row at a time: one group everywhere in the register, or as many groups as it holds. */
+TARGET INLINED Integers inputs_at(const uint8_t *x) {
+    int32_t group;
+    memcpy(&group, x, sizeof group);
+    return AT_ONCE > 1 ? load(x, WIDTH) : (Integers){0} + group;
+}
+
+/* A group's weights, for a register of outputs of a tile. */
+TARGET INLINED Integers weights_of(const int8_t *group, size_t panel_bytes, size_t column) {
+    return load(group + column / OF_PANEL * panel_bytes + column % OF_PANEL * WIDTH * GROUP, WIDTH);
+}
+
+TARGET INLINED void add_group(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const size_t group,
+                              const int8_t *weights, size_t panel_bytes, Integers (*sum)[COLUMNS]) {
+    Integers weight[COLUMNS];
+    const uint8_t *lower = x + 3 * stride; /* whose addresses, like the upper ones, are x + 0, 1 or 2 strides */
+    UNROLLED for (size_t c = 0; c < columns; c++) weight[c] = weights_of(weights, panel_bytes, c);
+    UNROLLED for (size_t r = 0; r < rows; r++) {
+        const Integers input = inputs_at(r < 3 ? x + r * stride : lower + (r - 3) * stride);
+        UNROLLED for (size_t c = 0; c < columns; c++) add_products(&sum[r][c], weight[c], input, group);
+    }
+}
+
+/* Products of `rows` rows with `columns` registers of outputs, to `sums`. Meanwhile `ahead` is fetched, `step` a group. */
+TARGET INLINED void multiply_tile(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const int8_t *weights,
+                                  size_t panel_bytes, size_t groups, const int8_t *ahead, size_t step, Integers *sums) {
+    Integers sum[ROWS][COLUMNS];
+    UNROLLED for (size_t r = 0; r < rows; r++)
+        UNROLLED for (size_t c = 0; c < columns; c++) sum[r][c] = (Integers){0};
+    for (; groups >= AT_ONCE; groups -= AT_ONCE, x += AT_ONCE * GROUP)
+        UNROLLED for (size_t group = 0; group < AT_ONCE; group++, weights += PANEL * GROUP, ahead += step) {
+            UNROLLED for (size_t p = 0; p < columns / OF_PANEL; p++) __builtin_prefetch(ahead + p * PANEL * GROUP, 0, 2);
+            add_group(rows, columns, x, stride, group, weights, panel_bytes, sum);
+        }
+    for (; AT_ONCE > 1 && groups; groups--, x += GROUP, weights += PANEL * GROUP)
+        add_group(rows, columns, x, stride, 0, weights, panel_bytes, sum);
+    UNROLLED for (size_t r = 0; r < rows; r++)
+        UNROLLED for (size_t c = 0; c < columns; c++) sums[r * columns + c] = sum[r][c];
+}
+
+typedef void Tile(const uint8_t *, size_t, const int8_t *, size_t, size_t, const int8_t *, size_t, Integers *);
+/* A function each: inlined into a caller, they would have to share the registers with it. */
+#define TILE(name, rows, columns)                                                                                       \
+    TARGET static __attribute__((noinline)) void name##rows(const uint8_t *x, size_t stride, const int8_t *weights,     \
+                                                            size_t panel_bytes, size_t groups, const int8_t *ahead,     \
+                                                            size_t step, Integers *sums) {                              \
+        multiply_tile(rows, columns, x, stride, weights, panel_bytes, groups, ahead, step, sums);                       \
+    }
+#define NARROW(rows) TILE(narrow, rows, OF_PANEL)
+#define WIDE(rows) TILE(wide, rows, COLUMNS)
+HEIGHTS(NARROW)
+HEIGHTS(WIDE)
+#define NARROW_NAME(rows) narrow##rows,
+#define WIDE_NAME(rows) wide##rows,
+static Tile *const tiles[2][ROWS] = {{HEIGHTS(NARROW_NAME)}, {HEIGHTS(WIDE_NAME)}};
+
+/* Outputs of `rows` rows and `columns` registers from their sums, which second digits are missing from. */
+TARGET INLINED void finish(const size_t columns, size_t rows, const uint8_t *x, size_t stride, const Layer *layer, size_t panel,
+                           const Integers *sums, float *y) {
+    const size_t panel_bytes = groups_of(layer->inputs) * PANEL * GROUP;
+    const int8_t *weights = layer->weights + panel * panel_bytes;
+    const size_t left = layer->outputs - panel * PANEL;
+    Integers weight_sum[COLUMNS], coarse[COLUMNS];
+    Floats scale[COLUMNS], bias[COLUMNS], outputs[COLUMNS];
+    y += panel * PANEL;
+    UNROLLED for (size_t c = 0; c < columns; c++) {
+        const size_t at = panel * PANEL + c * WIDTH, count = left > c * WIDTH ? left - c * WIDTH : 0;
+        weight_sum[c] = load(layer->sums + at, count);
+        scale[c] = (Floats)load(layer->scales + at, count);
+        bias[c] = (Floats)load(layer->bias + at, count);
+    }
+    for (size_t r = 0; r < rows; r++, x += stride, sums += columns, y += layer->outputs) {
+        const Rest *rest = (const Rest *)(x + padded(layer->inputs));
+        UNROLLED for (size_t c = 0; c < columns; c++) coarse[c] = (Integers){0};
+        for (uint32_t i = 0; i < rest->apart; i++) {
+            if (i == rest->below)
+                UNROLLED for (size_t c = 0; c < columns; c++) coarse[c] = -coarse[c];
+            const Integers digit = (Integers){0} + (int32_t)rest->second[i].digit;
+            const int8_t *group = weights + rest->second[i].group * PANEL * GROUP;
+            UNROLLED for (size_t c = 0; c < columns; c++) add_products(&coarse[c], weights_of(group, panel_bytes, c), digit, 0);
+        }
+        const int32_t sign = rest->below == rest->apart ? -256 : 256;
+        UNROLLED for (size_t c = 0; c < columns; c++) {
+            const Integers sum = sums[c] - weight_sum[c] * rest->zero + coarse[c] * sign;
+            outputs[c] = __builtin_convertvector(sum, Floats) * rest->step * scale[c] + bias[c];
+        }
+        if (left < columns * WIDTH) memcpy(y, outputs, left * sizeof(float));
+        else memcpy(y, outputs, columns * sizeof(Floats));
+    }
+}
+
+TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
+    const size_t groups = groups_of(layer->inputs), panel_bytes = groups * PANEL * GROUP;
+    const size_t stride = row_bytes(layer->inputs), blocks = (rows + ROWS - 1) / ROWS;
+    Integers sums[ROWS * COLUMNS];
+    for (size_t panel = first, taken; panel < last; panel += taken) {
+        taken = last - panel >= PANELS ? PANELS : 1;
+        const int8_t *weights = layer->weights + panel * panel_bytes;
+        for (size_t block = 0; block < blocks; block++) {
+            /* Of nearly equal heights: 8 rows as 4 and 4 and not as 6 and 2. */
+            const size_t top = rows * block / blocks, high = rows * (block + 1) / blocks - top;
+            const uint8_t *x = (const uint8_t *)rounded + top * stride;
+            float *out = y + top * layer->outputs;
+            /* The first two fetch the next panels from memory, half of them each; the only one all. */
+            const size_t sharing = blocks > 1 ? 2 : 1, step = block < sharing ? taken * PANEL * GROUP / sharing : 0;
+            tiles[taken == PANELS][high - 1](x, stride, weights, panel_bytes, groups,
+                                             weights + taken * panel_bytes + block * step * groups, step, sums);
+            if (taken == PANELS) finish(COLUMNS, high, x, stride, layer, panel, sums, out);
+            else finish(OF_PANEL, high, x, stride, layer, panel, sums, out);
+        }
+    }
+}
+
+TARGET static void gelu(float *x, size_t count) { gelu_each(x, count); }
+TARGET static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
+    add_and_normalize(y, residual, scale, shift, epsilon, count);
+}
