@@ -1,4 +1,8 @@
-"""setuptools' build backend, and a compiler from the package index where the system has none."""
+"""setuptools' build backend, and a compiler from the package index where the system has none that fits.
+
+PARITAS_TARGET compiles for another machine than this one, and names it as zig does: aarch64-linux-gnu.2.17 is
+an ARM64 Linux with glibc 2.17 or later. The wheel says then that it is for that architecture.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +26,26 @@ def _compiler_found() -> bool:
     return shutil.which(shlex.split(compiler)[0]) is not None
 
 
-def _wanted() -> bool:
-    return os.environ.get("PARITAS_KERNELS") != "none"
+def _zig_wanted() -> bool:
+    if os.environ.get("PARITAS_KERNELS") == "none":
+        return False
+    return bool(os.environ.get("PARITAS_TARGET")) or not _compiler_found()
 
 
 def _compiler() -> list[str]:
-    return [_ZIG] if _wanted() and not _compiler_found() else []
+    return [_ZIG] if _zig_wanted() else []
 
 
 def _set_compiler() -> None:
-    if _wanted() and not _compiler_found():
-        os.environ["CC"] = f"{shlex.quote(sys.executable)} {_COMPILER}"
-        os.environ["LDSHARED"] = f"{os.environ['CC']} -shared"
+    if not _zig_wanted():
+        return
+    command = f"{shlex.quote(sys.executable)} {_COMPILER}"
+    if target := os.environ.get("PARITAS_TARGET"):
+        command += f" -target {target}"
+        # What setuptools calls the wheel's platform.
+        os.environ["_PYTHON_HOST_PLATFORM"] = f"linux-{target.split('-')[0]}"
+    os.environ["CC"] = command
+    os.environ["LDSHARED"] = f"{command} -shared"
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:

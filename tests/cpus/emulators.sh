@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Fetch what runs other CPUs here, without root: qemu's user-mode emulators, and an ARM64 Python with the wheels
-# the engine needs. 60 MB of packages from the configured Debian mirror and package index; half a minute.
+# that the engine and the operators' tests need. 100 MB of packages from the configured Debian mirror and package
+# index; half a minute.
 #
 #   emulators.sh DIRECTORY PIP     leaves DIRECTORY/qemu-x86_64, DIRECTORY/qemu-aarch64, DIRECTORY/arm64
 #
@@ -51,5 +52,6 @@ END
     --platform manylinux2014_aarch64 \
     "onnxruntime==$("$pip" show onnxruntime | sed -n 's/^Version: //p')" \
     "numpy==$("$pip" show numpy | sed -n 's/^Version: //p')" \
-    tokenizers msgspec pyyaml platformdirs tqdm packaging flatbuffers protobuf
+    tokenizers msgspec pyyaml platformdirs tqdm packaging flatbuffers protobuf click \
+    onnx ml_dtypes typing_extensions safetensors pytest pluggy iniconfig pygments
 rm -rf debs apt

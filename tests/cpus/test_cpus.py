@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import sysconfig
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from paritas.export.int8.calibration import built_in_texts
 
 pytestmark = pytest.mark.cpus
 
+ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("encode.py")
 # The shortest ones: an emulator is a hundred times slower.
 TEXTS = ["", *sorted(built_in_texts("certificate"), key=len)[:20]]
@@ -64,9 +66,20 @@ def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package as installed: an emulated Python does not follow this one's editable install."""
     target = tmp_path_factory.mktemp("package")
-    root = Path(__file__).parents[2]
-    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(root)]
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), str(ROOT)]
     subprocess.run(pip, check=True)
+    return target
+
+
+@pytest.fixture(scope="module")
+def arm_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, compiled for ARM64."""
+    target = tmp_path_factory.mktemp("arm")
+    environment = os.environ | {"PARITAS_TARGET": "aarch64-linux-gnu.2.17", "PARITAS_KERNELS": "required"}
+    command = ["-m", "pip", "wheel", "-q", "--no-deps", "--wheel-dir", str(target), str(ROOT)]
+    subprocess.run([sys.executable, *command], check=True, env=environment)
+    (wheel,) = target.glob("*_aarch64.whl")
+    zipfile.ZipFile(wheel).extractall(target)
     return target
 
 
@@ -77,16 +90,22 @@ def emulate(
     out.mkdir()
     (out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
     arguments = [str(bundle.directory), str(out / "texts.json"), str(out), *precisions]
-    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
-    done = subprocess.run(
-        [*command, *arguments], capture_output=True, text=True, check=False, timeout=1200, env=environment
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run([*command, *arguments])
     return Outcome(
         {precision: np.load(out / f"{precision}.npy") for precision in precisions},
         json.loads((out / "facts.json").read_text()),
     )
+
+
+def run(command: list[str], **variables: str) -> str:
+    """Return what an emulated program printed."""
+    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=1200, env=environment | variables
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    return done.stdout
 
 
 def x86(emulators: Path, cpu: str, package: Path) -> list[str]:
@@ -96,9 +115,18 @@ def x86(emulators: Path, cpu: str, package: Path) -> list[str]:
 
 
 def arm(emulators: Path, cpu: str, package: Path) -> list[str]:
+    return [*arm_python(emulators, cpu), str(SCRIPT), f"{package}:{emulators / 'arm64/site'}"]
+
+
+def arm_python(emulators: Path, cpu: str) -> list[str]:
     root = emulators / "arm64"
-    python = [str(root / "usr/bin/python3.11"), "-S", "-s", "-B", str(SCRIPT), f"{package}:{root / 'site'}"]
+    python = [str(root / "usr/bin/python3.11"), "-S", "-s", "-B"]
     return [str(emulators / "qemu-aarch64"), "-L", str(root), "-cpu", cpu, *python]
+
+
+def command_for(cpu: str, emulators: Path, package: Path, arm_package: Path) -> list[str]:
+    on_arm = cpu.startswith("cortex")
+    return (arm if on_arm else x86)(emulators, cpu, arm_package if on_arm else package)
 
 
 @pytest.fixture(scope="module", params=["Haswell", "Nehalem", "cortex-a76"])
@@ -107,9 +135,10 @@ def outcome(
     emulators: Path,
     bundle: Bundle,
     package: Path,
+    arm_package: Path,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Outcome:
-    command = (arm if request.param.startswith("cortex") else x86)(emulators, request.param, package)
+    command = command_for(request.param, emulators, package, arm_package)
     found = emulate(command, bundle, tmp_path_factory.mktemp("out") / request.param, "int8")
     found.facts["cpu"] = request.param
     return found
@@ -152,14 +181,21 @@ def test_auto_knows_the_cpu_it_is_on(outcome: Outcome) -> None:
     [
         ("Haswell", "avx2", "paritas has kernels for avx2"),
         ("Nehalem", "onnxruntime", "paritas has no kernels for this CPU"),
-        # The package is this machine's, so that its library is of another architecture.
-        ("cortex-a76", "onnxruntime", "paritas's library of kernels does not load"),
+        ("cortex-a76", "asimddp", "paritas has kernels for asimddp"),
+        ("cortex-a57", "onnxruntime", "paritas has no kernels for this CPU"),
     ],
 )
 def test_one_bundle_of_dynamic_inputs_serves_them_all(
-    cpu: str, kernels: str, reason: str, emulators: Path, dynamic: Bundle, package: Path, tmp_path: Path
+    cpu: str,
+    kernels: str,
+    reason: str,
+    emulators: Path,
+    dynamic: Bundle,
+    package: Path,
+    arm_package: Path,
+    tmp_path: Path,
 ) -> None:
-    command = (arm if cpu.startswith("cortex") else x86)(emulators, cpu, package)
+    command = command_for(cpu, emulators, package, arm_package)
     found = emulate(command, dynamic, tmp_path / "out", "int8", texts=TEXTS[:_FEW])
     assert found.facts["kernels"] == kernels
     assert found.facts["kernels_reason"].startswith(reason)
@@ -169,3 +205,24 @@ def test_one_bundle_of_dynamic_inputs_serves_them_all(
     )
     assert figures.mean_cosine >= 0.9995
     assert figures.min_cosine >= 0.999
+
+
+def test_a_library_of_another_architecture_is_no_library(
+    emulators: Path, dynamic: Bundle, package: Path, tmp_path: Path
+) -> None:
+    command = arm(emulators, "cortex-a76", package)
+    found = emulate(command, dynamic, tmp_path / "out", "int8", texts=TEXTS[:1])
+    assert found.facts["kernels"] == "onnxruntime"
+    assert found.facts["kernels_reason"].startswith("paritas's library of kernels does not load")
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a76"])
+def test_operators_have_numpys_bits_on_arm(cpu: str, emulators: Path, arm_package: Path) -> None:
+    """The tests of native/, run there."""
+    path = f"{arm_package}:{emulators / 'arm64/site'}:{ROOT}"
+    tests = [str(ROOT / "tests/native" / name) for name in ("test_linear_int8.py", "test_following.py")]
+    pytest_there = ["-m", "pytest", "-q", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests]
+    printed = run([*arm_python(emulators, cpu), *pytest_there], PYTHONPATH=path)
+    print(printed.splitlines()[-1])
+    assert "passed" in printed
+    assert "skipped" not in printed
