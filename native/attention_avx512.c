@@ -1,6 +1,7 @@
 /* Attention with AVX-512: a head's keys turned to columns and its values side by side, then a few queries at a time
    over all keys. Scores of a few queries are all that is kept of them, so they stay in the first cache. */
 #include "kernels.h"
+#include "rows.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -120,7 +121,9 @@ AVX512 static float exponentials(float *scores, const float *bias, size_t length
         _mm512_storeu_ps(scores + i, kept);
         sum = _mm512_add_ps(sum, kept);
     }
-    return _mm512_reduce_add_ps(sum);
+    float lanes[LANES]; /* compilers differ in the order of _mm512_reduce_add_ps */
+    _mm512_storeu_ps(lanes, sum);
+    return sum_of_lanes(lanes);
 }
 
 AVX512 void attend_avx512(const Attention *attention, size_t text, size_t head, void *memory) {

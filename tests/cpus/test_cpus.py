@@ -6,13 +6,10 @@ onnxruntime takes and what they compute; of speed it says nothing.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import sysconfig
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,42 +21,18 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
 from paritas.export import export_model
 from paritas.export.certificate.certify import compare
-from paritas.export.int8.calibration import built_in_texts
+from tests.cpus.emulated import ROOT, TEXTS, Outcome, arm, arm_python, emulate, run, x86
 
 pytestmark = pytest.mark.cpus
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = Path(__file__).with_name("encode.py")
-# The shortest ones: an emulator is a hundred times slower.
-TEXTS = ["", *sorted(built_in_texts("certificate"), key=len)[:20]]
 # Of these where FP32 is emulated: it takes a minute each otherwise.
 _FEW = 6
-
-
-@dataclass
-class Outcome:
-    """What an emulated CPU made of the bundle."""
-
-    vectors: dict[str, NDArray[np.float32]]
-    facts: dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def emulators() -> Path:
-    return Path(os.environ["PARITAS_EMULATORS"])
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("cpus") / "bundle"
     return export_model("all-MiniLM-L6-v2", source="package", precisions=("fp32", "int8"), out=out)
-
-
-@pytest.fixture(scope="module")
-def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    out = tmp_path_factory.mktemp("dynamic") / "bundle"
-    options: dict[str, Any] = {"precisions": ("fp32", "int8"), "int8_inputs": "dynamic"}
-    return export_model("all-MiniLM-L6-v2", source="package", out=out, **options)
 
 
 @pytest.fixture(scope="module")
@@ -81,47 +54,6 @@ def arm_package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (wheel,) = target.glob("*_aarch64.whl")
     zipfile.ZipFile(wheel).extractall(target)
     return target
-
-
-def emulate(
-    command: list[str], bundle: Bundle, out: Path, *precisions: str, texts: list[str] = TEXTS
-) -> Outcome:
-    """Encode texts by an emulated Python; `command` ends with where its packages are."""
-    out.mkdir()
-    (out / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-    arguments = [str(bundle.directory), str(out / "texts.json"), str(out), *precisions]
-    run([*command, *arguments])
-    return Outcome(
-        {precision: np.load(out / f"{precision}.npy") for precision in precisions},
-        json.loads((out / "facts.json").read_text()),
-    )
-
-
-def run(command: list[str], **variables: str) -> str:
-    """Return what an emulated program printed."""
-    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, timeout=1200, env=environment | variables
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    return done.stdout
-
-
-def x86(emulators: Path, cpu: str, package: Path) -> list[str]:
-    python = str(Path(sys.executable).resolve())
-    site = f"{package}:{sysconfig.get_path('purelib')}"
-    return [str(emulators / "qemu-x86_64"), "-cpu", cpu, python, "-s", "-B", str(SCRIPT), site]
-
-
-def arm(emulators: Path, cpu: str, package: Path) -> list[str]:
-    return [*arm_python(emulators, cpu), str(SCRIPT), f"{package}:{emulators / 'arm64/site'}"]
-
-
-def arm_python(emulators: Path, cpu: str) -> list[str]:
-    root = emulators / "arm64"
-    python = [str(root / "usr/bin/python3.11"), "-S", "-s", "-B"]
-    return [str(emulators / "qemu-aarch64"), "-L", str(root), "-cpu", cpu, *python]
 
 
 def command_for(cpu: str, emulators: Path, package: Path, arm_package: Path) -> list[str]:

@@ -68,9 +68,9 @@ def compiled_text(text: str) -> str:
 
 def spills(assembly: str) -> dict[str, int]:
     """Return, by its name, how often each tile moves a wide register to or from the stack."""
-    names = r"^((?:tile|narrow|wide)[x\d]+):\n(.*?)^\s*\.cfi_endproc"
+    names = r"^((?:tile|narrow|wide)[x\d]+):.*?\n(.*?)^\s*\.cfi_endproc"
     bodies = re.findall(names, assembly, re.DOTALL | re.MULTILINE)
-    moved = re.compile(r"[yz]mm\d+.*\(%r[sb]p|\(%r[sb]p.*[yz]mm\d+")
+    moved = re.compile(r"[yz]mm\d+.*\(%r[sb]p|\(%r[sb]p.*[yz]mm\d+|\bq\d+.*\[sp")
     return {name: sum(bool(moved.search(line)) for line in body.splitlines()) for name, body in bodies}
 
 
