@@ -102,9 +102,17 @@ def dot_product(available: list[str]) -> str | None:
 
 
 def cpu_name() -> str:
-    """Return the CPU's name and the instruction sets that matter to its kernels."""
-    names = [line.split(":", 1)[1].strip() for line in _cpuinfo() if line.startswith("model name")]
-    name = names[0] if names else platform.processor() or platform.machine()
+    """Return the CPU's name and the instruction sets that matter to its kernels.
+
+    Hypervisors may hide the number in a name ("AMD EPYC"). Its family and model follow then.
+    """
+    facts: dict[str, str] = {}
+    for line in _cpuinfo():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip(), value.strip())
+    name = facts.get("model name") or platform.processor() or platform.machine()
+    if {"cpu family", "model"} <= facts.keys() and not any(character.isdigit() for character in name):
+        name += f" family {facts['cpu family']} model {facts['model']}"
     return f"{name} ({' '.join(instructions()) or platform.machine()})"
 
 

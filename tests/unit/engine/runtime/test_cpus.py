@@ -166,6 +166,14 @@ def test_instructions_are_named_as_the_kernel_names_them(
     assert cpu_name() == "A CPU @ 1 GHz (avx2 avx_vnni)"
 
 
+def test_a_name_without_a_number_gets_its_family(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    machine(monkeypatch, tmp_path, ["AVX2"], "fpu avx2")
+    (tmp_path / "cpuinfo").write_text(
+        "cpu family\t: 26\nmodel\t\t: 2\nmodel name\t: AMD EPYC\nflags\t: avx2\n"
+    )
+    assert cpu_name() == "AMD EPYC family 26 model 2 (avx2)"
+
+
 def test_an_emulated_cpu_is_not_taken_for_its_host(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     machine(monkeypatch, tmp_path, ["AVX2"], "fpu avx2 avx512f avx512_vnni avx_vnni amx_int8")
     assert instructions() == ["avx2"]
