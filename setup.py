@@ -22,6 +22,7 @@ SOURCES = [
     "linear_avx512_vnni",
     "linear_avx_vnni",
     "linear_avx2",
+    "linear_i8mm",
     "linear_asimddp",
     "attention",
     "attention_avx512",

@@ -54,7 +54,7 @@ typedef struct {
     void (*attend)(const Attention *attention, size_t text, size_t head, void *memory);
 } Kernels;
 
-extern const Kernels avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels, asimddp_kernels;
+extern const Kernels avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels, i8mm_kernels, asimddp_kernels;
 
 size_t attention_bytes_avx512(const Attention *attention);
 void attend_avx512(const Attention *attention, size_t text, size_t head, void *memory);

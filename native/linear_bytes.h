@@ -8,7 +8,7 @@
    AT_ONCE                how many groups of a row a register of inputs holds
    MOVED, LARGEST_DIGIT   as round_to_bytes takes them
 
-   and after, add_products. */
+   and after, add_products; with OWN_TILE defined also multiply_tile. */
 #include "bytes.h"
 
 #include <string.h>
@@ -53,6 +53,11 @@ TARGET INLINED Integers weights_of(const int8_t *group, size_t panel_bytes, size
     return load(group + column / OF_PANEL * panel_bytes + column % OF_PANEL * WIDTH * GROUP, WIDTH);
 }
 
+/* Products of `rows` rows with `columns` registers of outputs, to `sums`. Meanwhile `ahead` is fetched, `step` a group. */
+TARGET INLINED void multiply_tile(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const int8_t *weights,
+                                  size_t panel_bytes, size_t groups, const int8_t *ahead, size_t step, Integers *sums);
+
+#ifndef OWN_TILE
 TARGET INLINED void add_group(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const size_t group,
                               const int8_t *weights, size_t panel_bytes, Integers (*sum)[COLUMNS]) {
     Integers weight[COLUMNS];
@@ -64,7 +69,6 @@ TARGET INLINED void add_group(const size_t rows, const size_t columns, const uin
     }
 }
 
-/* Products of `rows` rows with `columns` registers of outputs, to `sums`. Meanwhile `ahead` is fetched, `step` a group. */
 TARGET INLINED void multiply_tile(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const int8_t *weights,
                                   size_t panel_bytes, size_t groups, const int8_t *ahead, size_t step, Integers *sums) {
     Integers sum[ROWS][COLUMNS];
@@ -80,6 +84,7 @@ TARGET INLINED void multiply_tile(const size_t rows, const size_t columns, const
     UNROLLED for (size_t r = 0; r < rows; r++)
         UNROLLED for (size_t c = 0; c < columns; c++) sums[r * columns + c] = sum[r][c];
 }
+#endif
 
 typedef void Tile(const uint8_t *, size_t, const int8_t *, size_t, size_t, const int8_t *, size_t, Integers *);
 /* A function each: inlined into a caller, they would have to share the registers with it. */

@@ -80,6 +80,7 @@ def test_the_one_for_arm_runs_there(dynamic: Bundle, emulators: Path, tmp_path: 
         ("x86_64", "linear_avx_vnni"),
         ("x86_64", "linear_avx2"),
         ("x86_64", "attention_avx512"),
+        ("aarch64", "linear_i8mm"),
         ("aarch64", "linear_asimddp"),
     ],
 )
