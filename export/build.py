@@ -80,7 +80,9 @@ class Build:
         self.tokenizer = Tokenizer.of(directory, self.contract)
         facts.check_rows(self.tokenizer.tokens)
         self.calibration: Calibration | None = None
-        if options.int8_inputs == "dynamic":  # so may a word in the environment
+        if (
+            "int8" in options.precisions and options.int8_inputs == "dynamic"
+        ):  # so may a word in the environment
             available_kernels()
         if "int8" in options.precisions:  # first of all: a file that will not do costs nobody a minute
             self.calibration = open_calibration(options.calibration, self.tokenizer, self.contract.roles)

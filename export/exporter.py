@@ -28,7 +28,7 @@ def export_model(
     precisions: Sequence[Precision] = ("fp32",),
     frontend: Frontend = "native",
     calibration: str | os.PathLike[str] | None = None,
-    int8_inputs: InputSteps = "static",
+    int8_inputs: InputSteps = "dynamic",
     judgements: str | os.PathLike[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
@@ -46,9 +46,9 @@ def export_model(
             that optimum-onnx knows).
         calibration: a file of texts like those to be encoded, one a line, for INT8; built-in ones take part
             too, and alone where None. A few hundred lines are enough.
-        int8_inputs: when INT8 chooses the steps of a layer's inputs. "static": once, by calibration, for
-            onnxruntime's own operators. "dynamic": for each token anew, by paritas's own; nearer to FP32, and
-            as slow as FP32 where those do not run.
+        int8_inputs: when INT8 chooses the steps of a layer's inputs. "dynamic": for each token anew, by
+            paritas's own operators; as slow as FP32 where those do not run. "static": once, by calibration,
+            for onnxruntime's own operators; further from FP32.
         judgements: a collection in BEIR's layout (corpus.jsonl, queries.jsonl, qrels/test.tsv);
             certificates then say what a precision costs a search over it.
         out: the bundle directory; the store's place for this model where None. A bundle that is already

@@ -30,7 +30,7 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
     precisions: Sequence[Precision] = ("fp32",)
     frontend: Frontend = "native"
     calibration: str | None = None
-    int8_inputs: InputSteps = "static"
+    int8_inputs: InputSteps = "dynamic"
     judgements: str | None = None
     out: str | None = None
 
@@ -41,7 +41,7 @@ class ExportOptions(Struct, frozen=True, kw_only=True):
         if not isinstance(self.int8_inputs, str) or self.int8_inputs not in get_args(InputSteps):
             expected = " or ".join(get_args(InputSteps))
             raise ExportError(f"unknown int8_inputs {self.int8_inputs!r}; expected {expected}")
-        if self.int8_inputs != "static" and "int8" not in self.precisions:
+        if self.int8_inputs != "dynamic" and "int8" not in self.precisions:
             raise ExportError("int8_inputs is for int8; add it to the precisions")
         if not isinstance(self.frontend, str) or self.frontend not in get_args(Frontend):
             raise ExportError(

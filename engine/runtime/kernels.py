@@ -21,6 +21,8 @@ from paritas.errors import InputError
 LIBRARY = Path(paritas.__file__).with_name("kernels.so")
 VARIABLE = "PARITAS_KERNELS"
 ONNXRUNTIME = "onnxruntime"
+# These round inputs to the same integers. What else they compute is FP32, as everywhere.
+_OF_BYTES = frozenset({"avx512_vnni", "avx_vnni", "i8mm", "asimddp"})
 
 
 class Kernels(NamedTuple):
@@ -51,6 +53,11 @@ def kernels_for(variant: Variant, *, own: bool = True) -> Kernels:
     if not is_dynamic(variant):
         return Kernels(ONNXRUNTIME, "its graphs hold onnxruntime's operators alone")
     return available_kernels() if own else Kernels(ONNXRUNTIME, "no others were wanted")
+
+
+def compute_alike(one: str, other: str) -> bool:
+    """Say whether what is proven of some kernels, by their name, holds for others."""
+    return one == other or {one, other} <= _OF_BYTES
 
 
 def is_dynamic(variant: Variant) -> bool:

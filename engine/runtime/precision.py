@@ -8,7 +8,7 @@ from typing import Literal
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import Variant
 from paritas.engine.runtime.cpus import dot_product, instructions
-from paritas.engine.runtime.kernels import is_dynamic, kernels_for
+from paritas.engine.runtime.kernels import compute_alike, is_dynamic, kernels_for
 from paritas.errors import InputError
 from paritas.registry import Precision
 
@@ -55,7 +55,7 @@ def certified_elsewhere(variant: Variant, *, own: bool = True) -> str:
     if certificate is None:  # it is being made
         return ""
     if is_dynamic(variant):
-        if kernels.name in certificate.kernels:
+        if any(compute_alike(kernels.name, name) for name in certificate.kernels):
             return ""
         made = " and ".join(certificate.kernels)
         return f"INT8 was certified with the kernels of {made}, here it runs with those of {kernels.name}"

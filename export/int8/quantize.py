@@ -4,8 +4,8 @@ Calibration runs the FP32 graph over its texts and takes the second moments by w
 (weight_rounding.py). What rounding still shifts on average goes into the bias. What multiplies the weights
 comes in two forms:
 
-- static: onnxruntime's integer products, over inputs in constant steps that calibration chose (static.py).
 - dynamic: paritas's own operators, which choose steps anew for each token (graph/operators.py).
+- static: onnxruntime's integer products, over inputs in constant steps that calibration chose (static.py).
 
 Then the INT8 graph's vectors of texts held out are compared with FP32's. Where they are further off than half
 of what the bound allows, the layers that hurt most stay FP32, as long as those are few.
@@ -47,7 +47,7 @@ def quantize(
     calibration: Calibration,
     contract: Contract,
     bound: Bound,
-    inputs: InputSteps = "static",
+    inputs: InputSteps = "dynamic",
     report: Callable[[str], None] = lambda _step: None,
 ) -> Quantization:
     """Write the INT8 graph of a model and its weights file; return how it was done.

@@ -140,10 +140,10 @@ def _row(name: str, model: Model, path: Path) -> _Row:
 )
 @click.option(
     "--int8-inputs",
-    type=click.Choice(["static", "dynamic"]),
-    default="static",
+    type=click.Choice(["dynamic", "static"]),
+    default="dynamic",
     show_default=True,
-    help="static: steps by calibration. dynamic: steps for each token, nearer to FP32, by paritas's kernels.",
+    help="dynamic: steps for each token, paritas's kernels. static: steps by calibration, onnxruntime's.",
 )
 @click.option(
     "--judgements",
@@ -183,7 +183,7 @@ def export(
     paritas export ./my-model --pooling mean
     paritas export all-mpnet-base-v2 --precision fp32,int8
     paritas export all-mpnet-base-v2 --precision int8 --calibration my_texts.txt
-    paritas export all-mpnet-base-v2 --precision fp32,int8 --int8-inputs dynamic
+    paritas export all-mpnet-base-v2 --precision fp32,int8 --int8-inputs static
     paritas export simlm-base-msmarco-finetuned --source ./checkpoint --out ./simlm.bundle
     """
     from paritas.export import export_model
@@ -195,7 +195,7 @@ def export(
         precisions=_precisions(",".join(precisions)),
         frontend="optimum" if frontend == "optimum" else "native",
         calibration=calibration,
-        int8_inputs="dynamic" if int8_inputs == "dynamic" else "static",
+        int8_inputs="static" if int8_inputs == "static" else "dynamic",
         judgements=judgements,
         out=out,
         registry=models.registry(),
@@ -213,7 +213,7 @@ def export(
 
 def _quantized(made: Quantization) -> str:
     kept = f"; FP32 kept: {', '.join(made.kept_fp32)}" if made.kept_fp32 else ""
-    name = "int8" if made.inputs == "static" else "int8 with dynamic inputs"
+    name = "int8" if made.inputs == "dynamic" else "int8 with static inputs"
     cut = f", {made.truncated} of them cut to max_length" if made.truncated else ""
     return (
         f"{name}: calibrated on {made.texts} texts ({made.calibration}{cut}), {made.tokens} tokens; "

@@ -16,6 +16,7 @@ from paritas.engine.runtime import kernels
 from paritas.engine.runtime import precision as precision_module
 from paritas.engine.runtime.cpus import available_cpus
 from paritas.engine.runtime.kernels import Kernels, available_kernels
+from paritas.engine.runtime.precision import certified_elsewhere
 from paritas.engine.tuned import Tuned, keep_tuned
 from paritas.errors import BundleError, ExportError
 from paritas.export import export_model
@@ -235,6 +236,10 @@ def test_a_certificate_of_other_kernels_is_logged(
     with caplog.at_level(logging.WARNING, "paritas"):
         vectors(bundle)
     assert caplog.text == ""
+    for alike in ("avx_vnni", "i8mm", "asimddp") if FORMS[0] == "avx512_vnni" else ():
+        found = available_kernels()._replace(name=alike, identity="0" * 64)
+        monkeypatch.setattr(kernels, "_library_kernels", lambda found=found: found)
+        assert certified_elsewhere(bundle.variant("int8")) == ""
     found = available_kernels()._replace(name="avx1024", identity="0" * 64)
     monkeypatch.setattr(kernels, "_library_kernels", lambda: found)
     with caplog.at_level(logging.WARNING, "paritas"):
@@ -273,7 +278,7 @@ def test_a_weights_file_that_changed_is_refused(bundle: Bundle, tmp_path: Path) 
     [
         ({"int8_inputs": "fast"}, "unknown int8_inputs 'fast'; expected static or dynamic"),
         ({"int8_inputs": None}, "unknown int8_inputs None"),
-        ({"int8_inputs": "dynamic", "precisions": ["fp32"]}, "int8_inputs is for int8; add it"),
+        ({"int8_inputs": "static", "precisions": ["fp32"]}, "int8_inputs is for int8; add it"),
     ],
 )
 def test_wrong_options(options: dict, message: str, tmp_path: Path) -> None:

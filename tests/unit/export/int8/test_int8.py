@@ -1,4 +1,4 @@
-"""INT8 bundles of a small model: what is in them, what they promise, and what cannot be quantised."""
+"""INT8 bundles with static inputs: what is in them, what they promise, and what cannot be quantised."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def int8(bundle: Bundle) -> Iterator[Encoder]:
 
 
 def export(checkpoint: Path, registry: Registry, out: Path, **options: Any) -> Bundle:
-    options = {"precisions": PRECISIONS, **options}
+    options = {"precisions": PRECISIONS, "int8_inputs": "static", **options}
     return export_model("mine", source=str(checkpoint), out=out, registry=registry, **options)
 
 
