@@ -32,18 +32,6 @@ typedef struct {
 
 static inline size_t padded(size_t inputs) { return (inputs + 63) / 64 * 64; }
 
-ROWS_INLINED uint32_t bits_of(float value) {
-    uint32_t bits;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-ROWS_INLINED float value_of(uint32_t bits) {
-    float value;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
 /* As libm's, which the library does without. */
 ROWS_INLINED float larger(float a, float b) { return a > b ? a : b; }
 ROWS_INLINED float smaller(float a, float b) { return a < b ? a : b; }
