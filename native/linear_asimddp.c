@@ -2,7 +2,7 @@
    lower. */
 #include "kernels.h"
 
-#if defined(__aarch64__)
+#if defined(__AARCH64EL__)
 #if defined(__linux__)
 #include <sys/auxv.h>
 #endif

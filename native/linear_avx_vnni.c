@@ -1,7 +1,8 @@
 /* AVX-VNNI: as AVX-512 VNNI, with eight outputs a register. For CPUs that have no AVX-512. */
 #include "kernels.h"
 
-#if defined(__x86_64__)
+/* Older compilers' assemblers do not know it; the library goes without these kernels then. */
+#if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 11)
 #include "x86.h"
 
 #define TARGET __attribute__((target("avx2,fma")))

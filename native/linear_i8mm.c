@@ -2,10 +2,15 @@
    makes twice the products of asimddp's. */
 #include "kernels.h"
 
-#if defined(__aarch64__)
+/* Older compilers do not know it; the library goes without these kernels then. */
+#if defined(__AARCH64EL__) && (defined(__clang__) || __GNUC__ >= 10)
 #include <arm_neon.h>
 #if defined(__linux__)
 #include <sys/auxv.h>
+#endif
+
+#ifndef HWCAP2_I8MM /* glibc 2.32 */
+#define HWCAP2_I8MM (1 << 13)
 #endif
 
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
@@ -32,12 +37,10 @@ TARGET INLINED void add_two_groups(const size_t pairs, const size_t columns, con
     UNROLLED for (size_t c = 0; c < columns; c++) {
         const int32x4_t one = (int32x4_t)load(weights + c * WIDTH * GROUP, WIDTH);
         const int32x4_t next = only_one ? vdupq_n_s32(0) : (int32x4_t)load(weights + (PANEL + c * WIDTH) * GROUP, WIDTH);
-        /* Two outputs each, eight of their weights side by side. */
+        /* Two outputs, eight weights of each side by side; and the next two. */
         const int32x4_t left = vzip1q_s32(one, next), right = vzip2q_s32(one, next);
-        UNROLLED for (size_t p = 0; p < pairs; p++) {
-            add_square(&sum[p][c][0], rows[p], left);
-            add_square(&sum[p][c][1], rows[p], right);
-        }
+        UNROLLED for (size_t p = 0; p < pairs; p++) add_square(&sum[p][c][0], rows[p], left);
+        UNROLLED for (size_t p = 0; p < pairs; p++) add_square(&sum[p][c][1], rows[p], right);
     }
 }
 

@@ -19,7 +19,11 @@ def test_nothing_is_read_or_written_beyond_its_end_and_nothing_is_undefined(
     name: str, tmp_path: Path
 ) -> None:
     sanitized = ["-g", "-O1", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror"]
-    sanitized += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{NATIVE}"]
+    sanitized += [
+        "-fsanitize=address,undefined,float-cast-overflow",
+        "-fno-sanitize-recover=all",
+        f"-I{NATIVE}",
+    ]
     compiled(*sanitized, "-c", ROOT / "tests/native/check.c", "-o", tmp_path / "stand_in.o")
     compiled_for(name, tmp_path / "check", *sanitized, tmp_path / "stand_in.o", "-lm")
     ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True, check=False, timeout=300)

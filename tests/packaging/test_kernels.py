@@ -91,3 +91,32 @@ print(backend.get_requires_for_build_wheel(), backend.get_requires_for_build_edi
     environment = {"PATH": str(tmp_path / "bin"), "PARITAS_KERNELS": kernels, "CC": compiler or "no-compiler"}
     asked = output([sys.executable, "-c", code], cwd=ROOT, env=environment)
     assert ("ziglang" in asked) is expected
+
+
+def test_what_an_earlier_build_left_is_not_taken_for_new(unpacked: Path) -> None:
+    (library,) = [name for name in zipfile.ZipFile(built(unpacked)).namelist() if name.endswith(".so")]
+    assert list((unpacked / "build").rglob(Path(library).name))
+    (unpacked / "native/operators.c").write_text("#error broken\n", encoding="utf-8")
+    assert library not in zipfile.ZipFile(built(unpacked)).namelist()
+
+
+def ask_backend(call: str, tmp_path: Path, **environment: str) -> str:
+    """Return what the build backend said to a call of one of its hooks, and how it ended."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'native')!r}); import backend; print(backend.{call})"
+    ended = run([sys.executable, "-c", code], cwd=tmp_path, env=environment)
+    return f"{ended.returncode} {ended.stdout}{ended.stderr}"
+
+
+@pytest.mark.parametrize(
+    "target", ["aarch64", "aarch64-macos", "x86_64-linux-musl", "riscv64-linux-gnu", "x86_64-linux-gnu -O0"]
+)
+def test_a_target_that_is_not_served_is_refused(target: str, tmp_path: Path) -> None:
+    said = ask_backend("_compiler()", tmp_path, PARITAS_TARGET=target)
+    assert said.startswith(f"1 PARITAS_TARGET is {target!r}; expected one like aarch64-linux-gnu.2.17")
+
+
+def test_a_target_takes_the_compiler_from_the_index_and_is_for_wheels(tmp_path: Path) -> None:
+    target = "aarch64-linux-gnu.2.17"
+    assert "ziglang" in ask_backend("_compiler()", tmp_path, PARITAS_TARGET=target)
+    refused = ask_backend("build_editable('out')", tmp_path, PARITAS_TARGET=target)
+    assert refused.startswith("1 PARITAS_TARGET is for wheels; unset it for an editable install")
