@@ -11,9 +11,11 @@
 #define WIDEST ",prefer-vector-width=512"
 #endif
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni" WIDEST)))
-#define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
-/* 24 accumulators, four registers of weights and one of inputs, of 32. */
-enum { WIDTH = 16, ROWS = 6, COLUMNS = 4, AT_ONCE = 1, MOVED = 0, LARGEST_DIGIT = 255 };
+#define HEIGHTS(EACH) \
+    EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6) EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)
+/* 24 accumulators, two registers of weights and one of inputs, of 32. As high as may be, for questions: the weights of up to
+   twelve tokens are read once. 8 tokens over all-mpnet-base-v2's take 2.5 ms, with six rows of four registers 3.1. */
+enum { WIDTH = 16, ROWS = 12, COLUMNS = 2, AT_ONCE = 1, MOVED = 0, LARGEST_DIGIT = 255 };
 #include "linear_bytes.h"
 
 TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {

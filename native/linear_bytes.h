@@ -14,7 +14,7 @@
 #include <string.h>
 
 #define INLINED static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 6")
+#define UNROLLED _Pragma("GCC unroll 12")
 /* The panels that a tile is wide, and the registers that a panel is wide. */
 enum { PANELS = COLUMNS * WIDTH / PANEL, OF_PANEL = PANEL / WIDTH };
 
@@ -61,10 +61,11 @@ TARGET INLINED void multiply_tile(const size_t rows, const size_t columns, const
 TARGET INLINED void add_group(const size_t rows, const size_t columns, const uint8_t *x, size_t stride, const size_t group,
                               const int8_t *weights, size_t panel_bytes, Integers (*sum)[COLUMNS]) {
     Integers weight[COLUMNS];
-    const uint8_t *lower = x + 3 * stride; /* whose addresses, like the upper ones, are x + 0, 1 or 2 strides */
+    /* Addresses are one of these and 0, 1 or 2 strides: a register for each row would be too many. */
+    const uint8_t *const base[] = {x, x + 3 * stride, x + 6 * stride, x + 9 * stride};
     UNROLLED for (size_t c = 0; c < columns; c++) weight[c] = weights_of(weights, panel_bytes, c);
     UNROLLED for (size_t r = 0; r < rows; r++) {
-        const Integers input = inputs_at(r < 3 ? x + r * stride : lower + (r - 3) * stride);
+        const Integers input = inputs_at(base[r / 3] + r % 3 * stride);
         UNROLLED for (size_t c = 0; c < columns; c++) add_products(&sum[r][c], weight[c], input, group);
     }
 }
@@ -149,8 +150,8 @@ TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer
             const size_t top = rows * block / blocks, high = rows * (block + 1) / blocks - top;
             const uint8_t *x = (const uint8_t *)rounded + top * stride;
             float *out = y + top * layer->outputs;
-            /* The first two fetch the next panels from memory, half of them each; the only one all. */
-            const size_t sharing = blocks > 1 ? 2 : 1, step = block < sharing ? taken * PANEL * GROUP / sharing : 0;
+            /* Meanwhile each block fetches its share of the next panels from memory. */
+            const size_t step = taken * PANEL * GROUP / blocks;
             tiles[taken == PANELS][high - 1](x, stride, weights, panel_bytes, groups,
                                              weights + taken * panel_bytes + block * step * groups, step, sums);
             if (taken == PANELS) finish(COLUMNS, high, x, stride, layer, panel, sums, out);

@@ -76,7 +76,7 @@ def test_the_one_for_arm_runs_there(dynamic: Bundle, emulators: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("architecture", "source", "tiles"),
     [
-        ("x86_64", "linear_avx512_vnni", 12),
+        ("x86_64", "linear_avx512_vnni", 24),
         ("x86_64", "linear_avx_vnni", 12),
         ("x86_64", "linear_avx2", 6),
         ("x86_64", "attention_avx512", 24),
