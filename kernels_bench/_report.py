@@ -20,7 +20,16 @@ from paritas.export.certificate.certify import versions
 # Where click's context keeps the version of the code that a benchmark began with.
 _BEGUN = "kernels_bench.begun"
 RESULTS = Path(__file__).resolve().parent / "results"
-_CODE = ("src", "engine", "export", "kernels_bench", ":!kernels_bench/results", "pyproject.toml")
+_CODE = (
+    "src",
+    "engine",
+    "export",
+    "native",
+    "setup.py",
+    "kernels_bench",
+    ":!kernels_bench/results",
+    "pyproject.toml",
+)
 
 
 def environment() -> dict[str, Any]:

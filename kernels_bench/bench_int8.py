@@ -34,6 +34,7 @@ from paritas.documents import read_documents
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.kernels import available_kernels
 from paritas.engine.runtime.session import Session
 from paritas.engine.schedule.batching import plan
 from paritas.engine.tokenize.tokenizer import Tokenizer
@@ -91,7 +92,8 @@ def compete(contender: str, work: Path) -> None:
         "paritas int8": work / "bundle" / "model.int8.equal_length.onnx",
         "onnxruntime dynamic int8": work / "dynamic.onnx",
     }
-    session = Session(graphs[contender], provider="cpu", threads=available_cpus())
+    own = contender == "paritas int8" and available_kernels().own
+    session = Session(graphs[contender], provider="cpu", threads=available_cpus(), kernels=own)
     tokenizer = Tokenizer.of(work / "bundle", bundle.manifest.contract)
     contract = bundle.manifest.contract
 

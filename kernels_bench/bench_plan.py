@@ -27,6 +27,7 @@ from kernels_bench import _harness, _plot, _report, _texts
 from paritas import Encoder
 from paritas.engine.pool.pooling import pool
 from paritas.engine.runtime.cpus import available_cpus
+from paritas.engine.runtime.kernels import LIBRARY, ONNXRUNTIME
 from paritas.engine.schedule.batching import Batch, plan
 from paritas.engine.tokenize.tokenizer import Tokenizer, Tokens
 from paritas.registry import Precision
@@ -61,6 +62,8 @@ class Graph:
         variant = encoder.bundle.variant(encoder.precision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        if encoder.contract.kernels != ONNXRUNTIME:
+            options.register_custom_ops_library(str(LIBRARY))
         self._session = onnxruntime.InferenceSession(
             str(encoder.bundle.directory / variant.cpu_graph),
             options,
