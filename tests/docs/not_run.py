@@ -24,8 +24,7 @@ ONCE = (
     "paritas export ./my-model --pooling cls",
 )
 PARSED = {
-    "paritas export all-MiniLM-L6-v2 --precision fp32,int8": "calibration takes half a minute",
-    "paritas export all-MiniLM-L6-v2 --precision fp32,int8 --calibration my_texts.txt": "the same",
+    "paritas export all-MiniLM-L6-v2 --precision fp32,int8 --calibration my_texts.txt": "half a minute",
     "paritas export all-mpnet-base-v2 --precision fp32,int8": "minutes",
     "paritas export all-mpnet-base-v2 --precision fp32,int8 --calibration my_texts.txt"
     " --judgements ./scifact": "minutes, and SciFact's files",
