@@ -20,5 +20,5 @@ def emulators() -> Path:
 @pytest.fixture(scope="session")
 def dynamic(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     out = tmp_path_factory.mktemp("dynamic") / "bundle"
-    options: dict[str, Any] = {"precisions": ("fp32", "int8"), "int8_inputs": "dynamic"}
+    options: dict[str, Any] = {"precisions": ("fp32", "int8")}
     return export_model("all-MiniLM-L6-v2", source="package", out=out, **options)

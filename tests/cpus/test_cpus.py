@@ -31,8 +31,10 @@ _FEW = 6
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """INT8 with static inputs: onnxruntime's own kernels."""
     out = tmp_path_factory.mktemp("cpus") / "bundle"
-    return export_model("all-MiniLM-L6-v2", source="package", precisions=("fp32", "int8"), out=out)
+    options: dict[str, Any] = {"precisions": ("fp32", "int8"), "int8_inputs": "static"}
+    return export_model("all-MiniLM-L6-v2", source="package", out=out, **options)
 
 
 @pytest.fixture(scope="module")
