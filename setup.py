@@ -27,11 +27,9 @@ SOURCES = [
     "attention",
     "attention_avx512",
 ]
-HEADERS = ["kernels", "rows", "bytes", "linear_bytes", "x86", "operator", "onnxruntime_abi"]
 KERNELS = Extension(
     "paritas.kernels",
     sources=[f"native/{name}.c" for name in SOURCES],
-    depends=[f"native/{name}.h" for name in HEADERS],
     # Products and sums rounded one by one, as every CPU rounds them; square roots without libm.
     extra_compile_args=[
         "-std=gnu11",

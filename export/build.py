@@ -80,11 +80,9 @@ class Build:
         self.tokenizer = Tokenizer.of(directory, self.contract)
         facts.check_rows(self.tokenizer.tokens)
         self.calibration: Calibration | None = None
-        if (
-            "int8" in options.precisions and options.int8_inputs == "dynamic"
-        ):  # so may a word in the environment
-            available_kernels()
-        if "int8" in options.precisions:  # first of all: a file that will not do costs nobody a minute
+        if "int8" in options.precisions:  # first of all: what will not do costs nobody a minute
+            if options.int8_inputs == "dynamic":
+                available_kernels()  # a word in the environment
             self.calibration = open_calibration(options.calibration, self.tokenizer, self.contract.roles)
 
     def write(self, collection: JudgedCollection | None) -> None:

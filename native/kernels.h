@@ -35,7 +35,7 @@ typedef struct {
 
 typedef struct {
     const char *name;    /* as Linux calls it */
-    int (*fits)(void);   /* whether this CPU has it */
+    int (*fits)(void);   /* whether this CPU has it; NULL where it is not compiled in */
     size_t rows, panels; /* that `multiply` takes at a time */
     /* The bytes of a row of inputs when it is rounded: a multiple of 8. */
     size_t (*row_bytes)(size_t inputs);

@@ -30,18 +30,7 @@ static int fits(void) {
 #endif
 }
 
-const Kernels asimddp_kernels = {
-    .name = "asimddp",
-    .fits = fits,
-    .rows = ROWS,
-    .panels = PANELS,
-    .row_bytes = row_bytes,
-    .round = round_rows,
-    .multiply = multiply,
-    .gelu = gelu,
-    .normalize = normalize,
-};
+const Kernels asimddp_kernels = {.name = "asimddp", OF_BYTES};
 #else
-static int fits(void) { return 0; }
-const Kernels asimddp_kernels = {.name = "asimddp", .fits = fits};
+const Kernels asimddp_kernels = {.name = "asimddp"};
 #endif

@@ -156,6 +156,5 @@ const Kernels avx2_kernels = {
     .normalize = normalize,
 };
 #else
-static int fits(void) { return 0; }
-const Kernels avx2_kernels = {.name = "avx2", .fits = fits};
+const Kernels avx2_kernels = {.name = "avx2"};
 #endif

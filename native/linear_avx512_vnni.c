@@ -28,20 +28,7 @@ static int fits(void) {
     return system_keeps(KEEPS_512_BITS) && (features(7, 0).b & wide) == wide && (features(7, 0).c & bit_AVX512VNNI);
 }
 
-const Kernels avx512_vnni_kernels = {
-    .name = "avx512_vnni",
-    .fits = fits,
-    .rows = ROWS,
-    .panels = PANELS,
-    .row_bytes = row_bytes,
-    .round = round_rows,
-    .multiply = multiply,
-    .gelu = gelu,
-    .normalize = normalize,
-    .attention_bytes = attention_bytes_avx512,
-    .attend = attend_avx512,
-};
+const Kernels avx512_vnni_kernels = {.name = "avx512_vnni", OF_BYTES, .attention_bytes = attention_bytes_avx512, .attend = attend_avx512};
 #else
-static int fits(void) { return 0; }
-const Kernels avx512_vnni_kernels = {.name = "avx512_vnni", .fits = fits};
+const Kernels avx512_vnni_kernels = {.name = "avx512_vnni"};
 #endif

@@ -18,18 +18,7 @@ TARGET INLINED void add_products(Integers *sum, Integers weights, Integers input
 
 static int fits(void) { return has_avx2() && (features(7, 1).a & bit_AVXVNNI); }
 
-const Kernels avx_vnni_kernels = {
-    .name = "avx_vnni",
-    .fits = fits,
-    .rows = ROWS,
-    .panels = PANELS,
-    .row_bytes = row_bytes,
-    .round = round_rows,
-    .multiply = multiply,
-    .gelu = gelu,
-    .normalize = normalize,
-};
+const Kernels avx_vnni_kernels = {.name = "avx_vnni", OF_BYTES};
 #else
-static int fits(void) { return 0; }
-const Kernels avx_vnni_kernels = {.name = "avx_vnni", .fits = fits};
+const Kernels avx_vnni_kernels = {.name = "avx_vnni"};
 #endif

@@ -8,7 +8,7 @@
    AT_ONCE                how many groups of a row a register of inputs holds
    MOVED, LARGEST_DIGIT   as round_to_bytes takes them
 
-   and after, add_products; with OWN_TILE defined also multiply_tile. */
+   and after, add_products, fits, and its Kernels with OF_BYTES; with OWN_TILE defined also multiply_tile. */
 #include "bytes.h"
 
 #include <string.h>
@@ -164,3 +164,8 @@ TARGET static void gelu(float *x, size_t count) { gelu_each(x, count); }
 TARGET static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
     add_and_normalize(y, residual, scale, shift, epsilon, count);
 }
+
+/* What is the same for all of them; `fits` is the file's own. */
+#define OF_BYTES                                                                                                        \
+    .fits = fits, .rows = ROWS, .panels = PANELS, .row_bytes = row_bytes, .round = round_rows, .multiply = multiply,    \
+    .gelu = gelu, .normalize = normalize

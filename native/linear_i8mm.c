@@ -78,18 +78,7 @@ static int fits(void) {
 #endif
 }
 
-const Kernels i8mm_kernels = {
-    .name = "i8mm",
-    .fits = fits,
-    .rows = ROWS,
-    .panels = PANELS,
-    .row_bytes = row_bytes,
-    .round = round_rows,
-    .multiply = multiply,
-    .gelu = gelu,
-    .normalize = normalize,
-};
+const Kernels i8mm_kernels = {.name = "i8mm", OF_BYTES};
 #else
-static int fits(void) { return 0; }
-const Kernels i8mm_kernels = {.name = "i8mm", .fits = fits};
+const Kernels i8mm_kernels = {.name = "i8mm"};
 #endif

@@ -28,7 +28,7 @@ static const Kernels *fitting(void) {
     static const Kernels *const best_first[] = {&avx512_vnni_kernels, &avx_vnni_kernels, &avx2_kernels,
                                                &i8mm_kernels, &asimddp_kernels};
     for (size_t i = 0; i < sizeof best_first / sizeof *best_first; i++)
-        if (best_first[i]->fits()) return best_first[i];
+        if (best_first[i]->fits && best_first[i]->fits()) return best_first[i];
     return NULL;
 }
 
