@@ -176,6 +176,8 @@ class _Slots:
         while True:
             with suppress(Empty):
                 return self.queue.get(timeout=_IDLE_S if self._largest >= _LARGE else None)
+            if self._running or self._exclusive_lock.locked():
+                continue  # what runs may leave more
             try:
                 self.release()
             except Exception:  # noqa: BLE001 - a thread less would be worse
@@ -188,6 +190,8 @@ class _Slots:
         self._claimed = False
         self._within.clear()  # nobody is, whatever an exception in a caller left
         batch = job._take()
+        if batch is not None:  # now, for the thread that waits next is to wait no longer than _IDLE_S
+            self._largest = max(self._largest, batch.cells)
         waiting = len(job._left) + self.queue.qsize()
         # Fewer batches than workers run one after the other: a batch with all threads is done soonest.
         few = not self._running and waiting + 1 < max(2, self._workers)
@@ -209,7 +213,6 @@ class _Slots:
             job._run(self.exclusive if exclusive else self._shared_session(), batch)
         except BaseException as failed:  # noqa: BLE001 - the caller's to see
             error = failed
-        self._largest = max(self._largest, batch.cells)
         if exclusive:
             self._exclusive_lock.release()
         else:

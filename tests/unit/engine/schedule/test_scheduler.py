@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from paritas.engine.schedule import scheduler as scheduler_module
 from paritas.engine.schedule.batching import Batch
 from paritas.engine.schedule.job import Job
 from paritas.engine.schedule.scheduler import Scheduler
@@ -492,14 +491,3 @@ def test_what_is_asked_for_at_the_interpreters_end_is_refused() -> None:
     )
     told = "BundleError nothing can be encoded any longer: the interpreter is ending\n"
     assert (done.returncode, done.stdout) == (0, told)
-
-
-def test_an_idle_scheduler_gives_memory_back_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler_module, "_IDLE_S", 0.001)
-    session = Loaded(1)
-    one: Any = Scheduler(session, Loaded, threads=1, workers=1)  # type: ignore[arg-type]
-    run(one, 60, lambda _session, _batch: None)  # batches of up to 59 tokens
-    assert one._slots._largest == 59
-    run(one, 300, lambda _session, _batch: None)
-    assert session.released.wait(60)
-    assert one._slots._largest == 0
