@@ -149,6 +149,7 @@ each = $(foreach model,$(MODELS),$(BENCH).$(1) --model $(model) $(2) --save &&) 
 bench-int8: $(VENV)/.bench peers
 	$(call each,bench_int8,--peers $(VENV)/peers)
 	$(call each,bench_inputs,)
+	$(call each,bench_search,)
 	$(BENCH).pages
 
 bench-peers: bench-bundles peers

@@ -52,8 +52,8 @@ def main(model: str, count: int, bulk: int, rounds: int, as_json: bool, keep: bo
     _report.deliver(f"inputs-{model}", result, as_json=as_json, keep=keep, draw=draw)
 
 
-def load(model: str, scratch: Path) -> dict[str, Encoder]:
-    """Export a model in both forms, and load what is compared."""
+def load(model: str, scratch: Path, *, bodies: bool = True) -> dict[str, Encoder]:
+    """Export a model in both forms and load them; with `bodies`, what runs without our kernels as well."""
 
     def bundle(inputs: InputSteps) -> Any:
         out = scratch / inputs
@@ -61,12 +61,14 @@ def load(model: str, scratch: Path) -> dict[str, Encoder]:
 
     static, dynamic = bundle("static"), bundle("dynamic")
     ours = Encoder(dynamic, precision="int8")
-    return {
+    encoders = {
         "fp32": Encoder(static),
         "int8, static": Encoder(static, precision="int8"),
         f"int8, dynamic, kernels: {ours.contract.kernels}": ours,
-        "int8, dynamic, kernels: none": Encoder(dynamic, precision="int8", kernels=False),
     }
+    if bodies:
+        encoders["int8, dynamic, kernels: none"] = Encoder(dynamic, precision="int8", kernels=False)
+    return encoders
 
 
 def compare(encoders: dict[str, Encoder], count: int, bulk: int, rounds: int) -> list[dict[str, Any]]:

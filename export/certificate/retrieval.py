@@ -91,14 +91,21 @@ def ndcg(gains: Sequence[int], possible: Sequence[int]) -> float:
     return float((ranked * discounts[: len(ranked)]).sum()) / best if best > 0 else 0.0
 
 
-def rank(encoder: Encoder, collection: JudgedCollection) -> NDArray[np.int64]:
-    """Return the places of each query's ten nearest documents, best first: (queries, 10)."""
+def encode_collection(
+    encoder: Encoder, collection: JudgedCollection
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the vectors of the queries and of the documents, each in its role."""
     roles = encoder.contract.roles
     asking = "query" if "query" in roles else next(iter(roles))
     stored = "passage" if "passage" in roles else next(iter(roles))
     pair = roles[stored].pair
     documents = encoder.encode([d.as_text(pair=pair) for d in collection.documents], role=stored)
     queries = encoder.encode([q.text for q in collection.queries], role=asking)
+    return queries, documents
+
+
+def rank(queries: NDArray[np.float32], documents: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the places of each query's ten nearest documents, best first: (queries, 10)."""
     return np.concatenate(
         [_nearest(queries[start : start + _QUERIES], documents) for start in range(0, len(queries), _QUERIES)]
     )
@@ -127,19 +134,15 @@ def _greatest(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.sort(np.concatenate([above, equal[: count - len(above)]]))
 
 
-def score(ranking: NDArray[np.int64], collection: JudgedCollection) -> float:
-    """Return the mean nDCG@10 in points of 100."""
+def score_queries(ranking: NDArray[np.int64], collection: JudgedCollection) -> NDArray[np.float64]:
+    """Return each query's nDCG@10 in points of 100, float64, (queries,)."""
     names = [document.id for document in collection.documents]
-    return 100 * float(
-        np.mean(
-            [
-                ndcg(
-                    [collection.qrels[query.id].get(names[place], 0) for place in row],
-                    list(collection.qrels[query.id].values()),
-                )
-                for query, row in zip(collection.queries, ranking, strict=True)
-            ]
-        )
+    gains = [collection.qrels[query.id] for query in collection.queries]
+    return 100 * np.array(
+        [
+            ndcg([judged.get(names[place], 0) for place in row], list(judged.values()))
+            for judged, row in zip(gains, ranking, strict=True)
+        ]
     )
 
 
@@ -155,15 +158,15 @@ def compare_retrieval(
     for precision in PRECISIONS:
         if precision == "fp32" or precision in precisions:
             with Encoder(bundle, precision=precision) as encoder:
-                rankings[precision] = rank(encoder, collection)
+                rankings[precision] = rank(*encode_collection(encoder, collection))
     exact = rankings["fp32"]
     return {
         precision: Retrieval(
             collection=collection.name,
             documents=len(collection.documents),
             queries=len(collection.queries),
-            ndcg_fp32=score(exact, collection),
-            ndcg=score(ranking, collection),
+            ndcg_fp32=float(score_queries(exact, collection).mean()),
+            ndcg=float(score_queries(ranking, collection).mean()),
             recall=float(
                 np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(exact, ranking, strict=True)])
             ),

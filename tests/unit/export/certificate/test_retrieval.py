@@ -15,7 +15,7 @@ from paritas.engine.bundle.directory import Bundle
 from paritas.errors import ExportError, InputError
 from paritas.export import export_model
 from paritas.export.certificate import retrieval as judgements
-from paritas.export.certificate.retrieval import compare_retrieval, ndcg, read_collection, score
+from paritas.export.certificate.retrieval import compare_retrieval, ndcg, read_collection, score_queries
 from paritas.registry import Registry
 
 if sys.version_info >= (3, 14):
@@ -50,7 +50,7 @@ def test_queries_without_judgements_are_left_out(tmp_path: Path) -> None:
     assert found.name == "mini"
     assert [query.id for query in found.queries] == ["q1", "q2"]
     ranking = np.array([[2, *range(3, 12)], [0, 1, *range(3, 11)]])
-    assert score(ranking, found) == pytest.approx(100 * (1 + 1 / math.log2(3)) / 2)
+    assert score_queries(ranking, found).mean() == pytest.approx(100 * (1 + 1 / math.log2(3)) / 2)
 
 
 @pytest.mark.parametrize("documents", [1, 9, 10, 11, 64, 65, 500])
