@@ -50,7 +50,7 @@ def run(client: str, arguments: list[str | Path], home: Path, **variables: str) 
 
 def run_script(client: str, script: str, server: Running, home: Path, cache: Path) -> None:
     """Run a client's script; it may ask the server alone."""
-    arguments = ["python", SCRIPTS / "stay_here.py", SCRIPTS / script, server.directory]
+    arguments = ["python", HERE.parent / "stay_here.py", SCRIPTS / script, server.directory]
     print(run(client, arguments, home, TIKTOKEN_CACHE_DIR=str(cache)))
 
 

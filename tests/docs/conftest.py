@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 from tests.docs.blocks import run_shell
 from tests.docs.not_run import ONCE
 from tests.unit.export.checkpoint.hub_server import Hub
-from tests.unit.tiny import write_tiny_bert
+from tests.unit.tiny import write_prompted_bert
 
 # The hub ids in the pages. The local hub has one small model under all of these names.
 HUB_IDS = ("intfloat/e5-small-v2",)
@@ -22,20 +21,7 @@ HUB_IDS = ("intfloat/e5-small-v2",)
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small checkpoint with prompts, laid out as sentence-transformers saves them."""
-    directory = write_tiny_bert(tmp_path_factory.mktemp("checkpoint"))
-    files = {
-        "modules.json": [
-            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
-            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
-        ],
-        "1_Pooling/config.json": {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True},
-        "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
-    }
-    for name, content in files.items():
-        (directory / name).parent.mkdir(exist_ok=True)
-        (directory / name).write_text(json.dumps(content), encoding="utf-8")
-    return directory
+    return write_prompted_bert(tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="session")

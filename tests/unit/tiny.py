@@ -163,3 +163,21 @@ def _write(directory: Path, config: dict[str, Any], tokenizer: Tokenizer, seed: 
     tokenizer.save(str(directory / "tokenizer.json"))
     save_file(tiny_weights(config, seed), directory / "model.safetensors", metadata={"format": "pt"})
     return directory
+
+
+def write_prompted_bert(directory: Path) -> Path:
+    """Write a small checkpoint with prompts, laid out as sentence-transformers saves them."""
+    write_tiny_bert(directory)
+    files = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"},
+            {"idx": 2, "name": "2", "path": "2_Normalize", "type": "sentence_transformers.models.Normalize"},
+        ],
+        "1_Pooling/config.json": {"word_embedding_dimension": 16, "pooling_mode_mean_tokens": True},
+        "config_sentence_transformers.json": {"prompts": {"query": "query: ", "passage": "passage: "}},
+    }
+    for name, content in files.items():
+        (directory / name).parent.mkdir(exist_ok=True)
+        (directory / name).write_text(json.dumps(content), encoding="utf-8")
+    return directory

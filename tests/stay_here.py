@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+from pathlib import Path
 from typing import Any
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -26,7 +27,7 @@ def stay_here() -> list[str]:
             return
         if host not in LOOPBACK:
             asked.append(str(host))
-            raise ConnectionRefusedError(f"{host}: the tests of clients ask no other host")
+            raise ConnectionRefusedError(f"{host}: the tests ask no other host")
 
     sys.addaudithook(hook)
     return asked
@@ -35,5 +36,6 @@ def stay_here() -> list[str]:
 if __name__ == "__main__":
     others = stay_here()
     del sys.argv[0]
+    sys.path[0] = str(Path(sys.argv[0]).parent)  # as Python itself would have it
     runpy.run_path(sys.argv[0], run_name="__main__")
     assert not others, f"other hosts were asked: {others}"
