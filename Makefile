@@ -1,5 +1,5 @@
 # make demo | proof | test | lint | types | docs | eval | bench | load | clean
-# make test-bulk | test-ray | test-faults | test-cpus | wheels | test-page | test-clients
+# make test-bulk | test-ray | test-faults | test-cpus | wheels | test-page | test-clients | test-integrations
 PYTHON ?= python3
 VENV ?= .venv
 # The CPU build where the package index has one; any 2.6 or later serves.
@@ -16,6 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 export PARITAS_EVAL_DATA = $(abspath $(EVAL_DATA))
 
 .PHONY: demo proof test test-bulk test-ray test-faults emulators test-cpus wheels chromium test-page clients test-clients
+.PHONY: test-integrations
 .PHONY: lint types docs eval clean
 .PHONY: load bench bench-int8 bench-peers bench-kernels bench-bundles bench-pages peers
 
@@ -107,6 +108,25 @@ clients: $(foreach name,$(CLIENTS),$(VENV)/clients/$(name)/.done)
 
 test-clients: clients
 	PARITAS_CLIENTS=$(abspath $(VENV)/clients) $(BIN)/python -m pytest tests/clients -m clients
+
+# Frameworks, each in an environment of its own, with this checkout's wheel.
+INTEGRATIONS := $(shell sed -n 's/^\([a-z_0-9]*\):.*/\1/p' tests/integrations/environments.txt)
+test-integrations: $(foreach name,$(INTEGRATIONS),$(VENV)/integrations/$(name)/.done)
+	rm -rf build
+	$(BIN)/pip wheel -q --no-deps --wheel-dir build/wheel .
+	for name in $(INTEGRATIONS); do \
+		$(BIN)/pip --python $(VENV)/integrations/$$name/bin/python install -q --no-compile --no-deps --force-reinstall \
+			build/wheel/*.whl || exit 1; \
+	done
+	PARITAS_INTEGRATIONS=$(abspath $(VENV)/integrations) $(BIN)/python -m pytest tests/integrations -m integrations
+
+# What paritas needs to run bundles comes along; paritas itself is installed by the target above.
+$(VENV)/integrations/%/.done: tests/integrations/environments.txt pyproject.toml | $(VENV)/.dev
+	rm -rf $(@D)
+	$(PYTHON) -m venv --without-pip $(@D)
+	PARITAS_KERNELS=none $(BIN)/pip --python $(@D)/bin/python install -q --no-compile '.[cpu]' \
+		$$(sed -n 's/^$*: //p' $<)
+	touch $@
 
 $(VENV)/clients/%/.done: tests/clients/clients.txt | $(VENV)/.dev
 	rm -rf $(@D)

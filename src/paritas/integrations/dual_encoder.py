@@ -1,0 +1,146 @@
+"""An encoder as frameworks see one: it encodes queries and passages, at once or from an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from paritas import AsyncEncoder, Bundle, Encoder, errors
+from paritas.documents import Document
+from paritas.engine.bundle.lookup import find
+
+Model = str | os.PathLike[str] | Bundle | Encoder
+
+_shared: weakref.WeakValueDictionary[bytes, Encoder] = weakref.WeakValueDictionary()
+_sharing = threading.Lock()
+
+
+class DualEncoder:
+    """An encoder with a role for queries and one for passages.
+
+    May be used by many threads and event loops at once. A deep copy is the same object, for an encoder is
+    never changed; a pickled one loads its bundle again.
+    """
+
+    def __init__(
+        self, model: Model, *, query_role: str = "query", passage_role: str = "passage", **options: Any
+    ) -> None:
+        """Take an encoder, or load one.
+
+        A process loads a bundle once for the same options, however many ask for it.
+
+        Args:
+            model: as for `Encoder`, or an `Encoder`.
+            query_role: the role that queries have.
+            passage_role: the role that passages have.
+            **options: of `Encoder`.
+
+        Raises:
+            ParitasError: as `Encoder`.
+            InputError: the model has no such role, or options stand beside an `Encoder`.
+        """
+        if isinstance(model, Encoder) and options:
+            raise errors.InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
+        self.encoder = model if isinstance(model, Encoder) else shared_encoder(model, options)
+        """What encodes."""
+        self.query_role = self._role("query_role", query_role)
+        self.passage_role = self._role("passage_role", passage_role)
+        self._async: AsyncEncoder | None = None
+
+    def _role(self, argument: str, role: str) -> str:
+        roles = self.encoder.contract.roles
+        if role in roles:
+            return role
+        raise errors.InputError(
+            f"{self.name} has no role {role!r}, but {', '.join(roles)}; "
+            f"type: {argument}={next(iter(roles))!r}"
+        )
+
+    @property
+    def name(self) -> str:
+        """The model's name, as the manifest has it."""
+        return self.encoder.bundle.manifest.model
+
+    @property
+    def dim(self) -> int:
+        """The width of the vectors."""
+        return self.encoder.dim
+
+    @property
+    def takes_titles(self) -> bool:
+        """Passages are (title, text) pairs."""
+        return self.encoder.contract.roles[self.passage_role].pair
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Queries and passages are encoded alike."""
+        roles = self.encoder.contract.roles
+        return roles[self.query_role] == roles[self.passage_role]
+
+    def titled(self, title: str, text: str) -> str | tuple[str, str]:
+        """Return a passage with a title as the model takes it: as a pair, or title and text joined.
+
+        Without a title it is the text alone; a model that takes pairs then has a title of its own.
+        """
+        return Document("", title, text).as_text(pair=self.takes_titles) if title else text
+
+    def queries(self, texts: Iterable[Any], *, progress: bool = False) -> NDArray[np.float32]:
+        """Return the vectors of queries, float32, (texts, dim).
+
+        Raises:
+            ParitasError: as `Encoder.encode`.
+        """
+        return self.encoder.encode(texts, role=self.query_role, progress=progress)
+
+    def passages(self, texts: Iterable[Any], *, progress: bool = False) -> NDArray[np.float32]:
+        """Return the vectors of passages, float32, (texts, dim).
+
+        Raises:
+            ParitasError: as `Encoder.encode`.
+        """
+        return self.encoder.encode(texts, role=self.passage_role, progress=progress)
+
+    async def queries_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
+        """Return the vectors of queries; many calls at once make fuller batches."""
+        return await self._encode_async(list(texts), self.query_role)
+
+    async def passages_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
+        """Return the vectors of passages; many calls at once make fuller batches."""
+        return await self._encode_async(list(texts), self.passage_role)
+
+    async def _encode_async(self, texts: list[Any], role: str) -> NDArray[np.float32]:
+        with _sharing:
+            if self._async is None:
+                self._async = AsyncEncoder(self.encoder)
+        while True:
+            try:
+                return (await self._async.encode(texts, role=role)).vectors
+            except errors.Overloaded as busy:
+                # No framework would come again by itself: a call waits until there is room.
+                await asyncio.sleep(busy.retry_after_s)
+
+    def __deepcopy__(self, _memo: object) -> DualEncoder:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_async": None}
+
+
+def shared_encoder(model: str | os.PathLike[str] | Bundle, options: Mapping[str, Any]) -> Encoder:
+    """Return this process's encoder of a bundle with these options, loaded where there is none yet."""
+    bundle = model if isinstance(model, Bundle) else Bundle(find(model).absolute())
+    facts = (os.getpid(), str(bundle.directory.resolve()), bundle.fingerprint, sorted(options.items()))
+    key = msgspec.json.encode(facts, enc_hook=repr)
+    with _sharing:
+        encoder = _shared.get(key)
+        if encoder is None:
+            _shared[key] = encoder = Encoder(bundle, **options)
+        return encoder

@@ -1,0 +1,75 @@
+"""LlamaIndex: an embedding model for indexes, retrievers and ingestion pipelines."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from paritas import errors
+from paritas.integrations import check
+from paritas.integrations.dual_encoder import DualEncoder
+
+check(__name__)
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.bridge.pydantic import Field, PrivateAttr
+
+# The most that LlamaIndex allows; with its default of 10 no batch was ever full.
+_BATCH = 2048
+
+
+class ParitasEmbedding(BaseEmbedding):
+    """An embedding model of LlamaIndex's: nodes are passages, and a query is a query.
+
+    Args:
+        model: as for `Encoder`.
+        query_role: the role that queries have.
+        passage_role: the role that nodes have.
+        options: of `Encoder`, as in {"precision": "int8"}.
+        **settings: of LlamaIndex's `BaseEmbedding`.
+    """
+
+    model: str = Field(description="What was exported, or a bundle's directory.")
+    query_role: str = Field(default="query", description="The role that queries have.")
+    passage_role: str = Field(default="passage", description="The role that nodes have.")
+    options: dict[str, Any] = Field(default_factory=dict, description="Options of paritas.Encoder.")
+    _encoder: DualEncoder = PrivateAttr()
+
+    def __init__(self, model: str | os.PathLike[str], **settings: Any) -> None:
+        """Load the bundle.
+
+        Raises:
+            ParitasError: as `Encoder`.
+            InputError: the model has no such role, or a cache that would mix queries and passages.
+        """
+        settings = {"embed_batch_size": _BATCH, "model_name": os.fspath(model), **settings}
+        super().__init__(model=os.fspath(model), **settings)
+        roles = {"query_role": self.query_role, "passage_role": self.passage_role}
+        self._encoder = DualEncoder(self.model, **roles, **self.options)
+        if self.embeddings_cache is not None and not self._encoder.is_symmetric:
+            raise errors.InputError(
+                f"embeddings_cache knows a text and not its role, and {self._encoder.name} encodes queries "
+                "and passages differently; leave it out"
+            )
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name that LlamaIndex writes into what it saves."""
+        return "ParitasEmbedding"
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self._encoder.queries([query])[0].tolist()
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return (await self._encoder.queries_async([query]))[0].tolist()
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._encoder.passages([text])[0].tolist()
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return (await self._encoder.passages_async([text]))[0].tolist()
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._encoder.passages(texts).tolist()
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return (await self._encoder.passages_async(texts)).tolist()

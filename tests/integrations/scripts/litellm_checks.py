@@ -1,0 +1,72 @@
+"""LiteLLM."""
+
+from __future__ import annotations
+
+import asyncio
+
+import litellm
+import numpy as np
+from harness import Given, error_of, run
+
+from paritas import errors
+from paritas.integrations.litellm import register
+
+
+def rows(answer: litellm.EmbeddingResponse) -> list[list[float]]:
+    assert [one["index"] for one in answer.data] == list(range(len(answer.data)))
+    return [one["embedding"] for one in answer.data]
+
+
+def documents_and_queries(given: Given) -> None:
+    for name in ("minilm", "pairs", "prompted"):
+        bundle = getattr(given, name)
+        register(name, bundle)
+        answer = litellm.embedding(f"paritas/{name}", input=given.texts)
+        given.check(rows(answer), "passage", bundle)
+        answer = litellm.embedding(f"paritas/{name}", input=given.queries, input_type="query")
+        given.check(rows(answer), "query", bundle)
+    assert sum(entry["provider"] == "paritas" for entry in litellm.custom_provider_map) == 1
+
+
+def calls_of_an_event_loop(given: Given) -> None:
+    async def many() -> list[litellm.EmbeddingResponse]:
+        calls = [
+            litellm.aembedding("paritas/minilm", input=[one], input_type="query") for one in given.queries
+        ]
+        return await asyncio.gather(*calls)
+
+    given.check([rows(answer)[0] for answer in asyncio.run(many())], "query")
+
+
+def threads(given: Given) -> None:
+    given.check_threads(
+        lambda query: rows(litellm.embedding("paritas/minilm", input=[query], input_type="query"))[0], "query"
+    )
+
+
+def a_router(given: Given) -> None:
+    router = litellm.Router(
+        model_list=[{"model_name": "search", "litellm_params": {"model": "paritas/minilm"}}]
+    )
+    documents = np.array(rows(router.embedding("search", input=given.texts)))
+
+    def find(query: str, k: int) -> list[str]:
+        (vector,) = rows(router.embedding("search", input=[query], input_type="query"))
+        return [given.texts[place] for place in np.argsort(-documents @ vector)[:k]]
+
+    given.check_search(find)
+
+
+def bad_input(given: Given) -> None:
+    error_of(errors.InputError, lambda: register("x", given.minilm, query_role="x"), "no role 'x'")
+    error_of(Exception, lambda: litellm.embedding("paritas/minilmm", input=["a"]), "did you mean 'minilm'")
+    error_of(Exception, lambda: litellm.embedding("paritas/minilm", input=["a", None]), "text 1 is NoneType")
+    error_of(
+        Exception,
+        lambda: litellm.embedding("paritas/minilm", input=["a"], input_type="x"),
+        "expected 'query' or 'document'",
+    )
+
+
+if __name__ == "__main__":
+    run(documents_and_queries, calls_of_an_event_loop, threads, a_router, bad_input)

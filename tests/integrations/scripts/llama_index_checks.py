@@ -1,0 +1,103 @@
+"""LlamaIndex."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import pickle
+
+from harness import Given, error_of, run
+from llama_index.core import Document, VectorStoreIndex
+from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.storage.kvstore import SimpleKVStore
+
+from paritas import errors
+from paritas.integrations.llama_index import ParitasEmbedding
+
+
+def nodes_and_queries(given: Given) -> None:
+    for bundle in (given.minilm, given.pairs, given.prompted):
+        model = ParitasEmbedding(bundle)
+        given.check(model.get_text_embedding_batch(given.texts), "passage", bundle)
+        given.check([model.get_query_embedding(query) for query in given.queries], "query", bundle)
+        given.check([model.get_text_embedding(text) for text in given.texts], "passage", bundle)
+
+
+def calls_of_an_event_loop(given: Given) -> None:
+    model = ParitasEmbedding(given.minilm)
+
+    async def many() -> None:
+        given.check(await asyncio.gather(*map(model.aget_query_embedding, given.queries)), "query")
+        given.check(await model.aget_text_embedding_batch(given.texts), "passage")
+
+    asyncio.run(many())
+
+
+def threads(given: Given) -> None:
+    given.check_threads(ParitasEmbedding(given.minilm).get_query_embedding, "query")
+
+
+def copies(given: Given) -> None:
+    model = ParitasEmbedding(given.minilm, options={"threads": 1})
+    again = ParitasEmbedding.from_dict(model.to_dict())
+    assert again._encoder.encoder is model._encoder.encoder  # one bundle is loaded once
+    for other in (again, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.options == {"threads": 1}
+        given.check(other.get_text_embedding_batch(given.texts), "passage")
+
+
+def a_batch_is_as_large_as_may_be(given: Given) -> None:
+    model = ParitasEmbedding(given.minilm)
+    model.get_text_embedding_batch(given.texts)
+    assert model._encoder.encoder.last_stats.texts == len(given.texts)
+
+
+def an_index(given: Given) -> None:
+    documents = [Document(text=text) for text in given.texts if text]
+    pipeline = IngestionPipeline(
+        transformations=[SentenceSplitter(chunk_size=4096), ParitasEmbedding(given.minilm)]
+    )
+    nodes = pipeline.run(documents=documents)
+    index = VectorStoreIndex(nodes, embed_model=ParitasEmbedding(given.minilm))
+
+    def find(query: str, k: int) -> list[str]:
+        found = index.as_retriever(similarity_top_k=k).retrieve(query)
+        return [
+            text for one in found for text in given.texts if text.strip() == one.node.get_content().strip()
+        ]
+
+    given.check_search(find)
+
+
+def a_cache_that_mixes_roles_is_refused(given: Given) -> None:
+    cache = SimpleKVStore()
+    error_of(
+        errors.InputError,
+        lambda: ParitasEmbedding(given.prompted, embeddings_cache=cache),
+        "embeddings_cache",
+    )
+    roles = {"query_role": "passage"}
+    model = ParitasEmbedding(given.prompted, embeddings_cache=cache, **roles)
+    given.check(model.get_text_embedding_batch(given.texts), "passage", given.prompted)
+
+
+def bad_input(given: Given) -> None:
+    model = ParitasEmbedding(given.minilm)
+    error_of(errors.InputError, lambda: model.get_text_embedding_batch(["a", None]), "text 1 is NoneType")
+    error_of(
+        errors.InputError, lambda: ParitasEmbedding(given.minilm, passage_role="text"), "passage_role='query'"
+    )
+
+
+if __name__ == "__main__":
+    run(
+        nodes_and_queries,
+        calls_of_an_event_loop,
+        threads,
+        copies,
+        a_batch_is_as_large_as_may_be,
+        an_index,
+        a_cache_that_mixes_roles_is_refused,
+        bad_input,
+    )

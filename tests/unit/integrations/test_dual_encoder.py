@@ -1,0 +1,105 @@
+"""An encoder as frameworks see one: roles, one bundle a process, event loops, copies."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import gc
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from paritas import AsyncEncoder, Encoder
+from paritas.engine.bundle.directory import Bundle
+from paritas.errors import InputError, Overloaded
+from paritas.integrations.dual_encoder import DualEncoder, shared_encoder
+
+TEXTS = ["the river", "", "a city in the north", "the river", "why 😀"]
+
+
+@pytest.fixture
+def bundle(bundles: dict[str, Bundle]) -> Path:
+    return bundles["tiny-bert"].directory
+
+
+def test_each_side_has_its_role(bundle: Path, bert: Encoder) -> None:
+    both = DualEncoder(bundle)
+    assert np.array_equal(both.queries(TEXTS), bert.encode(TEXTS, role="query"))
+    assert np.array_equal(both.passages(TEXTS), bert.encode(TEXTS, role="passage"))
+    swapped = DualEncoder(bundle, query_role="passage", passage_role="query")
+    assert np.array_equal(swapped.queries(TEXTS), bert.encode(TEXTS, role="passage"))
+    assert both.takes_titles and not both.is_symmetric and not swapped.takes_titles
+
+
+def test_a_role_that_the_model_lacks_is_named_with_those_it_has(bundle: Path) -> None:
+    with pytest.raises(
+        InputError, match="tiny-bert has no role 'question', but query, passage; type: query_role='query'"
+    ):
+        DualEncoder(bundle, query_role="question")
+    with pytest.raises(InputError, match="passage_role="):
+        DualEncoder(bundle, passage_role="document")
+
+
+def test_an_encoder_has_its_options_already(bert: Encoder) -> None:
+    assert DualEncoder(bert).encoder is bert
+    with pytest.raises(InputError, match="leave out precision"):
+        DualEncoder(bert, precision="fp32")
+
+
+def test_a_title_makes_a_pair_where_the_model_takes_pairs(bert: Encoder, mpnet: Encoder) -> None:
+    assert DualEncoder(bert).titled("Rivers", "the river") == ("Rivers", "the river")
+    assert DualEncoder(mpnet).titled("Rivers", "the river") == "Rivers the river"
+    assert DualEncoder(bert).titled("", "the river") == "the river"  # with the model's own default title
+
+
+def test_a_process_loads_a_bundle_once_for_the_same_options(bundle: Path) -> None:
+    first = DualEncoder(bundle, threads=1)
+    assert DualEncoder(str(bundle), threads=1).encoder is first.encoder
+    assert DualEncoder(bundle, threads=1, query_role="passage").encoder is first.encoder
+    assert DualEncoder(bundle).encoder is not first.encoder
+    assert shared_encoder(Bundle(bundle), {"threads": 1}) is first.encoder
+
+
+def test_an_encoder_that_nobody_holds_is_let_go(bundle: Path) -> None:
+    gone = id(DualEncoder(bundle, threads=1, max_batch_tokens=77).encoder)
+    gc.collect()
+    again = DualEncoder(bundle, threads=1, max_batch_tokens=77).encoder
+    assert again.settings.max_batch_tokens == 77
+    assert gone is not None
+
+
+def test_calls_of_several_event_loops(bundle: Path, bert: Encoder) -> None:
+    both = DualEncoder(bundle)
+
+    async def many() -> None:
+        rows = await asyncio.gather(*[both.queries_async([text]) for text in TEXTS])
+        assert np.array_equal(np.concatenate(rows), bert.encode(TEXTS, role="query"))
+        assert np.array_equal(await both.passages_async(iter(TEXTS)), bert.encode(TEXTS, role="passage"))
+
+    asyncio.run(many())
+    asyncio.run(many())
+
+
+def test_a_call_waits_where_the_queue_is_full(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    both = DualEncoder(bundle)
+    encode, refusals = AsyncEncoder.encode, iter([Overloaded("full", 0.001)] * 3)
+
+    async def full(self: AsyncEncoder, texts: list[str], *, role: str) -> object:
+        if (error := next(refusals, None)) is not None:
+            raise error
+        return await encode(self, texts, role=role)
+
+    monkeypatch.setattr(AsyncEncoder, "encode", full)
+    assert np.array_equal(asyncio.run(both.queries_async(TEXTS)), both.queries(TEXTS))
+    assert next(refusals, None) is None
+
+
+def test_copies(bundle: Path) -> None:
+    both = DualEncoder(bundle)
+    asyncio.run(both.queries_async(["a"]))
+    assert copy.deepcopy(both) is both
+    again = pickle.loads(pickle.dumps(both))
+    assert np.array_equal(again.queries(TEXTS), both.queries(TEXTS))
+    asyncio.run(again.queries_async(["a"]))
