@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ Both = tuple[Callable[[list[str]], Any], Callable[[str], Any]]
 
 
 def _haystack(module: Any, encoder: Encoder) -> Both:
-    from haystack import Document  # type: ignore[import-not-found]
+    from haystack import Document
 
     path = str(encoder.bundle.directory)
     options = {"precision": encoder.precision}
@@ -51,18 +52,18 @@ def _fastembed(module: Any, encoder: Encoder) -> Both:
 
 
 def _litellm(module: Any, encoder: Encoder) -> Both:
-    import litellm  # type: ignore[import-not-found]
+    import litellm
 
     module.register("bench", encoder)
 
-    def embed(texts: list[str], **options: Any) -> Any:
-        return [one["embedding"] for one in litellm.embedding("paritas/bench", input=texts, **options).data]
+    def embed(name: str, texts: list[str]) -> Any:
+        return [one["embedding"] for one in litellm.embedding(name, input=texts).data]
 
-    return embed, lambda text: embed([text], input_type="query")[0]
+    return partial(embed, "paritas/bench"), lambda text: embed("paritas/bench:query", [text])[0]
 
 
 def _mteb(module: Any, encoder: Encoder) -> Both:
-    from mteb.types import PromptType  # type: ignore[import-not-found]
+    from mteb.types import PromptType
 
     model = module.ParitasEncoder(encoder)
 
@@ -83,20 +84,34 @@ def _txtai(module: Any, encoder: Encoder) -> Both:
     return transform, lambda text: transform(["\0query\0" + text])[0]
 
 
-def _of(attribute: str, passages: str, query: str, *, path: bool = False) -> Callable[[Any, Encoder], Both]:
-    def both(module: Any, encoder: Encoder) -> Both:
-        options = {"precision": encoder.precision}
-        if attribute == "ParitasEmbedding":
-            options = {"options": options}
-        model = encoder.bundle.directory if path else encoder
-        made = getattr(module, attribute)(str(model) if path else model, **(options if path else {}))
-        many, one = getattr(made, passages), getattr(made, query)
-        single = query in ("encode_query", "embed_query", "get_query_embedding") and attribute != (
-            "ParitasEmbeddingFunction"
-        )
-        return many, one if single else lambda text: one([text])[0]
+def _sentence_encoder(module: Any, encoder: Encoder) -> Both:
+    model = module.SentenceEncoder(encoder)
+    return model.encode_document, model.encode_query
 
-    return both
+
+def _sentence_transformers(module: Any, encoder: Encoder) -> Both:
+    model = module.load(encoder)
+    return model.encode_document, model.encode_query
+
+
+def _langchain(module: Any, encoder: Encoder) -> Both:
+    embeddings = module.ParitasEmbeddings(encoder)
+    return embeddings.embed_documents, embeddings.embed_query
+
+
+def _llama_index(module: Any, encoder: Encoder) -> Both:
+    model = module.ParitasEmbedding(encoder.bundle.directory, options={"precision": encoder.precision})
+    return model.get_text_embedding_batch, model.get_query_embedding
+
+
+def _chroma(module: Any, encoder: Encoder) -> Both:
+    function = module.ParitasEmbeddingFunction(encoder.bundle.directory, precision=encoder.precision)
+    return function, lambda text: function.embed_query([text])[0]
+
+
+def _beir(module: Any, encoder: Encoder) -> Both:
+    model = module.ParitasModel(encoder)
+    return model.encode_corpus, lambda text: model.encode_queries([text])[0]
 
 
 def _lancedb(module: Any, encoder: Encoder) -> Both:
@@ -106,19 +121,19 @@ def _lancedb(module: Any, encoder: Encoder) -> Both:
 
 
 RECIPES: dict[str, Callable[[Any, Encoder], Both]] = {
-    "sentence_encoder": _of("SentenceEncoder", "encode_document", "encode_query"),
-    "sentence_transformers": _of("load", "encode_document", "encode_query"),
+    "sentence_encoder": _sentence_encoder,
+    "sentence_transformers": _sentence_transformers,
     "mteb": _mteb,
-    "langchain": _of("ParitasEmbeddings", "embed_documents", "embed_query"),
-    "llama_index": _of("ParitasEmbedding", "get_text_embedding_batch", "get_query_embedding", path=True),
+    "langchain": _langchain,
+    "llama_index": _llama_index,
     "haystack": _haystack,
-    "chroma": _of("ParitasEmbeddingFunction", "__call__", "embed_query", path=True),
+    "chroma": _chroma,
     "lancedb": _lancedb,
     "dspy": _dspy,
     "txtai": _txtai,
     "litellm": _litellm,
     "fastembed": _fastembed,
-    "beir": _of("ParitasModel", "encode_corpus", "encode_queries"),
+    "beir": _beir,
 }
 
 
@@ -127,11 +142,11 @@ def main(name: str, bundle: str, texts: str, rounds: int) -> None:
     encoder = Encoder(bundle, precision="int8")
     given = json.loads(Path(texts).read_text(encoding="utf-8"))
     many, one = RECIPES[name](import_module(f"paritas.integrations.{name}"), encoder)
-    ours = {
+    ours: dict[str, Callable[[], Any]] = {
         "bulk": lambda: encoder.encode(given["passages"], role="passage"),
         "query": lambda: [encoder.encode([text], role="query")[0] for text in given["queries"]],
     }
-    theirs = {
+    theirs: dict[str, Callable[[], Any]] = {
         "bulk": lambda: many(given["passages"]),
         "query": lambda: [one(text) for text in given["queries"]],
     }

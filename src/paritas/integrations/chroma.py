@@ -13,14 +13,16 @@ check(__name__)
 from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
-_SAME = ("fingerprint", "query_role", "passage_role")
+# What the vectors depend on. FP16 and FP32 are of one family: their vectors may lie side by side.
+_SAME = ("fingerprint", "query_role", "passage_role", "dim", "family")
 
 
 @register_embedding_function
 class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
     """An embedding function of Chroma's: documents are passages, and what is queried is a query.
 
-    A collection keeps its configuration. A client that has imported this module finds it there by itself.
+    A collection keeps its configuration. A client that has imported this module opens it without naming a
+    function. Chroma compares functions by their name alone, so another model that is named there is taken.
 
     Args:
         model: as for `Encoder`; in another process the same name or directory must mean the same model.
@@ -71,6 +73,8 @@ class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
             "passage_role": self._encoder.passage_role,
             "options": self._options,
             "fingerprint": self._encoder.encoder.fingerprint,
+            "dim": self._encoder.dim,
+            "family": self._encoder.encoder.family,
         }
 
     @staticmethod
@@ -86,12 +90,7 @@ class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
             passage_role=config["passage_role"],
             **config["options"],
         )
-        if found._encoder.encoder.fingerprint != config["fingerprint"]:
-            raise errors.BundleError(
-                f"{config['model']} is another model than the collection was made with (fingerprint "
-                f"{found._encoder.encoder.fingerprint[:12]}, expected {config['fingerprint'][:12]}); export "
-                "that one, or make the collection anew"
-            )
+        found._encoder.check_fingerprint(config["fingerprint"], "the collection")
         return found
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:

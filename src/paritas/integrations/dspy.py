@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ import dspy
 from dspy.retrievers import Embeddings
 
 _BATCH = 4096
+_FACTS = "paritas.json"
 
 
 class ParitasEmbedder(dspy.Embedder):
@@ -81,9 +84,48 @@ class ParitasRetriever(Embeddings):
             ParitasError: as `Encoder`.
             InputError: the model has no such role, or a passage is no text.
         """
-        encoder = DualEncoder(
-            model, query_role=query_role, passage_role=passage_role, **(options or {})
-        ).encoder
-        super().__init__(corpus, ParitasEmbedder(encoder, role=passage_role), **settings)
+        self._dual = DualEncoder(model, query_role=query_role, passage_role=passage_role, **(options or {}))
+        super().__init__(corpus, ParitasEmbedder(self._dual.encoder, role=passage_role), **settings)
         # From here on it is asked.
-        self.embedder = ParitasEmbedder(encoder, role=query_role)
+        self.embedder = ParitasEmbedder(self._dual.encoder, role=query_role)
+
+    def save(self, path: str) -> None:
+        """Write corpus and vectors, and which model they are of."""
+        super().save(path)
+        facts = {
+            "query_role": self._dual.query_role,
+            "passage_role": self._dual.passage_role,
+            "fingerprint": self._dual.encoder.fingerprint,
+            "dim": self._dual.dim,
+        }
+        (Path(path) / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+
+    @classmethod
+    def from_saved(cls, path: str, model: Model, options: dict[str, Any] | None = None) -> ParitasRetriever:
+        """Return the retriever that `save` wrote; nothing is encoded.
+
+        Args:
+            path: where `save` wrote it.
+            model: as for `Encoder`, or an `Encoder`; the model that it was made with.
+            options: of `Encoder`.
+
+        Raises:
+            BundleError: it is another model, or the folder is no saved retriever of this class.
+            InputError: the vectors have another width.
+        """
+        try:
+            facts = json.loads((Path(path) / _FACTS).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise errors.BundleError(f"{path}: no {_FACTS}; expected what `save` wrote: {error}") from error
+        roles = {name: facts[name] for name in ("query_role", "passage_role")}
+        dual = DualEncoder(model, **roles, **(options or {}))
+        dual.check_fingerprint(facts["fingerprint"], path)
+        if dual.dim != facts["dim"]:
+            raise errors.InputError(
+                f"{path}: vectors of {facts['dim']} channels, not {dual.dim}; see truncate_dim"
+            )
+        retriever: ParitasRetriever = super().from_saved(
+            path, ParitasEmbedder(dual.encoder, role=dual.query_role)
+        )
+        retriever._dual = dual
+        return retriever

@@ -6,7 +6,7 @@ import asyncio
 import os
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,6 +16,9 @@ from numpy.typing import NDArray
 from paritas import AsyncEncoder, Bundle, Encoder, errors
 from paritas.documents import Document
 from paritas.engine.bundle.lookup import find
+from paritas.engine.options import EncoderOptions
+from paritas.engine.tokenize.inputs import listed
+from paritas.engine.tokenize.tokenizer import check_texts
 
 Model = str | os.PathLike[str] | Bundle | Encoder
 
@@ -75,6 +78,23 @@ class DualEncoder:
         return self.encoder.dim
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a passage, special ones included."""
+        return self.encoder.contract.roles[self.passage_role].max_length
+
+    def check_max_length(self, value: int) -> None:
+        """Refuse another length than the bundle's.
+
+        Raises:
+            InputError: it is another; the certificate is of texts as the bundle cuts them.
+        """
+        if value != self.max_length:
+            raise errors.InputError(
+                f"the bundle takes {self.max_length} tokens; for {value} export the model with an entry of a "
+                "registry that overrides max_length"
+            )
+
+    @property
     def takes_titles(self) -> bool:
         """Passages are (title, text) pairs."""
         return self.encoder.contract.roles[self.passage_role].pair
@@ -108,15 +128,42 @@ class DualEncoder:
         """
         return self.encoder.encode(texts, role=self.passage_role, progress=progress)
 
+    def count_tokens(self, texts: Iterable[Any], *, queries: bool = False) -> int:
+        """Return how many tokens texts have in all, special ones included and what is cut off not.
+
+        Raises:
+            InputError: a text is not what the role takes.
+        """
+        role = self.query_role if queries else self.passage_role
+        tokenizer = self.encoder.stages.tokenizer
+        return int(tokenizer.encode(check_texts(list(texts), tokenizer.role(role)), role).lengths.sum())
+
+    def check_fingerprint(self, expected: str, where: str) -> None:
+        """Make sure that the model is the one that somebody's vectors are of.
+
+        Args:
+            expected: the fingerprint that was kept; empty where none was.
+            where: what keeps the vectors, for the message.
+
+        Raises:
+            BundleError: it is another model.
+        """
+        found = self.encoder.fingerprint
+        if expected and found != expected:
+            raise errors.BundleError(
+                f"{self.encoder.bundle.directory} is another model than {where} was made with (fingerprint "
+                f"{found[:12]}, expected {expected[:12]}); export that one, or make it anew"
+            )
+
     async def queries_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
         """Return the vectors of queries; many calls at once make fuller batches."""
-        return await self._encode_async(list(texts), self.query_role)
+        return await self._encode_async(listed(texts), self.query_role)
 
     async def passages_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
         """Return the vectors of passages; many calls at once make fuller batches."""
-        return await self._encode_async(list(texts), self.passage_role)
+        return await self._encode_async(listed(texts), self.passage_role)
 
-    async def _encode_async(self, texts: list[Any], role: str) -> NDArray[np.float32]:
+    async def _encode_async(self, texts: Sequence[Any], role: str) -> NDArray[np.float32]:
         with _sharing:
             if self._async is None:
                 self._async = AsyncEncoder(self.encoder)
@@ -144,3 +191,16 @@ def shared_encoder(model: str | os.PathLike[str] | Bundle, options: Mapping[str,
         if encoder is None:
             _shared[key] = encoder = Encoder(bundle, **options)
         return encoder
+
+
+def check_settings(settings: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse a setting that a framework would drop without a word.
+
+    Raises:
+        InputError: there is no such setting; the encoder's options have a place of their own.
+    """
+    for name in settings:
+        if name in EncoderOptions.__struct_fields__:
+            raise errors.InputError(f"{name} is an option of the encoder; type: options={{{name!r}: ...}}")
+        if name not in known:
+            raise errors.InputError(f"unknown setting {name!r}{errors.did_you_mean(name, known)}")

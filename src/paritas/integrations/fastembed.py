@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from paritas import errors
-from paritas.engine.tokenize.tokenizer import check_texts
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, Model
 
@@ -18,6 +18,8 @@ from fastembed import TextEmbedding
 from fastembed.common.model_description import DenseModelDescription, ModelSource
 from fastembed.text.text_embedding_base import TextEmbeddingBase
 
+# Texts that are encoded at a time: whoever has a generator may have millions.
+_PART = 4096
 # By name in small letters: the name as it was given, and the encoder.
 _models: dict[str, tuple[str, DualEncoder]] = {}
 
@@ -49,7 +51,9 @@ class _ParitasTextEmbedding(TextEmbeddingBase):
         **_: Any,
     ) -> Iterable[NDArray[np.float32]]:
         """Yield the vectors of passages; the engine has batches and threads of its own."""
-        yield from self._encoder.passages(_listed(documents))
+        texts = iter(_listed(documents))
+        while part := list(islice(texts, _PART)):
+            yield from self._encoder.passages(part)
 
     def query_embed(self, query: str | Iterable[str], **_: Any) -> Iterable[NDArray[np.float32]]:
         """Yield the vectors of queries."""
@@ -57,9 +61,7 @@ class _ParitasTextEmbedding(TextEmbeddingBase):
 
     def token_count(self, texts: str | Iterable[str], **_: Any) -> int:
         """Return how many tokens passages have, special ones included and what is cut off not."""
-        tokenizer, role = self._encoder.encoder.stages.tokenizer, self._encoder.passage_role
-        checked = check_texts(list(_listed(texts)), tokenizer.role(role))
-        return int(tokenizer.encode(checked, role).lengths.sum())
+        return self._encoder.count_tokens(_listed(texts))
 
 
 def register(
@@ -71,7 +73,7 @@ def register(
     passages, and what `query_embed` and `query_points` take are queries.
 
     Args:
-        name: what to call it, such as "paritas/all-MiniLM-L6-v2"; case does not count.
+        name: what to call it, such as "paritas/all-MiniLM-L6-v2".
         model: as for `Encoder`, or an `Encoder`.
         query_role: the role that queries have.
         passage_role: the role that documents have.

@@ -124,6 +124,8 @@ class ParitasDocumentEmbedder(_Embedder):
     ) -> None:
         """Note what to load; `warm_up` loads it, and `run` where it was not called."""
         self.model, self.passage_role, self.options = os.fspath(model), passage_role, options or {}
+        if isinstance(meta_fields_to_embed, str):
+            raise errors.InputError(f"meta_fields_to_embed is a string; type: [{meta_fields_to_embed!r}]")
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas.integrations import check
-from paritas.integrations.dual_encoder import DualEncoder
+from paritas.integrations.dual_encoder import DualEncoder, check_settings
 
 check(__name__)
 from lancedb.embeddings import EmbeddingFunction, register
@@ -27,12 +27,14 @@ class ParitasEmbeddings(EmbeddingFunction):
         query_role: the role that queries have.
         passage_role: the role that rows have.
         options: of `Encoder`, as in {"precision": "int8"}.
+        fingerprint: the model's, which a table keeps; filled in where empty.
     """
 
     model: str
     query_role: str = "query"
     passage_role: str = "passage"
     options: dict[str, Any] = Field(default_factory=dict)
+    fingerprint: str = ""
     _encoder: DualEncoder = PrivateAttr()
 
     def __init__(self, **settings: Any) -> None:
@@ -40,11 +42,15 @@ class ParitasEmbeddings(EmbeddingFunction):
 
         Raises:
             ParitasError: as `Encoder`.
-            InputError: the model has no such role.
+            InputError: the model has no such role, or a setting that there is not.
+            BundleError: the name means another model than a table was made with.
         """
+        check_settings(settings, type(self).model_fields)
         super().__init__(**settings)
         roles = {"query_role": self.query_role, "passage_role": self.passage_role}
         self._encoder = DualEncoder(self.model, **roles, **self.options)
+        self._encoder.check_fingerprint(self.fingerprint, "the table")
+        self.fingerprint = self._encoder.encoder.fingerprint
 
     def compute_query_embeddings(self, query: Any, *_args: Any, **_kwargs: Any) -> list[NDArray[np.float32]]:
         """Return a vector for each query, float32."""
@@ -53,6 +59,10 @@ class ParitasEmbeddings(EmbeddingFunction):
     def compute_source_embeddings(self, texts: Any, *_args: Any, **_kwargs: Any) -> list[NDArray[np.float32]]:
         """Return a vector for each row, float32."""
         return list(self._encoder.passages(self.sanitize_input(texts)))
+
+    def safe_model_dump(self) -> dict[str, Any]:
+        """Return what a table keeps."""
+        return {**super().safe_model_dump(), "fingerprint": self.fingerprint}
 
     # What fails here fails again: LanceDB's seven tries would take minutes, and hide the error.
     def compute_query_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> list[NDArray[np.float32]]:

@@ -14,40 +14,52 @@ from litellm import CustomLLM
 from litellm.llms.custom_llm import CustomLLMError
 
 _PROVIDER = "paritas"
+_QUERY = ":query"
 
 
 class _Provider(CustomLLM):
-    """Answers LiteLLM's embedding calls; `input_type="query"` asks for queries."""
+    """Answers LiteLLM's embedding calls.
+
+    Queries have a model's name of their own: LiteLLM's cache knows a call by its model and texts, and not by
+    parameters of a provider.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.models: dict[str, DualEncoder] = {}
 
     def embedding(self, model: str, input: Any, model_response: Any, optional_params: Any, **_: Any) -> Any:
-        encode = self._encode(model, optional_params, "")
+        encoder, queries = self._found(model, optional_params)
+        texts = _listed(input)
         try:
-            return _filled(model_response, model, encode(_listed(input)))
+            vectors = encoder.queries(texts) if queries else encoder.passages(texts)
         except errors.InputError as error:
             raise CustomLLMError(400, str(error)) from error
+        return _filled(model_response, model, vectors, encoder.count_tokens(texts, queries=queries))
 
     async def aembedding(
         self, model: str, input: Any, model_response: Any, optional_params: Any, **_: Any
     ) -> Any:
-        encode = self._encode(model, optional_params, "_async")
+        encoder, queries = self._found(model, optional_params)
+        texts = _listed(input)
         try:
-            return _filled(model_response, model, await encode(_listed(input)))
+            vectors = await (encoder.queries_async(texts) if queries else encoder.passages_async(texts))
         except errors.InputError as error:
             raise CustomLLMError(400, str(error)) from error
+        return _filled(model_response, model, vectors, encoder.count_tokens(texts, queries=queries))
 
-    def _encode(self, model: str, params: dict[str, Any], suffix: str) -> Any:
-        if model not in self.models:
-            known = errors.did_you_mean(model, self.models)
-            raise CustomLLMError(404, f"no model {model!r} was registered{known}")
-        kind = params.get("input_type", "document")
-        sides = {"query": "queries", "document": "passages"}
-        if kind not in sides:
-            raise CustomLLMError(400, f"input_type is {kind!r}; expected 'query' or 'document'")
-        return getattr(self.models[model], sides[kind] + suffix)
+    def _found(self, model: str, params: dict[str, Any]) -> tuple[DualEncoder, bool]:
+        """Return a model's encoder, and whether it is asked for queries."""
+        name = model.removesuffix(_QUERY)
+        if name not in self.models:
+            known = errors.did_you_mean(name, self.models)
+            raise CustomLLMError(404, f"no model {name!r} was registered{known}")
+        if params:
+            raise CustomLLMError(
+                400,
+                f"{', '.join(params)} cannot be asked for; for queries the model is 'paritas/{name}{_QUERY}'",
+            )
+        return self.models[name], model.endswith(_QUERY)
 
 
 _provider = _Provider()
@@ -56,9 +68,7 @@ _provider = _Provider()
 def register(
     name: str, model: Model, *, query_role: str = "query", passage_role: str = "passage", **options: Any
 ) -> None:
-    """Make a model known to LiteLLM as "paritas/NAME".
-
-    `litellm.embedding("paritas/NAME", input=[...])` encodes documents; with `input_type="query"` queries.
+    """Make a model known to LiteLLM, as "paritas/NAME" for documents and "paritas/NAME:query" for queries.
 
     Args:
         name: what to call it.
@@ -81,11 +91,12 @@ def _listed(texts: Any) -> list[Any]:
     return [texts] if isinstance(texts, str) else texts
 
 
-def _filled(response: Any, model: str, vectors: Any) -> Any:
+def _filled(response: Any, model: str, vectors: Any, tokens: int) -> Any:
     """Fill a response as OpenAI's interface has it."""
     response.object, response.model = "list", f"{_PROVIDER}/{model}"
     response.data = [
         {"object": "embedding", "index": place, "embedding": vector}
         for place, vector in enumerate(vectors.tolist())
     ]
+    response.usage = litellm.Usage(prompt_tokens=tokens, completion_tokens=0, total_tokens=tokens)
     return response

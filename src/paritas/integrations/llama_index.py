@@ -7,7 +7,7 @@ from typing import Any
 
 from paritas import errors
 from paritas.integrations import check
-from paritas.integrations.dual_encoder import DualEncoder
+from paritas.integrations.dual_encoder import DualEncoder, check_settings
 
 check(__name__)
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -15,6 +15,7 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 # The most that LlamaIndex allows; with its default of 10 no batch was ever full.
 _BATCH = 2048
+_FIXED = ("model", "query_role", "passage_role", "options", "fingerprint")
 
 
 class ParitasEmbedding(BaseEmbedding):
@@ -25,6 +26,7 @@ class ParitasEmbedding(BaseEmbedding):
         query_role: the role that queries have.
         passage_role: the role that nodes have.
         options: of `Encoder`, as in {"precision": "int8"}.
+        fingerprint: the model's, which caches and files keep; filled in where empty.
         **settings: of LlamaIndex's `BaseEmbedding`.
     """
 
@@ -32,6 +34,7 @@ class ParitasEmbedding(BaseEmbedding):
     query_role: str = Field(default="query", description="The role that queries have.")
     passage_role: str = Field(default="passage", description="The role that nodes have.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of paritas.Encoder.")
+    fingerprint: str = Field(default="", description="The model's; filled in where empty.")
     _encoder: DualEncoder = PrivateAttr()
 
     def __init__(self, model: str | os.PathLike[str], **settings: Any) -> None:
@@ -39,13 +42,34 @@ class ParitasEmbedding(BaseEmbedding):
 
         Raises:
             ParitasError: as `Encoder`.
-            InputError: the model has no such role, or a cache that would mix queries and passages.
+            InputError: no such role or setting, or a cache that would mix queries and passages.
+            BundleError: the name means another model than when it was saved.
         """
         settings = {"embed_batch_size": _BATCH, "model_name": os.fspath(model), **settings}
+        check_settings([name for name in settings if name != "class_name"], type(self).model_fields)
         super().__init__(model=os.fspath(model), **settings)
         roles = {"query_role": self.query_role, "passage_role": self.passage_role}
-        self._encoder = DualEncoder(self.model, **roles, **self.options)
-        if self.embeddings_cache is not None and not self._encoder.is_symmetric:
+        encoder = DualEncoder(self.model, **roles, **self.options)
+        encoder.check_fingerprint(self.fingerprint, "what was saved")
+        self.fingerprint = encoder.encoder.fingerprint
+        self._encoder = encoder
+        self._check_cache(self.embeddings_cache)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field of LlamaIndex's.
+
+        Raises:
+            InputError: a field that the encoder was made from, or a cache that would mix its roles.
+        """
+        made = (getattr(self, "__pydantic_private__", None) or {}).get("_encoder") is not None
+        if made and name in _FIXED:
+            raise errors.InputError(f"{name} cannot change any longer; make another ParitasEmbedding")
+        if made and name == "embeddings_cache":
+            self._check_cache(value)
+        super().__setattr__(name, value)
+
+    def _check_cache(self, cache: Any) -> None:
+        if cache is not None and not self._encoder.is_symmetric:
             raise errors.InputError(
                 f"embeddings_cache knows a text and not its role, and {self._encoder.name} encodes queries "
                 "and passages differently; leave it out"

@@ -72,13 +72,25 @@ def _meta(model: DualEncoder) -> ModelMeta:
     return ModelMeta.create_empty(
         {
             "name": name,
-            "revision": f"{manifest.source.revision or encoder.fingerprint[:12]}-{encoder.precision}",
+            # Results are kept by name and revision: what changes vectors is in it.
+            "revision": "-".join([manifest.source.revision or "export", *_facts(model)]),
             "max_tokens": max(role.max_length for role in roles.values()),
             "embed_dim": encoder.dim,
             "framework": ["ONNX"],
             "similarity_fn_name": ScoringFunction(manifest.similarity or "cosine"),
             "use_instructions": any(role.prompt for role in roles.values()),
             "open_weights": True,
-            "experiment_kwargs": {"paritas": __version__, "precision": encoder.precision},
+            "experiment_kwargs": {"paritas": __version__},
         }
     )
+
+
+def _facts(model: DualEncoder) -> list[str]:
+    """Return what the vectors depend on; roles and width where they are not the usual ones."""
+    encoder = model.encoder
+    facts = [encoder.fingerprint[:12], encoder.precision]
+    if encoder.dim != encoder.contract.dim:
+        facts.append(f"{encoder.dim}d")
+    if (model.query_role, model.passage_role) != ("query", "passage"):
+        facts += [model.query_role, model.passage_role]
+    return facts

@@ -54,17 +54,25 @@ class Prompts:
         for role, rule in self._contract.roles.items():
             if rule.prompt == prompt and prompt:
                 return role, ""
-        return self._with_a_prompt_of_its_own(prompt)
+        return self._with_a_prompt_of_its_own(meant, prompt)
 
-    def _with_a_prompt_of_its_own(self, prompt: str) -> tuple[str, str]:
+    def _with_a_prompt_of_its_own(self, meant: str, prompt: str) -> tuple[str, str]:
         if self._bare is None or not self._contract.pool_prompt:
             known = ", ".join(repr(text) for text in dict.fromkeys(self.by_name.values()))
             raise errors.InputError(f"prompt is {prompt!r}; this model was exported with {known} alone")
-        return self._bare, prompt
+        return self._bare if self._contract.roles[meant].prompt else meant, prompt
 
 
 def prefixed(prefix: str, texts: Sequence[Any]) -> Sequence[Any]:
     """Return texts with something in front of each; of a pair, in front of its first half."""
     if not prefix:
         return texts
-    return [(prefix + text[0], *text[1:]) if isinstance(text, tuple) else prefix + text for text in texts]
+    return [_prefixed(prefix, text) for text in texts]
+
+
+def _prefixed(prefix: str, text: Any) -> Any:
+    if isinstance(text, str):
+        return prefix + text
+    if isinstance(text, (tuple, list)) and text and isinstance(text[0], str):
+        return (prefix + text[0], *text[1:])
+    return text  # for the encoder to refuse

@@ -33,7 +33,7 @@ _ONLY_HERE = ("cpu", "cpu:0")
 
 
 class SentenceEncoder:
-    """An encoder with `SentenceTransformer`'s methods and arguments.
+    """An encoder with the methods of `SentenceTransformer` that encode and compare, and their arguments.
 
     These differ. Batches are the engine's own, so `batch_size` says nothing. `precision="int8"` has one scale
     for all vectors, where sentence-transformers takes one from each call's. No texts give (0, dim).
@@ -85,6 +85,8 @@ class SentenceEncoder:
         device: Any = None,
         normalize_embeddings: bool = False,
         truncate_dim: int | None = None,
+        pool: None = None,
+        chunk_size: int | None = None,
         *,
         sentences: Any = None,
         task: str | None = None,
@@ -104,6 +106,8 @@ class SentenceEncoder:
             device: "cpu", or None.
             normalize_embeddings: scale vectors to unit length.
             truncate_dim: return the first so many channels; what the constructor was given where None.
+            pool: None; the engine has threads of its own.
+            chunk_size: not used.
             sentences: the former name of `inputs`.
             task: "query" or "document", as `encode_query` and `encode_document` say.
 
@@ -116,6 +120,8 @@ class SentenceEncoder:
             MissingExtraError: tensors are asked for, and torch is not installed.
         """
         _check_device(device)
+        if pool is not None:
+            raise errors.InputError("pool is for sentence-transformers' processes; leave it out")
         if output_value != "sentence_embedding":
             raise errors.InputError(f"output_value is {output_value!r}; for tokens use Encoder.encode_tokens")
         if precision not in _TYPES:
@@ -195,15 +201,11 @@ class SentenceEncoder:
     @property
     def max_seq_length(self) -> int:
         """Tokens of a passage, special ones included."""
-        return self._encoder.encoder.contract.roles[self._encoder.passage_role].max_length
+        return self._encoder.max_length
 
     @max_seq_length.setter
     def max_seq_length(self, value: int) -> None:
-        if value != self.max_seq_length:
-            raise errors.InputError(
-                f"the bundle takes {self.max_seq_length} tokens; for {value} export the model with an entry "
-                "of a registry that overrides max_length"
-            )
+        self._encoder.check_max_length(value)
 
     @property
     def device(self) -> str:

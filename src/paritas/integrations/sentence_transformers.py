@@ -57,7 +57,19 @@ class ParitasModule(InputModule):
     @property
     def max_seq_length(self) -> int:
         """Tokens of a passage, special ones included."""
-        return self.encoder.encoder.contract.roles[self.encoder.passage_role].max_length
+        return self.encoder.max_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.encoder.check_max_length(value)
+
+    def check_prompt(self, prompt: str, task: str | None) -> None:
+        """Make sure that a prompt can stand in front of texts.
+
+        Raises:
+            InputError: this bundle cannot put it there.
+        """
+        self._prompts.resolve(prompt, None, task)
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the vectors."""
@@ -71,7 +83,8 @@ class ParitasModule(InputModule):
         Raises:
             InputError: a prompt that this bundle cannot put in front of texts.
         """
-        role, prefix = self._prompts.resolve(prompt, None, task)
+        # A plain SentenceTransformer around this module gives an empty prompt for queries and documents.
+        role, prefix = self._prompts.resolve(prompt or None if task else prompt, None, task)
         texts = list(prefixed(prefix, [tuple(one) if isinstance(one, list) else one for one in inputs]))
         return {"input_ids": torch.arange(len(texts)), "texts": texts, "role": role}
 
@@ -81,16 +94,21 @@ class ParitasModule(InputModule):
         Raises:
             ParitasError: as `Encoder.encode`.
         """
-        vectors = self.encoder.encoder.encode(features["texts"], role=features["role"])
+        # Losses that train by mini-batches cut tensors, the ids among them, and leave lists whole.
+        texts = [features["texts"][place] for place in features["input_ids"].tolist()]
+        vectors = self.encoder.encoder.encode(texts, role=features["role"])
         features["sentence_embedding"] = torch.from_numpy(vectors).to(features["input_ids"].device)
         return features
 
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write the bundle's files, and which of its precisions is meant."""
         encoder = self.encoder.encoder
-        shutil.copytree(encoder.bundle.directory, Path(output_path) / _BUNDLE, dirs_exist_ok=True)
+        source, target = encoder.bundle.directory.resolve(), (Path(output_path) / _BUNDLE).resolve()
+        if source != target:
+            shutil.copytree(source, target, dirs_exist_ok=True)
         facts = {
             "precision": encoder.precision,
+            "truncate_dim": None if encoder.dim == encoder.contract.dim else encoder.dim,
             "query_role": self.encoder.query_role,
             "passage_role": self.encoder.passage_role,
         }
@@ -126,6 +144,9 @@ class _Transformer(SentenceTransformer):
         *rest: Any,
         **named: Any,
     ) -> Any:
+        inputs = named.pop("sentences", None) if inputs is None else inputs  # by its former name
+        if prompt is not None and isinstance(self[0], ParitasModule):
+            self[0].check_prompt(prompt, named.get("task"))
         if prompt_name in self.prompts and prompt is None:
             named.setdefault("task", prompt_name)  # two names may have one prompt, and mean two roles
         return super().encode(inputs, prompt_name, prompt, max(batch_size, _LEAST), *rest, **named)
@@ -147,8 +168,10 @@ def load(
         InputError: the model has no such role, or options that do not belong there.
     """
     if isinstance(model, (str, os.PathLike)) and _is_saved(Path(model)):
-        if options:
-            raise errors.InputError(f"{model} was saved with its options; leave out {', '.join(options)}")
+        changed = {"query_role": query_role != "query", "passage_role": passage_role != "passage"}
+        given = [*options, *(name for name, is_changed in changed.items() if is_changed)]
+        if given:
+            raise errors.InputError(f"{model} was saved with its options; leave out {', '.join(given)}")
         return _saved(Path(model))
     encoder = DualEncoder(model, query_role=query_role, passage_role=passage_role, **options)
     module = ParitasModule(encoder)

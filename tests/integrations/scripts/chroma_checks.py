@@ -73,7 +73,11 @@ def other_models_and_roles_are_refused(given: Given) -> None:
         "new collection",
     )
     function.validate_config_update(old, ParitasEmbeddingFunction(given.minilm, threads=1).get_config())
-    error_of(errors.InputError, lambda: function.validate_config({"model": "x"}), "lacks fingerprint")
+    cut = ParitasEmbeddingFunction(given.minilm, truncate_dim=64).get_config()
+    error_of(errors.InputError, lambda: function.validate_config_update(old, cut), "dim")
+    error_of(
+        errors.InputError, lambda: function.validate_config({"model": "x"}), "lacks dim, family, fingerprint"
+    )
     narrow = ParitasEmbeddingFunction(given.pairs)
     vectors = narrow(["a"])
     error_of(Exception, lambda: collection.add(ids=["x"], embeddings=vectors), "dimension")

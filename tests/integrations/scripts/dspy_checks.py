@@ -47,6 +47,14 @@ def a_retriever(given: Given) -> None:
         given.check(retriever.embedder(given.queries), "query", bundle)
     retriever = ParitasRetriever(given.texts, given.minilm, k=3, normalize=False)
     given.check_search(lambda query, _k: retriever(query).passages)
+    retriever.save("saved")
+    again = ParitasRetriever.from_saved("saved", given.minilm)
+    given.check_search(lambda query, _k: again(query).passages)
+    given.check(again.embedder(given.queries), "query")
+    error_of(errors.BundleError, lambda: ParitasRetriever.from_saved("saved", given.pairs), "another model")
+    error_of(
+        errors.BundleError, lambda: ParitasRetriever.from_saved("nowhere", given.pairs), "no paritas.json"
+    )
 
 
 def bad_input(given: Given) -> None:

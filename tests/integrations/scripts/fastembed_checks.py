@@ -25,6 +25,13 @@ def documents_and_queries(given: Given) -> None:
     assert {NAME, "pairs", "prompted"} <= set(names)
 
 
+def a_generator_is_read_in_parts(given: Given) -> None:
+    read = []
+    vectors = TextEmbedding("pairs").embed(read.append(place) or str(place) for place in range(10_000))
+    next(iter(vectors))
+    assert len(read) < 5000, len(read)
+
+
 def tokens_are_counted(given: Given) -> None:
     model = TextEmbedding(NAME)
     assert model.token_count("the river") == 4
@@ -66,4 +73,11 @@ def bad_input(given: Given) -> None:
 
 
 if __name__ == "__main__":
-    run(documents_and_queries, tokens_are_counted, threads, a_collection_of_qdrants, bad_input)
+    run(
+        documents_and_queries,
+        a_generator_is_read_in_parts,
+        tokens_are_counted,
+        threads,
+        a_collection_of_qdrants,
+        bad_input,
+    )

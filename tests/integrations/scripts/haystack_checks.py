@@ -99,6 +99,11 @@ def bad_input(given: Given) -> None:
     error_of(errors.InputError, lambda: embedder.run("a"), "ParitasTextEmbedder")
     error_of(errors.InputError, lambda: embedder.run([Document(content="a"), None]), "no list of Documents")
     error_of(errors.InputError, lambda: asking.run(None), "expected a string")
+    error_of(
+        errors.InputError,
+        lambda: ParitasDocumentEmbedder(given.minilm, meta_fields_to_embed="title"),
+        "type: ['title']",
+    )
     other = ParitasTextEmbedder(given.minilm, query_role="question")
     error_of(errors.InputError, other.warm_up, "no role 'question'")
 

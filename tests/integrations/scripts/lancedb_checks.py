@@ -12,8 +12,8 @@ import paritas.integrations.lancedb  # noqa: F401 - registers the function
 from paritas import errors
 
 
-def function_of(bundle: str, **settings: object):
-    return get_registry().get("paritas").create(model=bundle, **settings)
+def function_of(model: str, **settings: object):
+    return get_registry().get("paritas").create(model=model, **settings)
 
 
 def rows_and_queries(given: Given) -> None:
@@ -48,8 +48,16 @@ def a_table_that_another_connection_opens(given: Given) -> None:
     given.check_search(find)
 
 
+def a_table_keeps_to_its_model(given: Given) -> None:
+    kept = function_of(given.pairs).safe_model_dump()
+    assert kept["fingerprint"]
+    error_of(errors.BundleError, lambda: function_of(**{**kept, "model": given.prompted}), "another model")
+
+
 def bad_input(given: Given) -> None:
     function = function_of(given.minilm)
+    error_of(errors.InputError, lambda: function_of(given.minilm, precision="fp32"), "options={'precision'")
+    error_of(errors.InputError, lambda: function_of(given.minilm, nonsense=1), "unknown setting 'nonsense'")
     error_of(
         errors.InputError,
         lambda: function.compute_source_embeddings_with_retry(["a", None]),
@@ -59,4 +67,10 @@ def bad_input(given: Given) -> None:
 
 
 if __name__ == "__main__":
-    run(rows_and_queries, threads, a_table_that_another_connection_opens, bad_input)
+    run(
+        rows_and_queries,
+        threads,
+        a_table_that_another_connection_opens,
+        a_table_keeps_to_its_model,
+        bad_input,
+    )

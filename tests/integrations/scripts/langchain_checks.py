@@ -55,6 +55,7 @@ def bad_input(given: Given) -> None:
     embeddings = ParitasEmbeddings(given.minilm)
     error_of(errors.InputError, lambda: embeddings.embed_documents(["a", None]), "text 1 is NoneType")
     error_of(errors.InputError, lambda: embeddings.embed_query(None), "text 0 is NoneType")
+    error_of(errors.InputError, lambda: asyncio.run(embeddings.aembed_documents("abc")), "single string")
     error_of(
         errors.InputError,
         lambda: ParitasEmbeddings(given.minilm, query_role="question"),

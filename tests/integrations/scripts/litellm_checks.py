@@ -23,35 +23,55 @@ def documents_and_queries(given: Given) -> None:
         register(name, bundle)
         answer = litellm.embedding(f"paritas/{name}", input=given.texts)
         given.check(rows(answer), "passage", bundle)
-        answer = litellm.embedding(f"paritas/{name}", input=given.queries, input_type="query")
+        answer = litellm.embedding(f"paritas/{name}:query", input=given.queries)
         given.check(rows(answer), "query", bundle)
     assert sum(entry["provider"] == "paritas" for entry in litellm.custom_provider_map) == 1
 
 
 def calls_of_an_event_loop(given: Given) -> None:
     async def many() -> list[litellm.EmbeddingResponse]:
-        calls = [
-            litellm.aembedding("paritas/minilm", input=[one], input_type="query") for one in given.queries
-        ]
+        calls = [litellm.aembedding("paritas/minilm:query", input=[one]) for one in given.queries]
         return await asyncio.gather(*calls)
 
     given.check([rows(answer)[0] for answer in asyncio.run(many())], "query")
 
 
+def the_cache_keeps_queries_and_documents_apart(given: Given) -> None:
+    litellm.cache = litellm.Cache(type="local")
+
+    async def twice(model: str) -> list[list[float]]:
+        for _ in range(2):
+            answer = await litellm.aembedding(model=model, input=["the river"], caching=True)
+            await asyncio.sleep(0.5)  # it is written behind the call
+        return rows(answer)
+
+    both = [asyncio.run(twice(model)) for model in ("paritas/prompted", "paritas/prompted:query")]
+    litellm.cache = None
+    assert both[0] != both[1]
+
+
+def tokens_are_counted(given: Given) -> None:
+    answer = litellm.embedding("paritas/minilm", input=["the river", "the river"])
+    assert answer.usage.prompt_tokens == answer.usage.total_tokens == 8
+
+
 def threads(given: Given) -> None:
     given.check_threads(
-        lambda query: rows(litellm.embedding("paritas/minilm", input=[query], input_type="query"))[0], "query"
+        lambda query: rows(litellm.embedding("paritas/minilm:query", input=[query]))[0], "query"
     )
 
 
 def a_router(given: Given) -> None:
     router = litellm.Router(
-        model_list=[{"model_name": "search", "litellm_params": {"model": "paritas/minilm"}}]
+        model_list=[
+            {"model_name": name, "litellm_params": {"model": f"paritas/{name}"}}
+            for name in ("minilm", "minilm:query")
+        ]
     )
-    documents = np.array(rows(router.embedding("search", input=given.texts)))
+    documents = np.array(rows(router.embedding("minilm", input=given.texts)))
 
     def find(query: str, k: int) -> list[str]:
-        (vector,) = rows(router.embedding("search", input=[query], input_type="query"))
+        (vector,) = rows(router.embedding("minilm:query", input=[query]))
         return [given.texts[place] for place in np.argsort(-documents @ vector)[:k]]
 
     given.check_search(find)
@@ -63,10 +83,18 @@ def bad_input(given: Given) -> None:
     error_of(Exception, lambda: litellm.embedding("paritas/minilm", input=["a", None]), "text 1 is NoneType")
     error_of(
         Exception,
-        lambda: litellm.embedding("paritas/minilm", input=["a"], input_type="x"),
-        "expected 'query' or 'document'",
+        lambda: litellm.embedding("paritas/minilm", input=["a"], input_type="query"),
+        "the model is 'paritas/minilm:query'",
     )
 
 
 if __name__ == "__main__":
-    run(documents_and_queries, calls_of_an_event_loop, threads, a_router, bad_input)
+    run(
+        documents_and_queries,
+        calls_of_an_event_loop,
+        the_cache_keeps_queries_and_documents_apart,
+        tokens_are_counted,
+        threads,
+        a_router,
+        bad_input,
+    )

@@ -80,11 +80,27 @@ def a_cache_that_mixes_roles_is_refused(given: Given) -> None:
     roles = {"query_role": "passage"}
     model = ParitasEmbedding(given.prompted, embeddings_cache=cache, **roles)
     given.check(model.get_text_embedding_batch(given.texts), "passage", given.prompted)
+    model = ParitasEmbedding(given.prompted)
+    error_of(errors.InputError, lambda: setattr(model, "embeddings_cache", cache), "embeddings_cache")
+    error_of(errors.InputError, lambda: setattr(model, "query_role", "passage"), "make another")
+    model.embed_batch_size = 7
+
+
+def what_was_saved_keeps_to_its_model(given: Given) -> None:
+    saved = ParitasEmbedding(given.pairs).to_dict()
+    saved["model"] = given.prompted
+    error_of(errors.BundleError, lambda: ParitasEmbedding.from_dict(saved), "another model")
 
 
 def bad_input(given: Given) -> None:
     model = ParitasEmbedding(given.minilm)
     error_of(errors.InputError, lambda: model.get_text_embedding_batch(["a", None]), "text 1 is NoneType")
+    error_of(
+        errors.InputError, lambda: ParitasEmbedding(given.minilm, precision="fp32"), "options={'precision'"
+    )
+    error_of(
+        errors.InputError, lambda: ParitasEmbedding(given.minilm, nonsense=1), "unknown setting 'nonsense'"
+    )
     error_of(
         errors.InputError, lambda: ParitasEmbedding(given.minilm, passage_role="text"), "passage_role='query'"
     )
@@ -99,5 +115,6 @@ if __name__ == "__main__":
         a_batch_is_as_large_as_may_be,
         an_index,
         a_cache_that_mixes_roles_is_refused,
+        what_was_saved_keeps_to_its_model,
         bad_input,
     )

@@ -49,6 +49,12 @@ def it_is_described(given: Given) -> None:
     assert isinstance(meta, ModelMeta)
     assert (meta.name, meta.embed_dim, meta.max_tokens) == ("paritas/all-MiniLM-L6-v2", 384, 256)
     assert meta.revision and meta.revision.endswith("-fp32")
+    others = [
+        ParitasEncoder(given.minilm, truncate_dim=64),
+        ParitasEncoder(given.minilm, query_role="passage"),
+        ParitasEncoder(given.pairs),
+    ]
+    assert len({meta.revision, *(other.mteb_model_meta.revision for other in others)}) == 4
     assert meta.use_instructions is False
     assert ParitasEncoder(given.prompted).mteb_model_meta.use_instructions is True
 

@@ -20,7 +20,7 @@ from sentence_transformers import (
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
 from sentence_transformers.sentence_transformer.modules import Dense
 
-from paritas import errors
+from paritas import Encoder, errors
 from paritas.integrations.sentence_encoder import SentenceEncoder
 from paritas.integrations.sentence_transformers import ParitasModule, load
 
@@ -61,6 +61,29 @@ def prompts_mean_roles(given: Given) -> None:
         error_of(ValueError, lambda model=model: model.encode(["a"], prompt_name="x"), "x")
 
 
+def a_prompt_keeps_its_side(given: Given) -> None:
+    encoder = Encoder(given.pairs)
+    expected = encoder.encode(["find: the river"], role="query")
+    for model in (load(given.pairs), SentenceEncoder(given.pairs)):
+        assert np.array_equal(model.encode_query(["the river"], prompt="find: "), expected)
+    for model in (load(given.prompted), SentenceEncoder(given.prompted)):
+        error_of(errors.InputError, lambda model=model: model.encode_query(["a"], prompt=""), "'query: '")
+    plain = SentenceTransformer(modules=[load(given.prompted)[0]], device="cpu")
+    given.check(plain.encode_query(given.queries), "query", given.prompted)
+    given.check(plain.encode_document(given.texts), "passage", given.prompted)
+
+
+def losses_by_mini_batches(given: Given) -> None:
+    torch.manual_seed(0)
+    model = SentenceTransformer(modules=[load(given.pairs)[0], Dense(16, 8)], device="cpu")
+    features = [model.preprocess(texts) for texts in (given.queries[:12], given.texts[20:32])]
+    found = [
+        float(losses.CachedMultipleNegativesRankingLoss(model, mini_batch_size=size)(features, None))
+        for size in (64, 4)
+    ]
+    assert abs(found[0] - found[1]) < 1e-5, found
+
+
 def forms(given: Given) -> None:
     """What sentence-transformers makes of the same vectors, the stand-in makes too."""
     real, ours = load(given.minilm), SentenceEncoder(given.minilm)
@@ -91,6 +114,7 @@ def forms(given: Given) -> None:
     assert np.corrcoef(scores.ravel(), expected.ravel())[0, 1] > 0.999
     assert ours.encode([]).shape == (0, 384)
     assert ours.encode(sentences=given.texts[:2]).shape == (2, 384)
+    assert real.encode(sentences=given.texts[:2]).shape == (2, 384)
     assert real.max_seq_length == ours.max_seq_length == 256
 
 
@@ -144,6 +168,10 @@ def saved_and_copied(given: Given) -> None:
         given.check(other.encode_document(given.texts), "passage", given.pairs)
         assert isinstance(other[0], ParitasModule)
     error_of(errors.InputError, lambda: load("saved", threads=1), "leave out threads")
+    error_of(errors.InputError, lambda: load("saved", query_role="x"), "leave out query_role")
+    load("saved").save("saved")
+    load(given.minilm, truncate_dim=64).save("cut")
+    assert load("cut").get_embedding_dimension() == 64
     again = pickle.loads(pickle.dumps(SentenceEncoder(given.pairs)))
     given.check(again.encode_document(given.texts), "passage", given.pairs)
 
@@ -164,7 +192,8 @@ def bad_input(given: Given) -> None:
         errors.InputError, lambda: encoder.encode(["a"], output_value="token_embeddings"), "encode_tokens"
     )
     error_of(errors.InputError, lambda: load(given.minilm, query_role="x"), "no role 'x'")
-    error_of(errors.InputError, lambda: setattr(encoder, "max_seq_length", 12), "overrides max_length")
+    for model in (encoder, load(given.minilm)):
+        error_of(errors.InputError, lambda model=model: setattr(model, "max_seq_length", 12), "max_length")
 
 
 if __name__ == "__main__":
@@ -172,6 +201,8 @@ if __name__ == "__main__":
         queries_and_documents,
         it_is_sentence_transformers_own,
         prompts_mean_roles,
+        a_prompt_keeps_its_side,
+        losses_by_mini_batches,
         forms,
         semantic_search_and_evaluators,
         a_trainer_of_what_comes_after,

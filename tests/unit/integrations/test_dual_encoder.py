@@ -13,7 +13,7 @@ import pytest
 
 from paritas import AsyncEncoder, Encoder
 from paritas.engine.bundle.directory import Bundle
-from paritas.errors import InputError, Overloaded
+from paritas.errors import BundleError, InputError, Overloaded
 from paritas.integrations.dual_encoder import DualEncoder, shared_encoder
 
 TEXTS = ["the river", "", "a city in the north", "the river", "why 😀"]
@@ -94,6 +94,20 @@ def test_a_call_waits_where_the_queue_is_full(bundle: Path, monkeypatch: pytest.
     monkeypatch.setattr(AsyncEncoder, "encode", full)
     assert np.array_equal(asyncio.run(both.queries_async(TEXTS)), both.queries(TEXTS))
     assert next(refusals, None) is None
+
+
+@pytest.mark.parametrize("texts", ["the river", {"a": 1}, {"a"}])
+def test_calls_of_event_loops_are_checked_alike(bundle: Path, texts: object) -> None:
+    with pytest.raises(InputError, match="texts is"):
+        asyncio.run(DualEncoder(bundle).passages_async(texts))
+
+
+def test_a_changed_model_is_told_from_the_one_that_vectors_are_of(bundle: Path) -> None:
+    both = DualEncoder(bundle)
+    both.check_fingerprint(both.encoder.fingerprint, "the table")
+    both.check_fingerprint("", "the table")
+    with pytest.raises(BundleError, match="another model than the table was made with"):
+        both.check_fingerprint("0" * 64, "the table")
 
 
 def test_copies(bundle: Path) -> None:

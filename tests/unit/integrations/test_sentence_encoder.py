@@ -66,6 +66,17 @@ def test_any_prompt_goes_in_front_where_a_role_has_none(bert: Encoder) -> None:
     assert np.array_equal(titled, model.encode_document([("a b", "c")]))
 
 
+def test_a_prompt_keeps_its_side(bert: Encoder) -> None:
+    found = SentenceEncoder(bert).encode_query(["b"], prompt="a ")
+    assert np.array_equal(found, bert.encode(["a b"], role="query"))
+
+
+@pytest.mark.parametrize("texts", [["a", None], ["a", 3], [("a", None)]])
+def test_what_is_no_text_is_refused_behind_a_prompt_too(bert: Encoder, texts: list[object]) -> None:
+    with pytest.raises(InputError, match=r"NoneType|int|None\)"):
+        SentenceEncoder(bert).encode(texts, prompt="a ")
+
+
 def test_widths_and_lengths(bert: Encoder) -> None:
     model = SentenceEncoder(bert, truncate_dim=8)
     full = bert.encode(TEXTS, role="passage")
@@ -104,6 +115,7 @@ def test_similarities(bert: Encoder, monkeypatch: pytest.MonkeyPatch, name: str)
         ({"device": "cuda"}, "device is 'cuda'; expected 'cpu'"),
         ({"truncate_dim": 17}, "truncate_dim is 17; expected 1 to 16"),
         ({"output_value": None}, "encode_tokens"),
+        ({"pool": {}}, "leave it out"),
     ],
 )
 def test_what_it_cannot_do_is_refused(bert: Encoder, options: dict[str, object], said: str) -> None:
