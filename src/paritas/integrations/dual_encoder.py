@@ -23,7 +23,9 @@ from paritas.engine.tokenize.tokenizer import check_texts
 Model = str | os.PathLike[str] | Bundle | Encoder
 
 _shared: weakref.WeakValueDictionary[bytes, Encoder] = weakref.WeakValueDictionary()
+# Held while a bundle is loaded; an event loop must not wait for that, and has a lock of its own.
 _sharing = threading.Lock()
+_starting = threading.Lock()
 
 
 class DualEncoder:
@@ -164,7 +166,7 @@ class DualEncoder:
         return await self._encode_async(listed(texts), self.passage_role)
 
     async def _encode_async(self, texts: Sequence[Any], role: str) -> NDArray[np.float32]:
-        with _sharing:
+        with _starting:
             if self._async is None:
                 self._async = AsyncEncoder(self.encoder)
         while True:

@@ -7,6 +7,7 @@ import copy
 import gc
 import pickle
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from paritas import AsyncEncoder, Encoder
 from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError, InputError, Overloaded
+from paritas.integrations import dual_encoder
 from paritas.integrations.dual_encoder import DualEncoder, shared_encoder
 
 TEXTS = ["the river", "", "a city in the north", "the river", "why 😀"]
@@ -94,6 +96,15 @@ def test_a_call_waits_where_the_queue_is_full(bundle: Path, monkeypatch: pytest.
     monkeypatch.setattr(AsyncEncoder, "encode", full)
     assert np.array_equal(asyncio.run(both.queries_async(TEXTS)), both.queries(TEXTS))
     assert next(refusals, None) is None
+
+
+def test_an_event_loop_does_not_wait_for_a_bundle_that_another_thread_loads(bundle: Path) -> None:
+    both, found = DualEncoder(bundle), []
+    loop = Thread(target=lambda: found.append(asyncio.run(both.queries_async(["a"]))), daemon=True)
+    with dual_encoder._sharing:
+        loop.start()
+        loop.join(60)
+    assert found[0].shape == (1, 16)
 
 
 @pytest.mark.parametrize("texts", ["the river", {"a": 1}, {"a"}])
