@@ -64,7 +64,7 @@ INTEGRATIONS = (
         "sentence_transformers", ("load", "ParitasModule"), "sentence-transformers", "5.7", "5.7.0, 6.2.0"
     ),
     Integration("mteb", ("ParitasEncoder",), "mteb", "2.18", "2.26.24"),
-    Integration("langchain", ("ParitasEmbeddings",), "langchain-core", "1.0", "1.8.4"),
+    Integration("langchain", ("ParitasEmbeddings",), "langchain-core", "1.0", "1.8.3"),
     Integration("llama_index", ("ParitasEmbedding",), "llama-index-core", "0.14", "0.14.25"),
     Integration(
         "haystack", ("ParitasTextEmbedder", "ParitasDocumentEmbedder"), "haystack-ai", "2.20", "3.4.1"
