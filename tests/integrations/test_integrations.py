@@ -56,7 +56,7 @@ def run(environment: str, script: Path, facts: Path, home: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=900,  # SciFact through mteb, on a slow machine
         check=False,
     )
     assert done.returncode == 0, done.stdout[-6000:]
