@@ -15,6 +15,7 @@ import pytest
 
 from paritas.integrations import INTEGRATIONS
 from tests.docs.blocks import ROOT, blocks
+from tests.evaluation.test_quality import data
 
 pytestmark = pytest.mark.integrations
 
@@ -38,23 +39,18 @@ QUIET = {
 }
 
 
-# Where mteb's known figures are measured, and whether they must be.
-DATA = ("PARITAS_EVAL_DATA", "PARITAS_EVAL_REQUIRED")
-
-
 def module_of(environment: str) -> str:
     return re.sub(r"_\d+$", "", environment)
 
 
-def run(environment: str, script: Path, facts: Path, home: Path) -> str:
+def run(environment: str, script: Path, facts: Path, home: Path, **more: str) -> str:
     """Run a script in an environment, with nothing of the user's settings, and return its output."""
     python = Path(os.environ["PARITAS_INTEGRATIONS"]) / environment / "bin" / "python"
     variables = {"HOME": str(home), "PATH": os.environ["PATH"], "LANG": "C.UTF-8", **QUIET}
-    variables |= {name: os.environ[name] for name in DATA if name in os.environ}
     done = subprocess.run(
         [python, ROOT / "tests" / "stay_here.py", script, facts],
         cwd=home,
-        env={**variables, "PARITAS_HOME": str(facts / "home")},
+        env={**variables, "PARITAS_HOME": str(facts / "home"), **more},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -68,6 +64,11 @@ def run(environment: str, script: Path, facts: Path, home: Path) -> str:
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_an_integration_gives_the_encoders_vectors(environment: str, facts: Path, tmp_path: Path) -> None:
     print(run(environment, SCRIPTS / f"{module_of(environment)}_checks.py", facts, tmp_path))
+
+
+def test_mteb_gives_the_known_figures(facts: Path, tmp_path: Path) -> None:
+    folder = str(data().resolve())
+    print(run("mteb", SCRIPTS / "mteb_figures.py", facts, tmp_path, PARITAS_EVAL_DATA=folder))
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)

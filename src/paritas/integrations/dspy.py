@@ -40,7 +40,7 @@ class ParitasEmbedder(dspy.Embedder):
             ParitasError: as `Encoder`.
             InputError: the model has no such role.
         """
-        self._encoder = DualEncoder(model, query_role=role, passage_role=role, **options)
+        self._encoder = DualEncoder.of_one_role(model, "role", role, **options)
         super().__init__(self._encode, batch_size=_BATCH, caching=False)
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:

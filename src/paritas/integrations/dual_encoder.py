@@ -52,22 +52,28 @@ class DualEncoder:
             ParitasError: as `Encoder`.
             InputError: the model has no such role, or options stand beside an `Encoder`.
         """
-        if isinstance(model, Encoder) and options:
-            raise errors.InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
-        self.encoder = model if isinstance(model, Encoder) else shared_encoder(model, options)
+        self.encoder = _loaded(model, options)
         """What encodes."""
-        self.query_role = self._role("query_role", query_role)
-        self.passage_role = self._role("passage_role", passage_role)
+        self.query_role = _checked_role(self.encoder, "query_role", query_role)
+        self.passage_role = _checked_role(self.encoder, "passage_role", passage_role)
         self._async: AsyncEncoder | None = None
 
-    def _role(self, argument: str, role: str) -> str:
-        roles = self.encoder.contract.roles
-        if role in roles:
-            return role
-        raise errors.InputError(
-            f"{self.name} has no role {role!r}, but {', '.join(roles)}; "
-            f"type: {argument}={next(iter(roles))!r}"
-        )
+    @classmethod
+    def of_one_role(cls, model: Model, argument: str, role: str, **options: Any) -> DualEncoder:
+        """Return one for texts of a single role, whichever side they are called.
+
+        Args:
+            model: as for `Encoder`, or an `Encoder`.
+            argument: what the caller's argument for the role is called, for the error.
+            role: the role.
+            **options: of `Encoder`.
+
+        Raises:
+            ParitasError, InputError: as the constructor.
+        """
+        encoder = _loaded(model, options)
+        role = _checked_role(encoder, argument, role)
+        return cls(encoder, query_role=role, passage_role=role)
 
     @property
     def name(self) -> str:
@@ -181,6 +187,24 @@ class DualEncoder:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_async": None}
+
+
+def _loaded(model: Model, options: Mapping[str, Any]) -> Encoder:
+    if not isinstance(model, Encoder):
+        return shared_encoder(model, options)
+    if options:
+        raise errors.InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
+    return model
+
+
+def _checked_role(encoder: Encoder, argument: str, role: str) -> str:
+    roles = encoder.contract.roles
+    if role in roles:
+        return role
+    raise errors.InputError(
+        f"{encoder.bundle.manifest.model} has no role {role!r}, but {', '.join(roles)}; "
+        f"type: {argument}={next(iter(roles))!r}"
+    )
 
 
 def shared_encoder(model: str | os.PathLike[str] | Bundle, options: Mapping[str, Any]) -> Encoder:

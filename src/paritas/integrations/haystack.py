@@ -26,10 +26,9 @@ class _Embedder:
 
     model: str
     options: dict[str, Any]
+    _role: tuple[str, str]
+    """What the argument for the role is called, and the role."""
     _encoder: DualEncoder | None = None
-
-    def _roles(self) -> dict[str, str]:
-        raise NotImplementedError
 
     def warm_up(self) -> None:
         """Load the bundle.
@@ -46,7 +45,7 @@ class _Embedder:
 
     def _loaded(self) -> DualEncoder:
         if self._encoder is None:
-            self._encoder = DualEncoder(self.model, **self._roles(), **self.options)
+            self._encoder = DualEncoder.of_one_role(self.model, *self._role, **self.options)
         return self._encoder
 
     def _meta(self) -> dict[str, Any]:
@@ -76,10 +75,7 @@ class ParitasTextEmbedder(_Embedder):
     ) -> None:
         """Note what to load; `warm_up` loads it, and `run` where it was not called."""
         self.model, self.query_role, self.options = os.fspath(model), query_role, options or {}
-
-    def _roles(self) -> dict[str, str]:
-        # A model may have queries alone: the other role is not used here.
-        return {"query_role": self.query_role, "passage_role": self.query_role}
+        self._role = ("query_role", query_role)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a pipeline's file keeps."""
@@ -129,9 +125,7 @@ class ParitasDocumentEmbedder(_Embedder):
         self.meta_fields_to_embed = list(meta_fields_to_embed)
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar
-
-    def _roles(self) -> dict[str, str]:
-        return {"query_role": self.passage_role, "passage_role": self.passage_role}
+        self._role = ("passage_role", passage_role)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a pipeline's file keeps."""

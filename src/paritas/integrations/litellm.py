@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from paritas import errors
@@ -46,7 +47,8 @@ class _Provider(CustomLLM):
             vectors = await (encoder.queries_async(texts) if queries else encoder.passages_async(texts))
         except errors.InputError as error:
             raise CustomLLMError(400, str(error)) from error
-        return _filled(model_response, model, vectors, encoder.count_tokens(texts, queries=queries))
+        tokens = await asyncio.to_thread(encoder.count_tokens, texts, queries=queries)
+        return _filled(model_response, model, vectors, tokens)
 
     def _found(self, model: str, params: dict[str, Any]) -> tuple[DualEncoder, bool]:
         """Return a model's encoder, and whether it is asked for queries."""

@@ -60,7 +60,7 @@ def a_retriever(given: Given) -> None:
 def bad_input(given: Given) -> None:
     embedder = ParitasEmbedder(given.minilm)
     error_of(ValueError, lambda: embedder(["a", None]), "strings")
-    error_of(errors.InputError, lambda: ParitasEmbedder(given.minilm, role="x"), "no role 'x'")
+    error_of(errors.InputError, lambda: ParitasEmbedder(given.minilm, role="x"), "type: role='query'")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def bad_input(given: Given) -> None:
         "type: ['title']",
     )
     other = ParitasTextEmbedder(given.minilm, query_role="question")
-    error_of(errors.InputError, other.warm_up, "no role 'question'")
+    error_of(errors.InputError, other.warm_up, "no role 'question'", "type: query_role='query'")
+    other = ParitasDocumentEmbedder(given.minilm, passage_role="text")
+    error_of(errors.InputError, other.warm_up, "no role 'text'", "type: passage_role='query'")
 
 
 if __name__ == "__main__":

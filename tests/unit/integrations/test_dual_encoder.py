@@ -44,6 +44,14 @@ def test_a_role_that_the_model_lacks_is_named_with_those_it_has(bundle: Path) ->
         DualEncoder(bundle, passage_role="document")
 
 
+def test_of_one_role_the_error_names_the_callers_argument(bundle: Path, bert: Encoder) -> None:
+    one = DualEncoder.of_one_role(bundle, "role", "query")
+    assert np.array_equal(one.passages(TEXTS), bert.encode(TEXTS, role="query"))
+    assert np.array_equal(one.queries(TEXTS), bert.encode(TEXTS, role="query"))
+    with pytest.raises(InputError, match="no role 'text', but query, passage; type: role='query'"):
+        DualEncoder.of_one_role(bundle, "role", "text")
+
+
 def test_an_encoder_has_its_options_already(bert: Encoder) -> None:
     assert DualEncoder(bert).encoder is bert
     with pytest.raises(InputError, match="leave out precision"):
