@@ -29,7 +29,7 @@ class Integration(Struct, frozen=True):
     distribution: str
     """The framework, as package indexes name it; empty where none is needed."""
     least: str
-    """The oldest release that will do."""
+    """The oldest release that is taken; the checks of the tests were run with it once."""
     tested: str
     """The release that the tests run with."""
 
@@ -71,10 +71,10 @@ INTEGRATIONS = (
     ),
     Integration("chroma", ("ParitasEmbeddingFunction",), "chromadb", "1.2", "1.5.9"),
     Integration("lancedb", ("ParitasEmbeddings",), "lancedb", "0.25", "0.40.0"),
-    Integration("dspy", ("ParitasEmbedder", "ParitasRetriever"), "dspy", "3.0", "3.4.1"),
+    Integration("dspy", ("ParitasEmbedder", "ParitasRetriever"), "dspy", "3.4.1", "3.4.1"),
     Integration("txtai", ("settings",), "txtai", "9.0", "9.14.0"),
     Integration("litellm", ("register",), "litellm", "1.75", "1.110.2"),
-    Integration("fastembed", ("register",), "fastembed", "0.7", "0.9.1"),
+    Integration("fastembed", ("register",), "fastembed", "0.9.1", "0.9.1"),
     Integration("beir", ("ParitasModel",), "beir", "2.2", "2.2.0"),
 )
 """What there is."""
