@@ -26,6 +26,8 @@ SOURCES = [
     "linear_asimddp",
     "attention",
     "attention_avx512",
+    "attention_avx2",
+    "attention_neon",
 ]
 KERNELS = Extension(
     "paritas.kernels",

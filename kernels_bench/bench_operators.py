@@ -55,9 +55,11 @@ LINEAR = (
     (LINEAR_GELU_INT8, 768, 3072),
     (LINEAR_NORM_INT8, 3072, 768),
 )
-_FLOATS = ("products_of_floats", 24 * 16)
-# By the kernels: which loop, and how many products a round of it makes.
-_PEAKS = {"avx512_vnni": ("products_of_bytes", 24 * 64), "avx2": ("products_of_16_bits", 12 * 16)}
+# By the kernels: which loops of integers and of floats, and how many products a round of each makes.
+_PEAKS = {
+    "avx512_vnni": (("products_of_bytes", 24 * 64), ("products_of_16_floats", 24 * 16)),
+    "avx2": (("products_of_16_bits", 12 * 16), ("products_of_8_floats", 12 * 8)),
+}
 _ROUNDS = 20_000
 
 
@@ -70,6 +72,7 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
     kernels = available_kernels()
     if kernels.name not in _PEAKS:
         raise click.ClickException(f"no kernels of ours run here: {kernels.reason}")
+    of_integers, of_floats = _PEAKS[kernels.name]
     with tempfile.TemporaryDirectory() as scratch:
         loops = compiled(Path(scratch))
         rows: list[dict[str, Any]] = []
@@ -78,12 +81,12 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
                 forms = linear_forms(op_type, tokens, inputs, outputs)
                 products = tokens * inputs * outputs
                 name = f"{op_type} {inputs} x {outputs}"
-                rows += measure(name, tokens, forms, products, loops, _PEAKS[kernels.name], rounds)
-            for biased in (False, True) if kernels.name == "avx512_vnni" else ():
+                rows += measure(name, tokens, forms, products, loops, of_integers, rounds)
+            for biased in (False, True):
                 forms = attention_forms(tokens, biased=biased)
                 products = 2 * HEADS * WIDTH * tokens**2
                 name = "BiasedAttention" if biased else "Attention"
-                rows += measure(name, tokens, forms, products, loops, _FLOATS, rounds)
+                rows += measure(name, tokens, forms, products, loops, of_floats, rounds)
     result = {
         "question": f"operators in one thread, kernels: {kernels.name}",
         "rounds": rounds,

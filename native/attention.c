@@ -16,9 +16,9 @@ static void attend(void *data, size_t task) {
     const Kernel *kernel = run->kernel;
     const size_t heads = run->attention.heads;
     void *memory;
-    Status *status = allocate(kernel->api, kernel->allocator, kernel->kernels->attention_bytes(&run->attention), &memory);
+    Status *status = allocate(kernel->api, kernel->allocator, kernel->kernels->attention->bytes(&run->attention), &memory);
     if (!status) {
-        kernel->kernels->attend(&run->attention, task / heads, task % heads, memory);
+        kernel->kernels->attention->attend(&run->attention, task / heads, task % heads, memory);
         status = give_back(kernel->api, kernel->allocator, memory);
     }
     if (status && (status = atomic_exchange(&run->failed, status))) release_status(kernel->api, status);

@@ -34,6 +34,13 @@ typedef struct {
 } Attention;
 
 typedef struct {
+    /* The memory that `attend` takes. */
+    size_t (*bytes)(const Attention *attention);
+    /* softmax(queries . keys + bias) . values, of one head of one text. */
+    void (*attend)(const Attention *attention, size_t text, size_t head, void *memory);
+} AttentionKernels;
+
+typedef struct {
     const char *name;    /* as Linux calls it */
     int (*fits)(void);   /* whether this CPU has it; NULL where it is not compiled in */
     size_t rows, panels; /* that `multiply` takes at a time */
@@ -48,16 +55,12 @@ typedef struct {
     /* As rows.h has them. */
     void (*gelu)(float *x, size_t count);
     void (*normalize)(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count);
-    /* softmax(queries . keys + bias) . values, of one head of one text, by what else it takes in bytes; NULL where
-       onnxruntime's is as good. */
-    size_t (*attention_bytes)(const Attention *attention);
-    void (*attend)(const Attention *attention, size_t text, size_t head, void *memory);
+    const AttentionKernels *attention;
 } Kernels;
 
 extern const Kernels avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels, i8mm_kernels, asimddp_kernels;
 
-size_t attention_bytes_avx512(const Attention *attention);
-void attend_avx512(const Attention *attention, size_t text, size_t head, void *memory);
+extern const AttentionKernels avx512_attention, avx2_attention, neon_attention;
 
 static inline size_t groups_of(size_t inputs) { return (inputs + GROUP - 1) / GROUP; }
 static inline size_t panels_of(size_t outputs) { return (outputs + PANEL - 1) / PANEL; }

@@ -30,7 +30,7 @@ static int fits(void) {
 #endif
 }
 
-const Kernels asimddp_kernels = {.name = "asimddp", OF_BYTES};
+const Kernels asimddp_kernels = {.name = "asimddp", OF_BYTES, .attention = &neon_attention};
 #else
 const Kernels asimddp_kernels = {.name = "asimddp"};
 #endif

@@ -154,6 +154,7 @@ const Kernels avx2_kernels = {
     .multiply = multiply,
     .gelu = gelu,
     .normalize = normalize,
+    .attention = &avx2_attention,
 };
 #else
 const Kernels avx2_kernels = {.name = "avx2"};

@@ -4,12 +4,6 @@
 #if defined(__x86_64__)
 #include "x86.h"
 
-/* clang takes the widest vectors without being told, and does not know the word. */
-#if defined(__clang__)
-#define WIDEST ""
-#else
-#define WIDEST ",prefer-vector-width=512"
-#endif
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni" WIDEST)))
 #define HEIGHTS(EACH) \
     EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6) EACH(7) EACH(8) EACH(9) EACH(10) EACH(11) EACH(12)
@@ -28,7 +22,7 @@ static int fits(void) {
     return system_keeps(KEEPS_512_BITS) && (features(7, 0).b & wide) == wide && (features(7, 0).c & bit_AVX512VNNI);
 }
 
-const Kernels avx512_vnni_kernels = {.name = "avx512_vnni", OF_BYTES, .attention_bytes = attention_bytes_avx512, .attend = attend_avx512};
+const Kernels avx512_vnni_kernels = {.name = "avx512_vnni", OF_BYTES, .attention = &avx512_attention};
 #else
 const Kernels avx512_vnni_kernels = {.name = "avx512_vnni"};
 #endif

@@ -18,7 +18,7 @@ TARGET INLINED void add_products(Integers *sum, Integers weights, Integers input
 
 static int fits(void) { return has_avx2() && (features(7, 1).a & bit_AVXVNNI); }
 
-const Kernels avx_vnni_kernels = {.name = "avx_vnni", OF_BYTES};
+const Kernels avx_vnni_kernels = {.name = "avx_vnni", OF_BYTES, .attention = &avx2_attention};
 #else
 const Kernels avx_vnni_kernels = {.name = "avx_vnni"};
 #endif

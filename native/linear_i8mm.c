@@ -78,7 +78,7 @@ static int fits(void) {
 #endif
 }
 
-const Kernels i8mm_kernels = {.name = "i8mm", OF_BYTES};
+const Kernels i8mm_kernels = {.name = "i8mm", OF_BYTES, .attention = &neon_attention};
 #else
 const Kernels i8mm_kernels = {.name = "i8mm"};
 #endif

@@ -139,11 +139,9 @@ static int input_type(const Operator *operator, size_t place) {
     }
 static const Operator operators[OPERATORS] = {OPERATOR, OPERATOR, OPERATOR, OPERATOR, OPERATOR};
 
-/* Those that the fitting kernels have. */
 static Status *add_operators(const Api *api, void *domain) {
-    const size_t count = fitting()->attend ? OPERATORS : ATTENTION;
     Status *status = NULL;
-    for (size_t kind = 0; kind < count && !status; kind++) status = add_operator(api, domain, &operators[kind]);
+    for (size_t kind = 0; kind < OPERATORS && !status; kind++) status = add_operator(api, domain, &operators[kind]);
     return status;
 }
 

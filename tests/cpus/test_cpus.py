@@ -25,6 +25,7 @@ from tests.cpus.emulated import ROOT, TEXTS, Outcome, arm, arm_python, emulate, 
 
 pytestmark = pytest.mark.cpus
 
+NATIVE_TESTS = ("test_linear_int8.py", "test_following.py", "test_attention.py")
 # Of these where FP32 is emulated: it takes a minute each otherwise.
 _FEW = 6
 
@@ -156,8 +157,9 @@ def test_operators_have_numpys_bits_on_arm(
 ) -> None:
     """The tests of native/, run there; each is named after its kernels."""
     path = f"{arm_package}:{emulators / 'arm64/site'}:{ROOT}"
-    tests = [str(ROOT / "tests/native" / name) for name in ("test_linear_int8.py", "test_following.py")]
+    tests = [str(ROOT / "tests/native" / name) for name in NATIVE_TESTS]
     pytest_there = ["-m", "pytest", "-v", "-p", "no:cacheprovider", f"--rootdir={ROOT}", *tests]
-    printed = run([*arm_python(emulators, cpu), *pytest_there, "-k", kernels], PYTHONPATH=path)
+    chosen = f"{kernels} and not width_of_registers"  # which takes a compiler
+    printed = run([*arm_python(emulators, cpu), *pytest_there, "-k", chosen], PYTHONPATH=path)
     print(printed.splitlines()[-1])
-    assert printed.count(f"[{kernels}") == printed.count(" PASSED") > 150
+    assert printed.count(f"[{kernels}") == printed.count(" PASSED") > 250

@@ -80,8 +80,10 @@ def test_the_one_for_arm_runs_there(dynamic: Bundle, emulators: Path, tmp_path: 
         ("x86_64", "linear_avx_vnni", 12),
         ("x86_64", "linear_avx2", 6),
         ("x86_64", "attention_avx512", 24),
+        ("x86_64", "attention_avx2", 12),
         ("aarch64", "linear_i8mm", 12),
         ("aarch64", "linear_asimddp", 10),
+        ("aarch64", "attention_neon", 24),
     ],
 )
 def test_their_compiler_keeps_all_sums_of_a_tile_in_registers(

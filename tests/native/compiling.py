@@ -30,11 +30,21 @@ def compiled(*arguments: str | Path) -> str:
     return result.stdout
 
 
-def compiled_for(name: str, output: Path, *flags: str | Path) -> None:
-    """Compile native/ so that the kernels of one instruction set are its best."""
+def compiled_for(name: str, output: Path, *flags: str | Path, attention: Path | None = None) -> None:
+    """Compile native/ so that the kernels of one instruction set are its best.
+
+    Args:
+        name: of the kernels.
+        output: the library or program to make.
+        flags: of the compiler.
+        attention: a source whose kernels, named as it is, take the place of all others for attention.
+    """
     others = BEST_FIRST[: BEST_FIRST.index(name)]
     renamed = [f"-D{other}_kernels={name}_kernels" for other in others]
     compiled(*flags, *renamed, "-c", NATIVE / "operators.c", "-o", output.with_suffix(".o"))
     left_out = ["operators.c", *(f"linear_{other}.c" for other in others)]
     sources = [source for source in sorted(NATIVE.glob("*.c")) if source.name not in left_out]
+    if attention:
+        sources = [source for source in sources if not source.name.startswith("attention_")] + [attention]
+        flags += tuple(f"-D{one}_attention={attention.stem}" for one in ("avx512", "avx2", "neon"))
     compiled(*flags, output.with_suffix(".o"), *sources, "-o", output)

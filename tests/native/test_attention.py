@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import platform
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.engine.runtime.kernels import LIBRARY, available_kernels
 from paritas.export.graph.operators import attention
+from tests.native.compiling import FLAGS, NATIVE, compiled_for, compiles
 from tests.native.products import Kernels, model_of, run, session
 
-# Lengths around the tiles of queries (6) and vectors of keys (16), and heads around 16 and 64 channels.
-LENGTHS = (1, 2, 6, 7, 15, 16, 17, 33, 64, 65, 166)
-WIDTHS = (1, 15, 16, 20, 32, 64, 80)
-
-
-@pytest.fixture
-def attending() -> Kernels:
-    best = available_kernels()
-    if best.name != "avx512_vnni":
-        pytest.skip(f"attention is left to onnxruntime here: {best.reason}")
-    return Kernels(best.name, LIBRARY)
+# Lengths around the tiles of queries (6) and vectors of keys (4, 8, 16); heads around 16 and 64 channels.
+LENGTHS = (1, 2, 6, 7, 9, 15, 16, 17, 33, 64, 65, 166)
+IN_C = Path(__file__).with_name("attention_in_c.c")
+WIDTHS = (1, 4, 15, 16, 20, 32, 64, 80)
 
 
 def projections(texts: int, length: int, heads: int, width: int, seed: int = 1) -> NDArray[np.float32]:
@@ -51,9 +46,9 @@ def opened(
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_is_numpys_at_sizes_around_its_tiles(attending: Kernels, length: int, width: int) -> None:
+def test_it_is_numpys_at_sizes_around_its_tiles(kernels: Kernels, length: int, width: int) -> None:
     x = projections(2, length, 3, width)
-    np.testing.assert_allclose(run(opened(3, attending), x), exact(x, 3), rtol=1e-5, atol=5e-6)
+    np.testing.assert_allclose(run(opened(3, kernels), x), exact(x, 3), rtol=1e-5, atol=5e-6)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -62,11 +57,11 @@ def test_it_is_numpys_at_sizes_around_its_tiles(attending: Kernels, length: int,
     [(4, 3, 21, 21), (1, 3, 21, 21), (4, 1, 1, 21), (4, 1, 21, 21), (3, 21, 21), (21,), (1, 1, 1, 21)],
 )
 def test_a_bias_is_added_whatever_it_is_shared_by(
-    attending: Kernels, shape: tuple[int, ...], axis: int
+    kernels: Kernels, shape: tuple[int, ...], axis: int
 ) -> None:
     x, bias = projections(4, 21, 3, 20), np.random.default_rng(2).standard_normal(shape, np.float32)
     given = x if axis else x.swapaxes(0, 1).copy()
-    found = run(opened(3, attending, biased=True, axis=axis), given, added=bias)
+    found = run(opened(3, kernels, biased=True, axis=axis), given, added=bias)
     expected = exact(x, 3, bias)
     np.testing.assert_allclose(found if axis else found.swapaxes(0, 1), expected, rtol=1e-5, atol=5e-6)
     body = run(opened(3, None, biased=True, axis=axis), given, added=bias)
@@ -78,45 +73,61 @@ def test_the_body_without_a_bias() -> None:
     np.testing.assert_allclose(run(opened(4, None), x), exact(x, 4), rtol=1e-5, atol=5e-6)
 
 
-def test_bits_depend_on_no_batch_no_thread_and_no_padding(attending: Kernels) -> None:
+def test_bits_depend_on_no_batch_no_thread_and_no_padding(kernels: Kernels) -> None:
     x = projections(9, 30, 4, 32)
-    expected = run(opened(4, attending), x)
-    assert np.array_equal(run(opened(4, attending, threads=2), x), expected)
-    assert np.array_equal(run(opened(4, attending), x[4:5]), expected[4:5])
+    expected = run(opened(4, kernels), x)
+    assert np.array_equal(run(opened(4, kernels, threads=2), x), expected)
+    assert np.array_equal(run(opened(4, kernels), x[4:5]), expected[4:5])
     # Tokens that a mask takes out weigh exactly nothing, however large they are.
     padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7) * np.float32(1e30)], axis=1)
     mask = np.zeros((9, 1, 1, 49), np.float32)
     mask[..., 30:] = np.finfo(np.float32).min
-    found = run(opened(4, attending, biased=True), padded, added=mask)
+    found = run(opened(4, kernels, biased=True), padded, added=mask)
     assert np.array_equal(found[:, :30], expected)
 
 
-def test_scores_however_far_apart(attending: Kernels) -> None:
+@compiles
+@pytest.mark.parametrize("width", [4, 8, 16])
+def test_bits_depend_on_no_width_of_registers(kernels: Kernels, width: int, tmp_path: Path) -> None:
+    """In C, so that what other CPUs compute shows on any."""
+    fused = ["-mavx2", "-mfma"] if platform.machine() == "x86_64" else []
+    flags = [*FLAGS, *fused, "-fPIC", "-shared", f"-I{NATIVE}", f"-DREGISTER={width}"]
+    compiled_for(kernels.name, tmp_path / "kernels.so", *flags, attention=IN_C)
+    other = Kernels(kernels.name, tmp_path / "kernels.so")
+    for length, channels in ((1, 4), (13, 20), (33, 32), (70, 64)):
+        x = projections(2, length, 3, channels)
+        bias = np.random.default_rng(5).standard_normal((2, 1, 1, length), np.float32)
+        assert np.array_equal(run(opened(3, other), x), run(opened(3, kernels), x))
+        given = (run(opened(3, one, biased=True), x, added=bias) for one in (other, kernels))
+        assert np.array_equal(*given)
+
+
+def test_scores_however_far_apart(kernels: Kernels) -> None:
     x = projections(1, 20, 2, 16) * np.float32(30)
-    assert np.isfinite(run(opened(2, attending), x)).all()
-    np.testing.assert_allclose(run(opened(2, attending), x), exact(x, 2), rtol=1e-3, atol=1e-3)
+    assert np.isfinite(run(opened(2, kernels), x)).all()
+    np.testing.assert_allclose(run(opened(2, kernels), x), exact(x, 2), rtol=1e-3, atol=1e-3)
     # All masked: all weigh the same, as in onnxruntime.
     mask = np.full((1, 1, 1, 20), np.finfo(np.float32).min)
     x = projections(1, 20, 2, 16)
     values = x[0, :, 64:].mean(axis=0)
-    np.testing.assert_allclose(run(opened(2, attending, biased=True), x, added=mask)[0, 3], values, atol=1e-6)
+    np.testing.assert_allclose(run(opened(2, kernels, biased=True), x, added=mask)[0, 3], values, atol=1e-6)
 
 
-def test_what_is_not_finite_shows_in_its_text_and_in_no_other(attending: Kernels) -> None:
+def test_what_is_not_finite_shows_in_its_text_and_in_no_other(kernels: Kernels) -> None:
     x = projections(3, 20, 2, 16)
-    expected = run(opened(2, attending), x)
+    expected = run(opened(2, kernels), x)
     for wrong in (np.nan, np.inf):
         changed = x.copy()
         changed[1, 4, 32] = wrong  # a key of the first head
-        found = run(opened(2, attending), changed)
+        found = run(opened(2, kernels), changed)
         assert not np.isfinite(found[1, :, :16]).all()
         assert np.array_equal(found[[0, 2]], expected[[0, 2]])
         assert np.array_equal(found[1, :, 16:], expected[1, :, 16:])
 
 
-def test_nothing_may_be_there(attending: Kernels) -> None:
-    assert run(opened(2, attending), projections(0, 20, 2, 16)).shape == (0, 20, 32)
-    assert run(opened(2, attending), projections(3, 0, 2, 16)).shape == (3, 0, 32)
+def test_nothing_may_be_there(kernels: Kernels) -> None:
+    assert run(opened(2, kernels), projections(0, 20, 2, 16)).shape == (0, 20, 32)
+    assert run(opened(2, kernels), projections(3, 0, 2, 16)).shape == (3, 0, 32)
 
 
 @pytest.mark.parametrize(
@@ -131,28 +142,28 @@ def test_nothing_may_be_there(attending: Kernels) -> None:
     ],
 )
 def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
-    attending: Kernels, shape: tuple[int, ...], bias: tuple[int, ...] | None, message: str
+    kernels: Kernels, shape: tuple[int, ...], bias: tuple[int, ...] | None, message: str
 ) -> None:
     others = {} if bias is None else {"added": np.zeros(bias, np.float32)}
     with pytest.raises(Exception, match=message):
-        run(opened(2, attending, biased=bias is not None), np.zeros(shape, np.float32), **others)
+        run(opened(2, kernels, biased=bias is not None), np.zeros(shape, np.float32), **others)
 
 
 @pytest.mark.parametrize(
     ("heads", "axis", "biased"), [(0, 1, True), (-1, 1, True), (2, 2, True), (2, -1, True), (2, 0, False)]
 )
 def test_attributes_that_mean_nothing_are_an_error(
-    attending: Kernels, heads: int, axis: int, biased: bool
+    kernels: Kernels, heads: int, axis: int, biased: bool
 ) -> None:
     node = attention(["x", "added"] if biased else ["x"], "y", 2)
     for attribute, value in ((node.attribute[0], heads), (node.attribute[1], axis)):
         assert attribute.name in ("heads", "sequence_axis")
         attribute.i = value
     with pytest.raises(Exception, match="expected one head or more, and a sequence axis of 1"):
-        session(model_of(node, {}), attending)
+        session(model_of(node, {}), kernels)
 
 
-def test_more_heads_than_channels_are_an_error_and_no_crash(attending: Kernels) -> None:
+def test_more_heads_than_channels_are_an_error_and_no_crash(kernels: Kernels) -> None:
     for heads in (3, 1000, (2**64 + 2) // 3):
         with pytest.raises(Exception, match="projections must be"):
-            run(opened(heads, attending), np.zeros((1, 3, 6), np.float32))
+            run(opened(heads, kernels), np.zeros((1, 3, 6), np.float32))
