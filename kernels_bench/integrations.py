@@ -80,8 +80,9 @@ def _dspy(module: Any, encoder: Encoder) -> Both:
 
 
 def _txtai(module: Any, encoder: Encoder) -> Both:
-    transform = module.settings(encoder)["transform"]
-    return transform, lambda text: transform(["\0query\0" + text])[0]
+    settings = module.settings(encoder.bundle.directory, precision=encoder.precision)
+    vectors = module.ParitasVectors(settings, None, None)
+    return lambda texts: vectors.encode(texts, "data"), lambda text: vectors.encode([text], "query")[0]
 
 
 def _sentence_encoder(module: Any, encoder: Encoder) -> Both:
