@@ -13,8 +13,8 @@ check(__name__)
 from chromadb.api.types import Documents, EmbeddingFunction, Embeddings, Space
 from chromadb.utils.embedding_functions import register_embedding_function
 
-# What the vectors depend on. FP16 and FP32 are of one family: their vectors may lie side by side.
-_SAME = ("fingerprint", "query_role", "passage_role", "dim", "family")
+# What vectors depend on. FP16 and FP32 are of one family: their vectors may lie side by side.
+_SAME = ("fingerprint", "family", "dim", "query_role", "passage_role")
 
 
 @register_embedding_function
@@ -45,7 +45,7 @@ class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
             ParitasError: as `Encoder`.
             InputError: the model has no such role.
         """
-        self._model, self._options = os.fspath(model), options
+        self._model = os.fspath(model)
         self._encoder = DualEncoder(model, query_role=query_role, passage_role=passage_role, **options)
 
     def __call__(self, input: Documents) -> Embeddings:
@@ -67,22 +67,14 @@ class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
 
     def get_config(self) -> dict[str, Any]:
         """Return what a collection keeps."""
-        return {
-            "model": self._model,
-            "query_role": self._encoder.query_role,
-            "passage_role": self._encoder.passage_role,
-            "options": self._options,
-            "fingerprint": self._encoder.encoder.fingerprint,
-            "dim": self._encoder.dim,
-            "family": self._encoder.encoder.family,
-        }
+        return {"model": self._model, "options": self._encoder.options, **self._encoder.facts}
 
     @staticmethod
     def build_from_config(config: dict[str, Any]) -> ParitasEmbeddingFunction:
         """Return the function that a collection was made with.
 
         Raises:
-            BundleError: its name means another model now.
+            BundleError: what would run is another model, or of another precision family.
         """
         found = ParitasEmbeddingFunction(
             config["model"],
@@ -90,7 +82,7 @@ class ParitasEmbeddingFunction(EmbeddingFunction[Documents]):
             passage_role=config["passage_role"],
             **config["options"],
         )
-        found._encoder.check_fingerprint(config["fingerprint"], "the collection")
+        found._encoder.check_facts(config, "the collection")
         return found
 
     def validate_config_update(self, old_config: dict[str, Any], new_config: dict[str, Any]) -> None:

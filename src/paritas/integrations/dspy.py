@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import errors
+from paritas.engine.tokenize.inputs import listed
 from paritas.integrations import check
-from paritas.integrations.dual_encoder import DualEncoder, Model
+from paritas.integrations.dual_encoder import DualEncoder, Model, as_options, check_settings
 
 check(__name__)
 import dspy
@@ -40,11 +42,12 @@ class ParitasEmbedder(dspy.Embedder):
             ParitasError: as `Encoder`.
             InputError: the model has no such role.
         """
-        self._encoder = DualEncoder.of_one_role(model, "role", role, **options)
+        self.encoder = DualEncoder.of_one_role(model, "role", role, **options)
+        """What encodes."""
         super().__init__(self._encode, batch_size=_BATCH, caching=False)
 
     def _encode(self, texts: list[str]) -> NDArray[np.float32]:
-        return self._encoder.passages(texts)
+        return self.encoder.passages(texts)
 
     def _preprocess(
         self, inputs: Any, batch_size: int | None = None, caching: bool | None = None, **kwargs: Any
@@ -82,23 +85,47 @@ class ParitasRetriever(Embeddings):
 
         Raises:
             ParitasError: as `Encoder`.
-            InputError: the model has no such role, or a passage is no text.
+            InputError: no such role or setting, no passages, or one that is no text.
         """
-        self._dual = DualEncoder(model, query_role=query_role, passage_role=passage_role, **(options or {}))
+        check_settings(settings, inspect.signature(Embeddings.__init__).parameters)
+        if not (corpus := list(listed(corpus))):
+            raise errors.InputError("the corpus is empty; expected a list of texts")
+        roles = {"query_role": query_role, "passage_role": passage_role}
+        self._dual = DualEncoder(model, **roles, **as_options(options))
         super().__init__(corpus, ParitasEmbedder(self._dual.encoder, role=passage_role), **settings)
         # From here on it is asked.
         self.embedder = ParitasEmbedder(self._dual.encoder, role=query_role)
 
     def save(self, path: str) -> None:
-        """Write corpus and vectors, and which model they are of."""
+        """Write corpus and vectors, and what they depend on."""
         super().save(path)
-        facts = {
-            "query_role": self._dual.query_role,
-            "passage_role": self._dual.passage_role,
-            "fingerprint": self._dual.encoder.fingerprint,
-            "dim": self._dual.dim,
-        }
-        (Path(path) / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
+        (Path(path) / _FACTS).write_text(json.dumps(self._dual.facts), encoding="utf-8")
+
+    def load(self, path: str, embedder: Any) -> ParitasRetriever:
+        """Take corpus and vectors that `save` wrote; nothing is encoded.
+
+        Args:
+            path: where `save` wrote them.
+            embedder: a `ParitasEmbedder` for queries, of the model that they were made with.
+
+        Raises:
+            BundleError: it is of another model, width or precision family; or the folder is no saved
+                retriever of this class.
+            InputError: it is no such embedder.
+        """
+        if not isinstance(embedder, ParitasEmbedder):
+            raise errors.InputError(
+                f"embedder is {type(embedder).__name__}; expected a ParitasEmbedder, or type: "
+                "ParitasRetriever.from_saved(path, model)"
+            )
+        facts = _saved_facts(path)
+        asking = embedder.encoder
+        roles = {"query_role": asking.query_role, "passage_role": facts["passage_role"]}
+        dual = DualEncoder(asking.encoder, **roles)
+        dual.check_facts(facts, path)
+        super().load(path, embedder)
+        self._dual = dual
+        return self
 
     @classmethod
     def from_saved(cls, path: str, model: Model, options: dict[str, Any] | None = None) -> ParitasRetriever:
@@ -110,22 +137,18 @@ class ParitasRetriever(Embeddings):
             options: of `Encoder`.
 
         Raises:
-            BundleError: it is another model, or the folder is no saved retriever of this class.
-            InputError: the vectors have another width.
+            BundleError, InputError: as `load`.
         """
-        try:
-            facts = json.loads((Path(path) / _FACTS).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise errors.BundleError(f"{path}: no {_FACTS}; expected what `save` wrote: {error}") from error
-        roles = {name: facts[name] for name in ("query_role", "passage_role")}
-        dual = DualEncoder(model, **roles, **(options or {}))
-        dual.check_fingerprint(facts["fingerprint"], path)
-        if dual.dim != facts["dim"]:
-            raise errors.InputError(
-                f"{path}: vectors of {facts['dim']} channels, not {dual.dim}; see truncate_dim"
-            )
+        role = _saved_facts(path)["query_role"]
         retriever: ParitasRetriever = super().from_saved(
-            path, ParitasEmbedder(dual.encoder, role=dual.query_role)
+            path, ParitasEmbedder(model, role=role, **as_options(options))
         )
-        retriever._dual = dual
         return retriever
+
+
+def _saved_facts(path: str) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((Path(path) / _FACTS).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise errors.BundleError(f"{path}: no {_FACTS}; expected what `save` wrote: {error}") from error
+    return facts

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from paritas import AsyncEncoder, Bundle, Encoder, errors
 from paritas.documents import Document
+from paritas.engine.bundle.directory import FAMILIES
 from paritas.engine.bundle.lookup import find
 from paritas.engine.options import EncoderOptions
 from paritas.engine.tokenize.inputs import listed
@@ -54,6 +55,9 @@ class DualEncoder:
         """
         self.encoder = _loaded(model, options)
         """What encodes."""
+        self.options = _kept(options, self.encoder)
+        """The options to open the bundle with again. Their precision is the one that runs, as "auto" may be
+        another elsewhere."""
         self.query_role = _checked_role(self.encoder, "query_role", query_role)
         self.passage_role = _checked_role(self.encoder, "passage_role", passage_role)
         self._async: AsyncEncoder | None = None
@@ -113,12 +117,20 @@ class DualEncoder:
         roles = self.encoder.contract.roles
         return roles[self.query_role] == roles[self.passage_role]
 
-    def titled(self, title: str, text: str) -> str | tuple[str, str]:
+    def titled(self, title: str | None, text: Any) -> Any:
         """Return a passage with a title as the model takes it: as a pair, or title and text joined.
 
         Without a title it is the text alone; a model that takes pairs then has a title of its own.
+
+        Raises:
+            InputError: the title, or the text beside it, is no string.
         """
-        return Document("", title, text).as_text(pair=self.takes_titles) if title else text
+        if not title:
+            return text
+        for name, value in (("title", title), ("text", text)):
+            if not isinstance(value, str):
+                raise errors.InputError(f"a document's {name} is {type(value).__name__}; expected a string")
+        return Document("", str(title), text).as_text(pair=self.takes_titles)
 
     def queries(self, texts: Iterable[Any], *, progress: bool = False) -> NDArray[np.float32]:
         """Return the vectors of queries, float32, (texts, dim).
@@ -146,21 +158,55 @@ class DualEncoder:
         tokenizer = self.encoder.stages.tokenizer
         return int(tokenizer.encode(check_texts(list(texts), tokenizer.role(role)), role).lengths.sum())
 
-    def check_fingerprint(self, expected: str, where: str) -> None:
-        """Make sure that the model is the one that somebody's vectors are of.
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the vectors depend on, for those who keep vectors: fingerprint, family, dim and roles."""
+        return {
+            "fingerprint": self.encoder.fingerprint,
+            "family": self.encoder.family,
+            "dim": self.dim,
+            "query_role": self.query_role,
+            "passage_role": self.passage_role,
+        }
+
+    def check_facts(self, kept: Mapping[str, Any], where: str) -> None:
+        """Make sure that vectors which somebody keeps may stand beside this encoder's.
 
         Args:
-            expected: the fingerprint that was kept; empty where none was.
+            kept: of `facts`; what is empty is not compared, nor are other names.
             where: what keeps the vectors, for the message.
 
         Raises:
-            BundleError: it is another model.
+            BundleError: they are another model's, of another precision family, width or role.
         """
-        found = self.encoder.fingerprint
-        if expected and found != expected:
+        for name, found in self.facts.items():
+            expected = kept.get(name)
+            if not expected or expected == found:
+                continue
+            if name == "fingerprint":
+                raise errors.BundleError(
+                    f"{self.encoder.bundle.directory} is another model than {where} was made with "
+                    f"(fingerprint {found[:12]}, expected {expected[:12]}); export that one, or make it anew"
+                )
+            mend = {"family": _precisions(expected), "dim": f"truncate_dim={expected}"}
             raise errors.BundleError(
-                f"{self.encoder.bundle.directory} is another model than {where} was made with (fingerprint "
-                f"{found[:12]}, expected {expected[:12]}); export that one, or make it anew"
+                f"{where} has vectors with {name} {expected!r}, and not {found!r}; type: "
+                f"{mend.get(name, f'{name}={expected!r}')}, or make it anew"
+            )
+
+    def check_name(self, name: str, known: DualEncoder | None) -> None:
+        """Make sure that a name which others may know keeps its meaning.
+
+        Args:
+            name: what this encoder is to be called.
+            known: what it means already, if anything.
+
+        Raises:
+            InputError: it means an encoder whose vectors are others.
+        """
+        if known and known.facts != self.facts:
+            raise errors.InputError(
+                f"{name!r} is {known.name} already, and vectors may be kept under that name; choose another"
             )
 
     async def queries_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
@@ -190,11 +236,38 @@ class DualEncoder:
 
 
 def _loaded(model: Model, options: Mapping[str, Any]) -> Encoder:
+    known = EncoderOptions.__struct_fields__
+    for name in options:
+        if name not in known:
+            raise errors.InputError(f"unknown option {name!r}{errors.did_you_mean(name, known)}")
     if not isinstance(model, Encoder):
         return shared_encoder(model, options)
     if options:
         raise errors.InputError(f"an Encoder has its options already; leave out {', '.join(options)}")
     return model
+
+
+def _kept(options: Mapping[str, Any], encoder: Encoder) -> dict[str, Any]:
+    kept = {**options, "precision": encoder.precision}
+    # Files keep them, and NumPy's numbers are none of JSON's.
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in kept.items()}
+
+
+def _precisions(family: str) -> str:
+    return " or ".join(f'precision="{one}"' for one, its in FAMILIES.items() if its == family)
+
+
+def as_options(options: Any) -> dict[str, Any]:
+    """Return a copy of an encoder's options that were given as one dictionary; None is none.
+
+    Raises:
+        InputError: it is no dictionary.
+    """
+    if options is not None and not isinstance(options, Mapping):
+        raise errors.InputError(
+            f"options is {type(options).__name__}; expected a dictionary, as in {{'precision': 'int8'}}"
+        )
+    return dict(options or {})
 
 
 def _checked_role(encoder: Encoder, argument: str, role: str) -> str:
@@ -210,7 +283,7 @@ def _checked_role(encoder: Encoder, argument: str, role: str) -> str:
 def shared_encoder(model: str | os.PathLike[str] | Bundle, options: Mapping[str, Any]) -> Encoder:
     """Return this process's encoder of a bundle with these options, loaded where there is none yet."""
     bundle = model if isinstance(model, Bundle) else Bundle(find(model).absolute())
-    facts = (os.getpid(), str(bundle.directory.resolve()), bundle.fingerprint, sorted(options.items()))
+    facts = (os.getpid(), str(bundle.directory.resolve()), bundle.fingerprint, EncoderOptions(**options))
     key = msgspec.json.encode(facts, enc_hook=repr)
     with _sharing:
         encoder = _shared.get(key)

@@ -9,7 +9,7 @@ from typing import Any
 
 from paritas import errors
 from paritas.integrations import check
-from paritas.integrations.dual_encoder import DualEncoder
+from paritas.integrations.dual_encoder import DualEncoder, as_options
 
 check(__name__)
 from haystack import Document, component, default_from_dict, default_to_dict
@@ -26,9 +26,10 @@ class _Embedder:
 
     model: str
     options: dict[str, Any]
-    _role: tuple[str, str]
-    """What the argument for the role is called, and the role."""
+    _role: str
+    """What the argument for the role is called."""
     _encoder: DualEncoder | None = None
+    _loaded_as: Any = None
 
     def warm_up(self) -> None:
         """Load the bundle.
@@ -44,8 +45,12 @@ class _Embedder:
         self._encoder = None
 
     def _loaded(self) -> DualEncoder:
-        if self._encoder is None:
-            self._encoder = DualEncoder.of_one_role(self.model, *self._role, **self.options)
+        # Attributes may be set until the end, and a pipeline's file has what they are.
+        asked = (self.model, getattr(self, self._role), dict(self.options))
+        if self._encoder is None or self._loaded_as != asked:
+            model, role, options = asked
+            self._encoder = DualEncoder.of_one_role(model, self._role, role, **options)
+            self._loaded_as = asked
         return self._encoder
 
     def _meta(self) -> dict[str, Any]:
@@ -67,6 +72,8 @@ class ParitasTextEmbedder(_Embedder):
         options: of `Encoder`, as in {"precision": "int8"}.
     """
 
+    _role = "query_role"
+
     def __init__(
         self,
         model: str | os.PathLike[str],
@@ -74,8 +81,7 @@ class ParitasTextEmbedder(_Embedder):
         options: dict[str, Any] | None = None,
     ) -> None:
         """Note what to load; `warm_up` loads it, and `run` where it was not called."""
-        self.model, self.query_role, self.options = os.fspath(model), query_role, options or {}
-        self._role = ("query_role", query_role)
+        self.model, self.query_role, self.options = os.fspath(model), query_role, as_options(options)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a pipeline's file keeps."""
@@ -109,23 +115,24 @@ class ParitasDocumentEmbedder(_Embedder):
         options: of `Encoder`, as in {"precision": "int8"}.
     """
 
+    _role = "passage_role"
+
     def __init__(
         self,
         model: str | os.PathLike[str],
         passage_role: str = "passage",
-        meta_fields_to_embed: Sequence[str] = (),
+        meta_fields_to_embed: Sequence[str] | None = None,
         embedding_separator: str = "\n",
         progress_bar: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         """Note what to load; `warm_up` loads it, and `run` where it was not called."""
-        self.model, self.passage_role, self.options = os.fspath(model), passage_role, options or {}
+        self.model, self.passage_role, self.options = os.fspath(model), passage_role, as_options(options)
         if isinstance(meta_fields_to_embed, str):
             raise errors.InputError(f"meta_fields_to_embed is a string; type: [{meta_fields_to_embed!r}]")
-        self.meta_fields_to_embed = list(meta_fields_to_embed)
+        self.meta_fields_to_embed = list(meta_fields_to_embed or ())
         self.embedding_separator = embedding_separator
         self.progress_bar = progress_bar
-        self._role = ("passage_role", passage_role)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a pipeline's file keeps."""

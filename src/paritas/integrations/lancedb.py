@@ -28,6 +28,7 @@ class ParitasEmbeddings(EmbeddingFunction):
         passage_role: the role that rows have.
         options: of `Encoder`, as in {"precision": "int8"}.
         fingerprint: the model's, which a table keeps; filled in where empty.
+        family: the vectors' precision family, likewise.
     """
 
     model: str
@@ -35,6 +36,7 @@ class ParitasEmbeddings(EmbeddingFunction):
     passage_role: str = "passage"
     options: dict[str, Any] = Field(default_factory=dict)
     fingerprint: str = ""
+    family: str = ""
     _encoder: DualEncoder = PrivateAttr()
 
     def __init__(self, **settings: Any) -> None:
@@ -43,14 +45,16 @@ class ParitasEmbeddings(EmbeddingFunction):
         Raises:
             ParitasError: as `Encoder`.
             InputError: the model has no such role, or a setting that there is not.
-            BundleError: the name means another model than a table was made with.
+            BundleError: what would run is not what a table was made with.
         """
         check_settings(settings, type(self).model_fields)
         super().__init__(**settings)
         roles = {"query_role": self.query_role, "passage_role": self.passage_role}
         self._encoder = DualEncoder(self.model, **roles, **self.options)
-        self._encoder.check_fingerprint(self.fingerprint, "the table")
-        self.fingerprint = self._encoder.encoder.fingerprint
+        kept = {"fingerprint": self.fingerprint, "family": self.family}
+        self._encoder.check_facts(kept, "the table")
+        self.fingerprint, self.family = (self._encoder.facts[name] for name in kept)
+        self.options = self._encoder.options
 
     def compute_query_embeddings(self, query: Any, *_args: Any, **_kwargs: Any) -> list[NDArray[np.float32]]:
         """Return a vector for each query, float32."""
@@ -62,7 +66,8 @@ class ParitasEmbeddings(EmbeddingFunction):
 
     def safe_model_dump(self) -> dict[str, Any]:
         """Return what a table keeps."""
-        return {**super().safe_model_dump(), "fingerprint": self.fingerprint}
+        kept = {"fingerprint": self.fingerprint, "family": self.family, "options": self.options}
+        return {**super().safe_model_dump(), **kept}
 
     # What fails here fails again: LanceDB's seven tries would take minutes, and hide the error.
     def compute_query_embeddings_with_retry(self, *args: Any, **kwargs: Any) -> list[NDArray[np.float32]]:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from paritas import errors
+from paritas.engine.tokenize.inputs import listed
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, check_settings
 
@@ -15,7 +16,9 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 
 # The most that LlamaIndex allows; with its default of 10 no batch was ever full.
 _BATCH = 2048
-_FIXED = ("model", "query_role", "passage_role", "options", "fingerprint")
+_FIXED = ("model", "query_role", "passage_role", "options", "fingerprint", "family")
+# Where a cache of vectors keeps what they depend on.
+_STAMP = "paritas"
 
 
 class ParitasEmbedding(BaseEmbedding):
@@ -27,6 +30,7 @@ class ParitasEmbedding(BaseEmbedding):
         passage_role: the role that nodes have.
         options: of `Encoder`, as in {"precision": "int8"}.
         fingerprint: the model's, which caches and files keep; filled in where empty.
+        family: the vectors' precision family, likewise.
         **settings: of LlamaIndex's `BaseEmbedding`.
     """
 
@@ -35,6 +39,7 @@ class ParitasEmbedding(BaseEmbedding):
     passage_role: str = Field(default="passage", description="The role that nodes have.")
     options: dict[str, Any] = Field(default_factory=dict, description="Options of paritas.Encoder.")
     fingerprint: str = Field(default="", description="The model's; filled in where empty.")
+    family: str = Field(default="", description="The precision family; filled in where empty.")
     _encoder: DualEncoder = PrivateAttr()
 
     def __init__(self, model: str | os.PathLike[str], **settings: Any) -> None:
@@ -43,15 +48,17 @@ class ParitasEmbedding(BaseEmbedding):
         Raises:
             ParitasError: as `Encoder`.
             InputError: no such role or setting, or a cache that would mix queries and passages.
-            BundleError: the name means another model than when it was saved.
+            BundleError: what would run is not what was saved, or not what a cache was filled with.
         """
         settings = {"embed_batch_size": _BATCH, "model_name": os.fspath(model), **settings}
         check_settings([name for name in settings if name != "class_name"], type(self).model_fields)
         super().__init__(model=os.fspath(model), **settings)
         roles = {"query_role": self.query_role, "passage_role": self.passage_role}
         encoder = DualEncoder(self.model, **roles, **self.options)
-        encoder.check_fingerprint(self.fingerprint, "what was saved")
-        self.fingerprint = encoder.encoder.fingerprint
+        kept = {"fingerprint": self.fingerprint, "family": self.family}
+        encoder.check_facts(kept, "what was saved")
+        self.fingerprint, self.family = (encoder.facts[name] for name in kept)
+        self.options = encoder.options
         self._encoder = encoder
         self._check_cache(self.embeddings_cache)
 
@@ -69,11 +76,26 @@ class ParitasEmbedding(BaseEmbedding):
         super().__setattr__(name, value)
 
     def _check_cache(self, cache: Any) -> None:
-        if cache is not None and not self._encoder.is_symmetric:
+        """Make sure that a cache, which knows a vector by its text alone, has none of another encoder."""
+        if cache is None:
+            return
+        if not self._encoder.is_symmetric:
             raise errors.InputError(
                 f"embeddings_cache knows a text and not its role, and {self._encoder.name} encodes queries "
                 "and passages differently; leave it out"
             )
+        self._encoder.check_facts(cache.get(_STAMP, collection=_STAMP) or {}, "embeddings_cache")
+        cache.put(_STAMP, self._encoder.facts, collection=_STAMP)
+
+    def get_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:
+        """Return a vector for each text, in the order given."""
+        return super().get_text_embedding_batch(list(listed(texts)), *args, **kwargs)
+
+    async def aget_text_embedding_batch(
+        self, texts: list[str], *args: Any, **kwargs: Any
+    ) -> list[list[float]]:
+        """Return a vector for each text, without holding up the event loop."""
+        return await super().aget_text_embedding_batch(list(listed(texts)), *args, **kwargs)
 
     @classmethod
     def class_name(cls) -> str:

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import chromadb
+import numpy as np
 from harness import Given, error_of, run
 
 from paritas import errors
@@ -60,6 +61,20 @@ def a_collection_keeps_to_its_model(given: Given) -> None:
     )
 
 
+def a_collection_keeps_to_its_precision(given: Given) -> None:
+    config = ParitasEmbeddingFunction(given.pairs, precision="auto", truncate_dim=np.int64(8)).get_config()
+    assert config["options"] == {"precision": "fp32", "truncate_dim": 8}  # "auto" may be another elsewhere
+    config = json.loads(json.dumps(config))
+    assert ParitasEmbeddingFunction.build_from_config(config).get_config() == config
+    config["family"] = "int8"
+    error_of(
+        errors.BundleError,
+        lambda: ParitasEmbeddingFunction.build_from_config(config),
+        "the collection has vectors with family 'int8'",
+        'type: precision="int8"',
+    )
+
+
 def other_models_and_roles_are_refused(given: Given) -> None:
     client = chromadb.PersistentClient("store")
     collection = client.get_collection("texts")
@@ -87,6 +102,7 @@ def bad_input(given: Given) -> None:
     function = ParitasEmbeddingFunction(given.minilm)
     error_of(errors.InputError, lambda: function(["a", None]), "text 1 is NoneType")
     error_of(errors.InputError, lambda: ParitasEmbeddingFunction(given.minilm, query_role="x"), "no role 'x'")
+    error_of(errors.InputError, lambda: ParitasEmbeddingFunction(given.minilm, precison="x"), "'precision'?")
 
 
 if __name__ == "__main__":
@@ -95,6 +111,7 @@ if __name__ == "__main__":
         threads,
         a_collection_that_another_client_opens,
         a_collection_keeps_to_its_model,
+        a_collection_keeps_to_its_precision,
         other_models_and_roles_are_refused,
         bad_input,
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import dspy
 import numpy as np
@@ -57,11 +59,47 @@ def a_retriever(given: Given) -> None:
     )
 
 
+def what_was_saved_opens_with_its_encoder_alone(given: Given) -> None:
+    ParitasRetriever(["blue", "night"], given.prompted).save("prompted")
+    retriever = ParitasRetriever(["river", "sky"], given.pairs)
+    retriever.load("prompted", ParitasEmbedder(given.prompted, role="query")).save("again")
+    assert ParitasRetriever.from_saved("again", given.prompted).corpus == ["blue", "night"]
+    for embedder, said in (
+        (ParitasEmbedder(given.pairs, role="query"), "another model"),
+        (ParitasEmbedder(given.prompted, role="passage"), "query_role 'query'"),
+        (ParitasEmbedder(given.prompted, role="query", truncate_dim=8), "truncate_dim=16"),
+    ):
+        error_of(errors.BundleError, lambda one=embedder: retriever.load("prompted", one), said)
+    error_of(errors.InputError, lambda: retriever.load("prompted", len), "from_saved(path, model)")
+    facts = json.loads(Path("prompted/paritas.json").read_text())
+    Path("prompted/paritas.json").write_text(json.dumps({**facts, "family": "int8"}))
+    error_of(
+        errors.BundleError,
+        lambda: ParitasRetriever.from_saved("prompted", given.prompted),
+        'precision="int8"',
+    )
+
+
 def bad_input(given: Given) -> None:
     embedder = ParitasEmbedder(given.minilm)
     error_of(ValueError, lambda: embedder(["a", None]), "strings")
     error_of(errors.InputError, lambda: ParitasEmbedder(given.minilm, role="x"), "type: role='query'")
+    error_of(errors.InputError, lambda: ParitasRetriever([], given.minilm), "the corpus is empty")
+    error_of(errors.InputError, lambda: ParitasRetriever("abc", given.minilm), "a single string")
+    error_of(errors.InputError, lambda: ParitasRetriever({"a": "b"}, given.minilm), "yields its keys")
+    error_of(
+        errors.InputError,
+        lambda: ParitasRetriever(["a"], given.minilm, precision="int8"),
+        "type: options={'precision': ...}",
+    )
 
 
 if __name__ == "__main__":
-    run(texts_of_one_role, without_us_the_cache_mixes_encoders, threads, a_retriever, bad_input)
+    run(
+        texts_of_one_role,
+        without_us_the_cache_mixes_encoders,
+        threads,
+        a_retriever,
+        what_was_saved_opens_with_its_encoder_alone,
+        bad_input,
+    )

@@ -63,6 +63,16 @@ def dictionaries_and_copies(given: Given) -> None:
         given.check(embeddings(other.run(documents_of(given))), "titled", given.pairs)
 
 
+def attributes_that_change_are_what_runs(given: Given) -> None:
+    options = {"truncate_dim": 8}
+    embedder = ParitasTextEmbedder(given.pairs, options=options)
+    options["truncate_dim"] = 4
+    assert len(embedder.run("the river")["embedding"]) == 8
+    embedder.model, embedder.options = given.prompted, {}
+    assert embedder.to_dict()["init_parameters"]["model"] == given.prompted
+    given.check([embedder.run(query)["embedding"] for query in given.queries], "query", given.prompted)
+
+
 def both_share_one_encoder_that_close_lets_go(given: Given) -> None:
     asking, embedder = ParitasTextEmbedder(given.minilm), ParitasDocumentEmbedder(given.minilm)
     asking.warm_up()
@@ -104,6 +114,10 @@ def bad_input(given: Given) -> None:
         lambda: ParitasDocumentEmbedder(given.minilm, meta_fields_to_embed="title"),
         "type: ['title']",
     )
+    assert ParitasDocumentEmbedder(given.minilm, meta_fields_to_embed=None).meta_fields_to_embed == []
+    error_of(
+        errors.InputError, lambda: ParitasTextEmbedder(given.minilm, options="int8"), "as in {'precision'"
+    )
     other = ParitasTextEmbedder(given.minilm, query_role="question")
     error_of(errors.InputError, other.warm_up, "no role 'question'", "type: query_role='query'")
     other = ParitasDocumentEmbedder(given.minilm, passage_role="text")
@@ -117,6 +131,7 @@ if __name__ == "__main__":
         calls_of_an_event_loop,
         threads,
         dictionaries_and_copies,
+        attributes_that_change_are_what_runs,
         both_share_one_encoder_that_close_lets_go,
         a_pipeline,
         bad_input,

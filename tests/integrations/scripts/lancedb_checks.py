@@ -49,9 +49,11 @@ def a_table_that_another_connection_opens(given: Given) -> None:
 
 
 def a_table_keeps_to_its_model(given: Given) -> None:
-    kept = function_of(given.pairs).safe_model_dump()
+    kept = function_of(given.pairs, options={"precision": "auto"}).safe_model_dump()
     assert kept["fingerprint"]
+    assert kept["options"] == {"precision": "fp32"}  # "auto" may be another elsewhere
     error_of(errors.BundleError, lambda: function_of(**{**kept, "model": given.prompted}), "another model")
+    error_of(errors.BundleError, lambda: function_of(**{**kept, "family": "int8"}), 'precision="int8"')
 
 
 def bad_input(given: Given) -> None:

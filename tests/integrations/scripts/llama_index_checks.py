@@ -43,7 +43,7 @@ def copies(given: Given) -> None:
     again = ParitasEmbedding.from_dict(model.to_dict())
     assert again._encoder.encoder is model._encoder.encoder  # one bundle is loaded once
     for other in (again, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert other.options == {"threads": 1}
+        assert other.options == {"threads": 1, "precision": "fp32"}
         given.check(other.get_text_embedding_batch(given.texts), "passage")
 
 
@@ -86,15 +86,41 @@ def a_cache_that_mixes_roles_is_refused(given: Given) -> None:
     model.embed_batch_size = 7
 
 
+def a_cache_keeps_to_one_encoder(given: Given) -> None:
+    cache = SimpleKVStore()
+    expected = ParitasEmbedding(given.minilm, embeddings_cache=cache).get_text_embedding("the river")
+    again = ParitasEmbedding(given.minilm, embeddings_cache=SimpleKVStore.from_dict(cache.to_dict()))
+    assert again.get_text_embedding("the river") == expected
+    roles = {"query_role": "passage"}
+    for other in (
+        lambda: ParitasEmbedding(given.minilm, embeddings_cache=cache, options={"truncate_dim": 64}),
+        lambda: ParitasEmbedding(given.prompted, embeddings_cache=cache, **roles),
+    ):
+        error_of(errors.BundleError, other, "embeddings_cache")
+
+
 def what_was_saved_keeps_to_its_model(given: Given) -> None:
-    saved = ParitasEmbedding(given.pairs).to_dict()
-    saved["model"] = given.prompted
-    error_of(errors.BundleError, lambda: ParitasEmbedding.from_dict(saved), "another model")
+    saved = ParitasEmbedding(given.pairs, options={"precision": "auto"}).to_dict()
+    assert saved["options"] == {"precision": "fp32"}  # "auto" may be another elsewhere
+    error_of(
+        errors.BundleError,
+        lambda: ParitasEmbedding.from_dict({**saved, "model": given.prompted}),
+        "another model",
+    )
+    error_of(
+        errors.BundleError,
+        lambda: ParitasEmbedding.from_dict({**saved, "family": "int8"}),
+        'precision="int8"',
+    )
 
 
 def bad_input(given: Given) -> None:
     model = ParitasEmbedding(given.minilm)
     error_of(errors.InputError, lambda: model.get_text_embedding_batch(["a", None]), "text 1 is NoneType")
+    error_of(errors.InputError, lambda: model.get_text_embedding_batch("abc"), "a single string")
+    error_of(
+        errors.InputError, lambda: asyncio.run(model.aget_text_embedding_batch({"a": "b"})), "yields its keys"
+    )
     error_of(
         errors.InputError, lambda: ParitasEmbedding(given.minilm, precision="fp32"), "options={'precision'"
     )
@@ -115,6 +141,7 @@ if __name__ == "__main__":
         a_batch_is_as_large_as_may_be,
         an_index,
         a_cache_that_mixes_roles_is_refused,
+        a_cache_keeps_to_one_encoder,
         what_was_saved_keeps_to_its_model,
         bad_input,
     )

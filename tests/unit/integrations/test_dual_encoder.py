@@ -16,7 +16,7 @@ from paritas import AsyncEncoder, Encoder
 from paritas.engine.bundle.directory import Bundle
 from paritas.errors import BundleError, InputError, Overloaded
 from paritas.integrations import dual_encoder
-from paritas.integrations.dual_encoder import DualEncoder, shared_encoder
+from paritas.integrations.dual_encoder import DualEncoder, as_options, shared_encoder
 
 TEXTS = ["the river", "", "a city in the north", "the river", "why 😀"]
 
@@ -62,6 +62,11 @@ def test_a_title_makes_a_pair_where_the_model_takes_pairs(bert: Encoder, mpnet: 
     assert DualEncoder(bert).titled("Rivers", "the river") == ("Rivers", "the river")
     assert DualEncoder(mpnet).titled("Rivers", "the river") == "Rivers the river"
     assert DualEncoder(bert).titled("", "the river") == "the river"  # with the model's own default title
+    assert DualEncoder(bert).titled(None, None) is None  # for the encoder to refuse
+    with pytest.raises(InputError, match="a document's text is NoneType; expected a string"):
+        DualEncoder(mpnet).titled("Rivers", None)
+    with pytest.raises(InputError, match="a document's title is float"):
+        DualEncoder(mpnet).titled(float("nan"), "the river")
 
 
 def test_a_process_loads_a_bundle_once_for_the_same_options(bundle: Path) -> None:
@@ -121,12 +126,50 @@ def test_calls_of_event_loops_are_checked_alike(bundle: Path, texts: object) -> 
         asyncio.run(DualEncoder(bundle).passages_async(texts))
 
 
-def test_a_changed_model_is_told_from_the_one_that_vectors_are_of(bundle: Path) -> None:
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"fingerprint": "0" * 64}, "another model than the table was made with"),
+        (
+            {"family": "int8"},
+            'the table has vectors with family .int8., and not .float.; type: precision="int8"',
+        ),
+        ({"dim": 8}, "with dim 8, and not 16; type: truncate_dim=8"),
+        ({"query_role": "passage"}, "type: query_role='passage'"),
+    ],
+)
+def test_vectors_of_another_encoder_are_told_from_these(
+    bundle: Path, kept: dict[str, object], said: str
+) -> None:
     both = DualEncoder(bundle)
-    both.check_fingerprint(both.encoder.fingerprint, "the table")
-    both.check_fingerprint("", "the table")
-    with pytest.raises(BundleError, match="another model than the table was made with"):
-        both.check_fingerprint("0" * 64, "the table")
+    both.check_facts(both.facts, "the table")
+    both.check_facts({"fingerprint": "", "model": "another"}, "the table")  # nothing that is compared
+    with pytest.raises(BundleError, match=said):
+        both.check_facts({**both.facts, **kept}, "the table")
+
+
+def test_options_that_are_kept_name_the_precision_that_runs(bundle: Path) -> None:
+    assert DualEncoder(bundle).options == {"precision": "fp32"}
+    options = {"precision": "auto", "truncate_dim": np.int64(8), "threads": 1}
+    kept = DualEncoder(bundle, **options).options
+    assert kept == {"precision": "fp32", "truncate_dim": 8, "threads": 1}
+    assert type(kept["truncate_dim"]) is int
+
+
+def test_an_option_that_there_is_not_is_named_with_the_nearest(bundle: Path) -> None:
+    with pytest.raises(InputError, match="unknown option 'precison'; did you mean 'precision'"):
+        DualEncoder(bundle, precison="fp32")
+    assert as_options(None) == {}
+    with pytest.raises(InputError, match="options is str; expected a dictionary"):
+        as_options("int8")
+
+
+def test_a_name_keeps_its_meaning(bundle: Path) -> None:
+    both = DualEncoder(bundle)
+    both.check_name("x", None)
+    both.check_name("x", DualEncoder(bundle, threads=1))
+    with pytest.raises(InputError, match="'x' is tiny-bert already"):
+        both.check_name("x", DualEncoder(bundle, truncate_dim=8))
 
 
 def test_copies(bundle: Path) -> None:
