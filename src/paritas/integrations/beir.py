@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from paritas import errors
+from paritas.engine.tokenize.inputs import listed
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, Model
 
@@ -50,12 +52,29 @@ class ParitasModel:
         Args:
             corpus: documents with "text" and perhaps "title", plain texts, or a column of each.
             batch_size: not used; the engine has batches of its own.
+
+        Raises:
+            InputError: it is none of these.
         """
-        if isinstance(corpus, Mapping):
-            titles = corpus.get("title", [""] * len(corpus["text"]))
-            rows = list(zip(titles, corpus["text"], strict=True))
-        else:
-            rows = [
-                ("", one) if isinstance(one, str) else (one.get("title", ""), one["text"]) for one in corpus
-            ]
+        rows = _columns(corpus) if isinstance(corpus, Mapping) else map(_row, listed(corpus))
         return self._encoder.passages([self._encoder.titled(title, text) for title, text in rows])
+
+
+def _columns(corpus: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
+    if "text" not in corpus:
+        raise errors.InputError(
+            'the corpus has no column "text"; of BEIR\'s own give the documents: list(corpus.values())'
+        )
+    texts = listed(corpus["text"])
+    titles = listed(corpus["title"]) if "title" in corpus else [""] * len(texts)
+    if len(titles) != len(texts):
+        raise errors.InputError(f"the corpus has {len(texts)} texts and {len(titles)} titles")
+    return list(zip(titles, texts, strict=True))
+
+
+def _row(document: Mapping[str, str] | str) -> tuple[str | None, Any]:
+    if isinstance(document, Mapping) and "text" in document:
+        return document.get("title"), document["text"]
+    if isinstance(document, str):
+        return None, document
+    raise errors.InputError(f'a document is {document!r}; expected {{"title": ..., "text": ...}}, or a text')

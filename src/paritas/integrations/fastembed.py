@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import errors
+from paritas.engine.tokenize.inputs import listed
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, Model
 
@@ -81,8 +82,11 @@ def register(
 
     Raises:
         ParitasError: as `Encoder`.
-        InputError: the model has no such role, or fastembed has a model of this name.
+        InputError: the model has no such role; or the name is none, means another encoder already, or is a
+            model of fastembed's.
     """
+    if not name or not isinstance(name, str):
+        raise errors.InputError(f"name is {name!r}; expected a string, such as 'paritas/all-MiniLM-L6-v2'")
     if _ParitasTextEmbedding not in TextEmbedding.EMBEDDINGS_REGISTRY:
         TextEmbedding.EMBEDDINGS_REGISTRY.append(_ParitasTextEmbedding)
     theirs = {one["model"].lower() for one in TextEmbedding.list_supported_models()} - set(_models)
@@ -91,11 +95,15 @@ def register(
             f"fastembed has a model {name!r} of its own; type: register('paritas/{name}', ...)"
         )
     encoder = DualEncoder(model, query_role=query_role, passage_role=passage_role, **options)
+    _, known = _models.get(name.lower(), ("", None))
+    encoder.check_name(name, known)
     _models[name.lower()] = name, encoder
 
 
 def _listed(texts: str | Iterable[str]) -> Iterable[str]:
-    return [texts] if isinstance(texts, str) else texts
+    if isinstance(texts, str):
+        return [texts]
+    return texts if isinstance(texts, Iterator) and not hasattr(texts, "readline") else listed(texts)
 
 
 def _description(name: str, encoder: DualEncoder) -> DenseModelDescription:

@@ -81,9 +81,13 @@ def register(
 
     Raises:
         ParitasError: as `Encoder`.
-        InputError: the model has no such role.
+        InputError: the model has no such role; or the name is none, or means another encoder already.
     """
-    _provider.models[name] = DualEncoder(model, query_role=query_role, passage_role=passage_role, **options)
+    if not name or not isinstance(name, str) or name.endswith(_QUERY):
+        raise errors.InputError(f"name is {name!r}; expected a string that does not end in {_QUERY}")
+    encoder = DualEncoder(model, query_role=query_role, passage_role=passage_role, **options)
+    encoder.check_name(name, _provider.models.get(name))
+    _provider.models[name] = encoder
     entry = {"provider": _PROVIDER, "custom_handler": _provider}
     if entry not in litellm.custom_provider_map:
         litellm.custom_provider_map = [*litellm.custom_provider_map, entry]

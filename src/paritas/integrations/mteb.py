@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from paritas import __version__
+from paritas import __version__, errors
+from paritas.engine.tokenize.inputs import listed
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, Model
 
@@ -49,18 +51,28 @@ class ParitasEncoder(AbsEncoder):
         Args:
             inputs: yields batches of texts as "text"; of documents as "title" and "body" too.
             prompt_type: queries or documents; neither where None.
-        """
-        if prompt_type == PromptType.document:
-            return self.model.passages([text for batch in inputs for text in self._documents(batch)])
-        return self.model.queries([text for batch in inputs for text in batch["text"]])
 
-    def _documents(self, batch: Any) -> list[Any]:
-        if "title" not in batch:
-            return list(batch["text"])
-        bodies = batch.get("body", batch["text"])
-        return [
-            self.model.titled(title or "", body) for title, body in zip(batch["title"], bodies, strict=True)
-        ]
+        Raises:
+            InputError: no such type, or batches of something else.
+        """
+        if prompt_type not in (None, *PromptType):
+            kinds = " or ".join(repr(str(kind.value)) for kind in PromptType)
+            raise errors.InputError(f"prompt_type is {prompt_type!r}; expected {kinds}, or None")
+        asked = prompt_type != PromptType.document
+        texts = [text for batch in inputs for text in self._texts(batch, asked=asked)]
+        return self.model.queries(texts) if asked else self.model.passages(texts)
+
+    def _texts(self, batch: Any, *, asked: bool) -> Sequence[Any]:
+        if not isinstance(batch, Mapping) or "text" not in batch:
+            raise errors.InputError(
+                f'a batch is {type(batch).__name__}; expected a mapping with "text"; for texts alone use '
+                "Encoder.encode"
+            )
+        texts = listed(batch["text"])
+        if asked or "title" not in batch:
+            return texts
+        pairs = zip(batch["title"], batch.get("body", texts), strict=True)
+        return [self.model.titled(title, body) for title, body in pairs]
 
 
 def _meta(model: DualEncoder) -> ModelMeta:

@@ -56,6 +56,18 @@ class Prompts:
                 return role, ""
         return self._with_a_prompt_of_its_own(meant, prompt)
 
+    def check_meant(self, prompt: str | None, task: str | None) -> None:
+        """Make sure that a prompt which was named, and came as a text, says which role is meant.
+
+        Raises:
+            InputError: it is that of several roles, which encode differently.
+        """
+        rules = [rule for rule in self._contract.roles.values() if rule.prompt == prompt]
+        if task is None and any(rule != rules[0] for rule in rules):
+            raise errors.InputError(
+                f"{prompt!r} is the prompt of several roles; use encode_query or encode_document"
+            )
+
     def _with_a_prompt_of_its_own(self, meant: str, prompt: str) -> tuple[str, str]:
         if self._bare is None or not self._contract.pool_prompt:
             known = ", ".join(repr(text) for text in dict.fromkeys(self.by_name.values()))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from paritas import errors
+from paritas.arguments import whole
 from paritas.engine.pool.embedding_quantization import VectorType, quantize_vectors
 from paritas.engine.pool.pooling import normalize
 from paritas.engine.tokenize.inputs import listed
@@ -69,7 +70,7 @@ class SentenceEncoder:
         self._prompts = Prompts(self._encoder)
         self.prompts = self._prompts.by_name
         """The model's prompts by name."""
-        self.truncate_dim = truncate_dim
+        self.truncate_dim = self._dim(truncate_dim)
 
     def encode(
         self,
@@ -116,7 +117,7 @@ class SentenceEncoder:
 
         Raises:
             ParitasError: as `Encoder.encode`.
-            InputError: no such prompt, precision or device.
+            InputError: no such prompt, task, precision or device.
             MissingExtraError: tensors are asked for, and torch is not installed.
         """
         _check_device(device)
@@ -126,6 +127,8 @@ class SentenceEncoder:
             raise errors.InputError(f"output_value is {output_value!r}; for tokens use Encoder.encode_tokens")
         if precision not in _TYPES:
             raise errors.InputError(f"precision is {precision!r}; expected one of {', '.join(_TYPES)}")
+        if task not in (None, "query", "document"):
+            raise errors.InputError(f"task is {task!r}; expected 'query', 'document' or None")
         texts = sentences if inputs is None else inputs
         role, prefix = self._prompts.resolve(prompt, prompt_name, task)
         single = isinstance(texts, str)
@@ -152,9 +155,7 @@ class SentenceEncoder:
     def _shaped(
         self, vectors: NDArray[np.float32], truncate_dim: int | None, *, normalized: bool
     ) -> NDArray[np.float32]:
-        dim = self.truncate_dim if truncate_dim is None else truncate_dim
-        if dim is not None and not 1 <= dim <= self._encoder.dim:
-            raise errors.InputError(f"truncate_dim is {dim}; expected 1 to {self._encoder.dim}")
+        dim = self.truncate_dim if truncate_dim is None else self._dim(truncate_dim)
         cut = dim is not None and dim < self._encoder.dim
         if cut:
             vectors = np.ascontiguousarray(vectors[:, :dim])
@@ -162,6 +163,12 @@ class SentenceEncoder:
         if normalized and (cut or not self._encoder.encoder.contract.normalize):
             vectors = normalize(vectors)
         return vectors
+
+    def _dim(self, truncate_dim: Any) -> int | None:
+        dim: int | None = whole(
+            "truncate_dim", truncate_dim, "None for the vectors' full width", most=self._encoder.dim
+        )
+        return dim
 
     @property
     def similarity_fn_name(self) -> str:

@@ -84,6 +84,7 @@ class ParitasModule(InputModule):
             InputError: a prompt that this bundle cannot put in front of texts.
         """
         # A plain SentenceTransformer around this module gives an empty prompt for queries and documents.
+        self._prompts.check_meant(prompt, task)
         role, prefix = self._prompts.resolve(prompt or None if task else prompt, None, task)
         texts = list(prefixed(prefix, [tuple(one) if isinstance(one, list) else one for one in inputs]))
         return {"input_ids": torch.arange(len(texts)), "texts": texts, "role": role}
@@ -100,10 +101,22 @@ class ParitasModule(InputModule):
         features["sentence_embedding"] = torch.from_numpy(vectors).to(features["input_ids"].device)
         return features
 
+    def check_target(self, path: str | os.PathLike[str]) -> Path:
+        """Return the bundle's directory, which is to be copied to another one.
+
+        Raises:
+            InputError: that one lies inside the bundle.
+        """
+        source = self.encoder.encoder.bundle.directory.resolve()
+        if Path(path).resolve().is_relative_to(source):
+            raise errors.InputError(f"{path} lies inside the bundle {source}; save it somewhere else")
+        return source
+
     def save(self, output_path: str, *_: Any, **__: Any) -> None:
         """Write the bundle's files, and which of its precisions is meant."""
         encoder = self.encoder.encoder
-        source, target = encoder.bundle.directory.resolve(), (Path(output_path) / _BUNDLE).resolve()
+        source = self.check_target(output_path)
+        target = (Path(output_path) / _BUNDLE).resolve()
         if source != target:
             shutil.copytree(source, target, dirs_exist_ok=True)
         facts = {
@@ -145,11 +158,20 @@ class _Transformer(SentenceTransformer):
         **named: Any,
     ) -> Any:
         inputs = named.pop("sentences", None) if inputs is None else inputs  # by its former name
+        if named.get("output_value") == "token_embeddings":
+            raise errors.InputError(
+                "output_value is 'token_embeddings'; for tokens use Encoder.encode_tokens"
+            )
         if prompt is not None and isinstance(self[0], ParitasModule):
             self[0].check_prompt(prompt, named.get("task"))
         if prompt_name in self.prompts and prompt is None:
             named.setdefault("task", prompt_name)  # two names may have one prompt, and mean two roles
         return super().encode(inputs, prompt_name, prompt, max(batch_size, _LEAST), *rest, **named)
+
+    def save(self, path: str, *rest: Any, **named: Any) -> None:
+        if isinstance(self[0], ParitasModule):
+            self[0].check_target(path)
+        super().save(path, *rest, **named)
 
 
 def load(

@@ -55,6 +55,18 @@ def bad_input(given: Given) -> None:
     model = ParitasModel(given.minilm)
     error_of(errors.InputError, lambda: model.encode_queries(["a", None]), "text 1 is NoneType")
     error_of(errors.InputError, lambda: ParitasModel(given.minilm, query_role="x"), "no role 'x'")
+    for corpus, said in (
+        ("river", "a single string"),
+        ({"text": "abc"}, "a single string"),
+        ({"d1": {"text": "river"}}, "list(corpus.values())"),
+        ({"text": ["a", "b"], "title": ["x"]}, "2 texts and 1 titles"),
+        ([None], "a document is None"),
+        ([("title", "text")], "a document is ('title', 'text')"),
+        ([{"title": "sky", "text": None}], "text is NoneType"),
+        ([{"title": 5, "text": "sky"}], "title is int"),
+    ):
+        error_of(errors.InputError, lambda corpus=corpus: model.encode_corpus(corpus), said)
+    given.check(model.encode_corpus([{"title": None, "text": text} for text in given.texts]), "passage")
 
 
 if __name__ == "__main__":

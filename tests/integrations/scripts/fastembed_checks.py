@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fastembed import TextEmbedding
 from harness import Given, error_of, run
 from qdrant_client import QdrantClient, models
@@ -68,6 +70,14 @@ def bad_input(given: Given) -> None:
     model = TextEmbedding(NAME)
     error_of(errors.InputError, lambda: list(model.embed(["a", None])), "text 1 is NoneType")
     error_of(errors.InputError, lambda: register("x", given.minilm, query_role="x"), "no role 'x'")
+    for name in ("", None):
+        error_of(errors.InputError, lambda name=name: register(name, given.minilm), "expected a string")
+    register(NAME, given.minilm)  # the same once more
+    error_of(errors.InputError, lambda: register(NAME, given.pairs), "is all-MiniLM-L6-v2 already")
+    error_of(errors.InputError, lambda: list(model.embed({"a": "river"})), "yields its keys")
+    error_of(errors.InputError, lambda: model.token_count({"river", "sky"}), "has no order")
+    with Path(__file__).open() as file:
+        error_of(errors.InputError, lambda: list(model.embed(file)), "an open file")
     taken = "BAAI/bge-small-en-v1.5"
     error_of(errors.InputError, lambda: register(taken, given.minilm), "of its own", f"paritas/{taken}")
 

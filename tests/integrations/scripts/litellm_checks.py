@@ -79,6 +79,10 @@ def a_router(given: Given) -> None:
 
 def bad_input(given: Given) -> None:
     error_of(errors.InputError, lambda: register("x", given.minilm, query_role="x"), "no role 'x'")
+    for name in ("", None, "minilm:query"):
+        error_of(errors.InputError, lambda name=name: register(name, given.minilm), "does not end in :query")
+    register("minilm", given.minilm)  # the same once more
+    error_of(errors.InputError, lambda: register("minilm", given.pairs), "is all-MiniLM-L6-v2 already")
     error_of(Exception, lambda: litellm.embedding("paritas/minilmm", input=["a"]), "did you mean 'minilm'")
     error_of(Exception, lambda: litellm.embedding("paritas/minilm", input=["a", None]), "text 1 is NoneType")
     error_of(

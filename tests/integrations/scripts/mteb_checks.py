@@ -100,6 +100,11 @@ def bad_input(given: Given) -> None:
         errors.InputError, lambda: encode(model, [{"text": ["a", None]}], PromptType.query), "is NoneType"
     )
     error_of(errors.InputError, lambda: ParitasEncoder(given.minilm, query_role="x"), "no role 'x'")
+    error_of(errors.InputError, lambda: encode(model, [{"text": ["a"]}], "passage"), "'query' or 'document'")
+    error_of(errors.InputError, lambda: encode(model, ["a"], None), "expected a mapping with")
+    error_of(errors.InputError, lambda: encode(model, [{"text": "abc"}], None), "a single string")
+    titled = {"text": ["sky"], "title": ["sky"], "body": [None]}
+    error_of(errors.InputError, lambda: encode(model, [titled], PromptType.document), "text is NoneType")
 
 
 if __name__ == "__main__":

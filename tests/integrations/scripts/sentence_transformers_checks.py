@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,21 @@ def a_prompt_keeps_its_side(given: Given) -> None:
     plain = SentenceTransformer(modules=[load(given.prompted)[0]], device="cpu")
     given.check(plain.encode_query(given.queries), "query", given.prompted)
     given.check(plain.encode_document(given.texts), "passage", given.prompted)
+
+
+def a_prompt_that_several_roles_have(given: Given) -> None:
+    load(given.pairs).save("pairs")
+    plain = SentenceTransformer("pairs", trust_remote_code=True, device="cpu")
+    given.check(plain.encode_query(given.queries), "query", given.pairs)
+    given.check(plain.encode(given.texts), "passage", given.pairs)
+    model = load(given.pairs)
+    model.default_prompt_name = "query"
+    for encode in (
+        lambda: plain.encode(["a"], prompt_name="query"),
+        lambda: model.encode(["a"]),
+        lambda: model.encode(["a"], prompt=""),
+    ):
+        error_of(errors.InputError, encode, "encode_query or encode_document")
 
 
 def losses_by_mini_batches(given: Given) -> None:
@@ -191,6 +207,21 @@ def bad_input(given: Given) -> None:
     error_of(
         errors.InputError, lambda: encoder.encode(["a"], output_value="token_embeddings"), "encode_tokens"
     )
+    for value in (1000, 0, "64", 64.0, True):
+        error_of(
+            errors.InputError,
+            lambda value=value: SentenceEncoder(given.minilm, truncate_dim=value),
+            "1 to 384",
+        )
+    error_of(errors.InputError, lambda: encoder.encode(["a"], task="qeury"), "'query', 'document' or None")
+    error_of(
+        errors.InputError,
+        lambda: load(given.minilm).encode("a", output_value="token_embeddings"),
+        "encode_tokens",
+    )
+    shutil.copytree(given.pairs, "own")
+    error_of(errors.InputError, lambda: load("own").save("own/saved"), "lies inside the bundle")
+    assert not Path("own/saved").exists()
     error_of(errors.InputError, lambda: load(given.minilm, query_role="x"), "no role 'x'")
     for model in (encoder, load(given.minilm)):
         error_of(errors.InputError, lambda model=model: setattr(model, "max_seq_length", 12), "max_length")
@@ -202,6 +233,7 @@ if __name__ == "__main__":
         it_is_sentence_transformers_own,
         prompts_mean_roles,
         a_prompt_keeps_its_side,
+        a_prompt_that_several_roles_have,
         losses_by_mini_batches,
         forms,
         semantic_search_and_evaluators,
