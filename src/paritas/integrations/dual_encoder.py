@@ -183,6 +183,8 @@ class DualEncoder:
             expected = kept.get(name)
             if not expected or expected == found:
                 continue
+            if name in ("query_role", "passage_role") and self._are_alike(expected, found):
+                continue
             if name == "fingerprint":
                 raise errors.BundleError(
                     f"{self.encoder.bundle.directory} is another model than {where} was made with "
@@ -204,10 +206,19 @@ class DualEncoder:
         Raises:
             InputError: it means an encoder whose vectors are others.
         """
-        if known and known.facts != self.facts:
+        if known is None:
+            return
+        try:
+            self.check_facts(known.facts, name)
+        except errors.BundleError as error:
             raise errors.InputError(
                 f"{name!r} is {known.name} already, and vectors may be kept under that name; choose another"
-            )
+            ) from error
+
+    def _are_alike(self, role: str, other: str) -> bool:
+        """Whatever the two roles are called, they encode alike."""
+        roles = self.encoder.contract.roles
+        return role in roles and other in roles and roles[role] == roles[other]
 
     async def queries_async(self, texts: Iterable[Any]) -> NDArray[np.float32]:
         """Return the vectors of queries; many calls at once make fuller batches."""
@@ -283,12 +294,18 @@ def _checked_role(encoder: Encoder, argument: str, role: str) -> str:
 def shared_encoder(model: str | os.PathLike[str] | Bundle, options: Mapping[str, Any]) -> Encoder:
     """Return this process's encoder of a bundle with these options, loaded where there is none yet."""
     bundle = model if isinstance(model, Bundle) else Bundle(find(model).absolute())
-    facts = (os.getpid(), str(bundle.directory.resolve()), bundle.fingerprint, EncoderOptions(**options))
-    key = msgspec.json.encode(facts, enc_hook=repr)
+    where = (os.getpid(), str(bundle.directory.resolve()), bundle.fingerprint)
+
+    def key(given: Mapping[str, Any]) -> bytes:
+        return msgspec.json.encode((where, EncoderOptions(**given)), enc_hook=repr)
+
     with _sharing:
-        encoder = _shared.get(key)
+        encoder = _shared.get(key(options))
         if encoder is None:
-            _shared[key] = encoder = Encoder(bundle, **options)
+            encoder = Encoder(bundle, **options)
+            # What "auto" has become serves those who ask for it by its name.
+            encoder = _shared.setdefault(key({**options, "precision": encoder.precision}), encoder)
+            _shared[key(options)] = encoder
         return encoder
 
 
@@ -299,7 +316,8 @@ def check_settings(settings: Iterable[str], known: Iterable[str]) -> None:
         InputError: there is no such setting; the encoder's options have a place of their own.
     """
     for name in settings:
+        if name in known:
+            continue
         if name in EncoderOptions.__struct_fields__:
             raise errors.InputError(f"{name} is an option of the encoder; type: options={{{name!r}: ...}}")
-        if name not in known:
-            raise errors.InputError(f"unknown setting {name!r}{errors.did_you_mean(name, known)}")
+        raise errors.InputError(f"unknown setting {name!r}{errors.did_you_mean(name, known)}")

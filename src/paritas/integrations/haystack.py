@@ -46,12 +46,13 @@ class _Embedder:
 
     def _loaded(self) -> DualEncoder:
         # Attributes may be set until the end, and a pipeline's file has what they are.
-        asked = (self.model, getattr(self, self._role), dict(self.options))
-        if self._encoder is None or self._loaded_as != asked:
+        asked = (self.model, getattr(self, self._role), as_options(self.options))
+        encoder = self._encoder
+        if encoder is None or self._loaded_as != asked:
             model, role, options = asked
-            self._encoder = DualEncoder.of_one_role(model, self._role, role, **options)
-            self._loaded_as = asked
-        return self._encoder
+            encoder = DualEncoder.of_one_role(model, self._role, role, **options)
+            self._encoder, self._loaded_as = encoder, asked
+        return encoder
 
     def _meta(self) -> dict[str, Any]:
         return {"model": self._loaded().name}

@@ -17,8 +17,8 @@ from llama_index.core.bridge.pydantic import Field, PrivateAttr
 # The most that LlamaIndex allows; with its default of 10 no batch was ever full.
 _BATCH = 2048
 _FIXED = ("model", "query_role", "passage_role", "options", "fingerprint", "family")
-# Where a cache of vectors keeps what they depend on.
-_STAMP = "paritas"
+# Where a cache has LlamaIndex's vectors, and what they depend on.
+_VECTORS, _STAMP = "embeddings", "paritas"
 
 
 class ParitasEmbedding(BaseEmbedding):
@@ -84,7 +84,12 @@ class ParitasEmbedding(BaseEmbedding):
                 f"embeddings_cache knows a text and not its role, and {self._encoder.name} encodes queries "
                 "and passages differently; leave it out"
             )
-        self._encoder.check_facts(cache.get(_STAMP, collection=_STAMP) or {}, "embeddings_cache")
+        kept = cache.get(_STAMP, collection=_STAMP)
+        if kept is None and cache.get_all(collection=_VECTORS):
+            raise errors.BundleError(
+                "embeddings_cache has vectors, and not whose they are; give an empty one"
+            )
+        self._encoder.check_facts(kept or {}, "embeddings_cache")
         cache.put(_STAMP, self._encoder.facts, collection=_STAMP)
 
     def get_text_embedding_batch(self, texts: list[str], *args: Any, **kwargs: Any) -> list[list[float]]:

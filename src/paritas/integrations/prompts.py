@@ -60,12 +60,13 @@ class Prompts:
         """Make sure that a prompt which was named, and came as a text, says which role is meant.
 
         Raises:
-            InputError: it is that of several roles, which encode differently.
+            InputError: several roles have it, and encode differently; or it is empty, as all are where
+                sentence-transformers was not told of the model's.
         """
-        rules = [rule for rule in self._contract.roles.values() if rule.prompt == prompt]
+        rules = [rule for rule in self._contract.roles.values() if prompt in ("", rule.prompt)]
         if task is None and any(rule != rules[0] for rule in rules):
             raise errors.InputError(
-                f"{prompt!r} is the prompt of several roles; use encode_query or encode_document"
+                f"the prompt {prompt!r} does not say which role is meant; use encode_query or encode_document"
             )
 
     def _with_a_prompt_of_its_own(self, meant: str, prompt: str) -> tuple[str, str]:
@@ -73,6 +74,16 @@ class Prompts:
             known = ", ".join(repr(text) for text in dict.fromkeys(self.by_name.values()))
             raise errors.InputError(f"prompt is {prompt!r}; this model was exported with {known} alone")
         return self._bare if self._contract.roles[meant].prompt else meant, prompt
+
+
+def check_task(task: str | None) -> None:
+    """Make sure that a task is one of sentence-transformers'.
+
+    Raises:
+        InputError: it is none.
+    """
+    if task not in (None, "query", "document"):
+        raise errors.InputError(f"task is {task!r}; expected 'query', 'document' or None")
 
 
 def prefixed(prefix: str, texts: Sequence[Any]) -> Sequence[Any]:

@@ -21,7 +21,7 @@ from paritas.engine.pool.embedding_quantization import VectorType, quantize_vect
 from paritas.engine.pool.pooling import normalize
 from paritas.engine.tokenize.inputs import listed
 from paritas.integrations.dual_encoder import DualEncoder, Model
-from paritas.integrations.prompts import Prompts, prefixed
+from paritas.integrations.prompts import Prompts, check_task, prefixed
 
 _TYPES: dict[str, VectorType] = {
     "float32": "float",
@@ -127,8 +127,7 @@ class SentenceEncoder:
             raise errors.InputError(f"output_value is {output_value!r}; for tokens use Encoder.encode_tokens")
         if precision not in _TYPES:
             raise errors.InputError(f"precision is {precision!r}; expected one of {', '.join(_TYPES)}")
-        if task not in (None, "query", "document"):
-            raise errors.InputError(f"task is {task!r}; expected 'query', 'document' or None")
+        check_task(task)
         texts = sentences if inputs is None else inputs
         role, prefix = self._prompts.resolve(prompt, prompt_name, task)
         single = isinstance(texts, str)

@@ -21,7 +21,7 @@ from paritas import errors
 from paritas.engine.bundle.directory import MANIFEST
 from paritas.integrations import check
 from paritas.integrations.dual_encoder import DualEncoder, Model
-from paritas.integrations.prompts import Prompts, prefixed
+from paritas.integrations.prompts import Prompts, check_task, prefixed
 
 check(__name__)
 import torch
@@ -162,6 +162,7 @@ class _Transformer(SentenceTransformer):
             raise errors.InputError(
                 "output_value is 'token_embeddings'; for tokens use Encoder.encode_tokens"
             )
+        check_task(named.get("task"))
         if prompt is not None and isinstance(self[0], ParitasModule):
             self[0].check_prompt(prompt, named.get("task"))
         if prompt_name in self.prompts and prompt is None:

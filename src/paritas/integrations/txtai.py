@@ -97,4 +97,5 @@ class ParitasVectors(Vectors):
             encoder = DualEncoder(self.config["path"], **roles, **kept["options"])
             encoder.check_facts(kept, "the index")
             self._encoder = encoder
+            _last.clear()
         return self._encoder

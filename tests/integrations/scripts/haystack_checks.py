@@ -68,7 +68,7 @@ def attributes_that_change_are_what_runs(given: Given) -> None:
     embedder = ParitasTextEmbedder(given.pairs, options=options)
     options["truncate_dim"] = 4
     assert len(embedder.run("the river")["embedding"]) == 8
-    embedder.model, embedder.options = given.prompted, {}
+    embedder.model, embedder.options = given.prompted, None
     assert embedder.to_dict()["init_parameters"]["model"] == given.prompted
     given.check([embedder.run(query)["embedding"] for query in given.queries], "query", given.prompted)
 

@@ -7,7 +7,7 @@ import copy
 import pickle
 
 from harness import Given, error_of, run
-from llama_index.core import Document, VectorStoreIndex
+from llama_index.core import Document, MockEmbedding, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -92,6 +92,12 @@ def a_cache_keeps_to_one_encoder(given: Given) -> None:
     again = ParitasEmbedding(given.minilm, embeddings_cache=SimpleKVStore.from_dict(cache.to_dict()))
     assert again.get_text_embedding("the river") == expected
     roles = {"query_role": "passage"}
+    ParitasEmbedding(given.minilm, embeddings_cache=cache, **roles)  # which encodes both alike
+    filled = SimpleKVStore()
+    MockEmbedding(embed_dim=384, embeddings_cache=filled).get_text_embedding_batch(["the river"])
+    error_of(
+        errors.BundleError, lambda: ParitasEmbedding(given.minilm, embeddings_cache=filled), "an empty one"
+    )
     for other in (
         lambda: ParitasEmbedding(given.minilm, embeddings_cache=cache, options={"truncate_dim": 64}),
         lambda: ParitasEmbedding(given.prompted, embeddings_cache=cache, **roles),

@@ -87,6 +87,10 @@ def a_prompt_that_several_roles_have(given: Given) -> None:
         lambda: model.encode(["a"], prompt=""),
     ):
         error_of(errors.InputError, encode, "encode_query or encode_document")
+    # A module alone has told sentence-transformers of no prompts.
+    plain = SentenceTransformer(modules=[load(given.prompted)[0]], device="cpu")
+    error_of(errors.InputError, lambda: plain.encode(["a"], prompt_name="query"), "encode_query")
+    error_of(errors.InputError, lambda: load(given.prompted).encode(["a"], task="qeury"), "or None")
 
 
 def losses_by_mini_batches(given: Given) -> None:

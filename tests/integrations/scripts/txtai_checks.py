@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 from harness import Given, error_of, run
@@ -57,6 +59,16 @@ def an_index_is_opened_by_its_name(given: Given) -> None:
     given.check_search(lambda query, k: [row["text"] for row in opened.search(query, k)])
 
 
+def a_closed_index_lets_its_encoder_go(given: Given) -> None:
+    embeddings = Embeddings(settings(given.pairs, precision="auto", threads=1))
+    embeddings.transform("the river")
+    mine = weakref.ref(embeddings.model._loaded().encoder)
+    embeddings.close()
+    del embeddings
+    gc.collect()
+    assert mine() is None
+
+
 def an_index_keeps_to_its_encoder(given: Given) -> None:
     moved = Path("moved")
     shutil.copytree(given.pairs, moved)
@@ -87,6 +99,7 @@ if __name__ == "__main__":
         an_index,
         an_index_whose_roles_differ,
         an_index_is_opened_by_its_name,
+        a_closed_index_lets_its_encoder_go,
         an_index_keeps_to_its_encoder,
         bad_input,
     )

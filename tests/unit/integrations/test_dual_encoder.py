@@ -148,6 +148,17 @@ def test_vectors_of_another_encoder_are_told_from_these(
         both.check_facts({**both.facts, **kept}, "the table")
 
 
+def test_roles_that_encode_alike_have_the_same_vectors(mpnet: Encoder) -> None:
+    assert DualEncoder(mpnet).is_symmetric
+    DualEncoder(mpnet, query_role="passage").check_facts(DualEncoder(mpnet).facts, "the table")
+
+
+def test_what_auto_became_is_the_encoder_of_that_precision(bundle: Path) -> None:
+    first = DualEncoder(bundle, precision="auto", max_batch_tokens=77)
+    assert DualEncoder(bundle, **first.options).encoder is first.encoder
+    assert DualEncoder(bundle, precision="auto", max_batch_tokens=77).encoder is first.encoder
+
+
 def test_options_that_are_kept_name_the_precision_that_runs(bundle: Path) -> None:
     assert DualEncoder(bundle).options == {"precision": "fp32"}
     options = {"precision": "auto", "truncate_dim": np.int64(8), "threads": 1}
