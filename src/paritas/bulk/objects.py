@@ -20,7 +20,7 @@ _URL = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<rest>.+)", re.DOTALL)
 _METADATA = "169.254.169.254"
 # What an error says where the connection broke in an answer; for how long it is asked for again, as obstore
 # does where no answer began; and after what pause first, and at most.
-_BROKEN, _PATIENCE_S, _PAUSE_S, _LONGEST_PAUSE_S = "body", 180.0, 0.1, 5.0
+_BROKEN, _PATIENCE_S, _PAUSE_S, _LONGEST_PAUSE_S = "response body", 180.0, 0.1, 5.0
 # How often and how long a request that fails is tried again; where empty 10 times, for 3 minutes.
 RETRY: dict[str, Any] = {}
 # Fetched at a time. A request waits some 50 ms, and a connection gives about 100 MB/s.
@@ -84,19 +84,24 @@ def ask(place: str, call: Callable[..., T], *arguments: Any, **options: Any) -> 
         except (exceptions.AlreadyExistsError, exceptions.PreconditionError):
             raise
         except exceptions.BaseError as error:
-            if _BROKEN not in str(error) or time.monotonic() > end:
+            if _BROKEN not in _own_line(error) or time.monotonic() > end:
                 raise JobError(f"{place}: {_first_line(error)}") from error
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
-def _first_line(error: Exception) -> str:
-    """Return what an error says, and the store's own message, without the debugging output that follows."""
+def _own_line(error: Exception) -> str:
+    """Return what obstore says, without the store's answer and the debugging output that follow."""
     whole = str(error).strip() or type(error).__name__
-    if _METADATA in whole:
+    return whole.splitlines()[0].partition(": <?xml")[0]
+
+
+def _first_line(error: Exception) -> str:
+    """Return what an error says, and the store's own message."""
+    if _METADATA in str(error):
         return "no credentials were found; type: export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."
-    message = _MESSAGE.search(whole)
-    return whole.splitlines()[0].partition(": <?xml")[0] + (f": {message[1]}" if message else "")
+    message = _MESSAGE.search(str(error))
+    return _own_line(error) + (f": {message[1]}" if message else "")
 
 
 class ObjectFile(io.RawIOBase):

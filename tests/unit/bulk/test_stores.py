@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -170,7 +171,12 @@ def test_a_file_is_there_once(server: str, tmp_path: Path) -> None:
             folder.read("a")
 
 
-def test_what_is_not_in_the_bucket(bert: Encoder, corpus: Path, tmp_path: Path) -> None:
+def test_what_is_not_in_the_bucket_is_asked_for_once(
+    bert: Encoder, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=pauses.append)
+    monkeypatch.setattr("paritas.bulk.objects.time", clock)
     with pytest.raises(InputError, match=r"s3://bucket/nowhere: no file in it ends in"):
         run(bert, tmp_path / "out", "s3://bucket/nowhere")
     with pytest.raises(InputError, match="no object matches"):
@@ -179,6 +185,7 @@ def test_what_is_not_in_the_bucket(bert: Encoder, corpus: Path, tmp_path: Path) 
         run(bert, tmp_path / "out", "s3://other/in")
     with pytest.raises(JobError, match=r"ftp://host: .*expected s3://, gs:// or az://"):
         run(bert, tmp_path / "out", "ftp://host/in")
+    assert not pauses
 
 
 def test_a_store_that_is_lost_is_told_and_the_job_goes_on_when_it_is_back(
