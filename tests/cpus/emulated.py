@@ -47,8 +47,10 @@ def emulate(
 
 def run(command: list[str], **variables: str) -> str:
     """Return what an emulated program printed."""
-    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    # What is set for this machine's CPU (OPENBLAS_CORETYPE) ends another one with an illegal instruction, and
+    # options of pytest's (PYTEST_ADDOPTS) change what it prints.
+    set_for_here = ("OPENBLAS_", "PYTEST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(set_for_here)}
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, timeout=1200, env=environment | variables
     )
