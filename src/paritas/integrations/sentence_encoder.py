@@ -164,10 +164,7 @@ class SentenceEncoder:
         return vectors
 
     def _dim(self, truncate_dim: Any) -> int | None:
-        dim: int | None = whole(
-            "truncate_dim", truncate_dim, "None for the vectors' full width", most=self._encoder.dim
-        )
-        return dim
+        return whole("truncate_dim", truncate_dim, "None for the vectors' full width", most=self._encoder.dim)
 
     @property
     def similarity_fn_name(self) -> str:
