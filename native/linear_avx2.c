@@ -83,42 +83,55 @@ AVX2 static inline __attribute__((always_inline)) void add_products(__m256i *sum
     __asm__("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(*sum), "=&x"(products) : "x"(weights), "x"(input));
 }
 
-/* Products of `rows` rows with eight outputs, to `sums`, a register a row. An accumulator holds four outputs, each
-   as the sums of two inputs out of a GROUP. */
+/* An accumulator holds four outputs, each as the sums of two inputs out of a GROUP. */
+AVX2 static inline __attribute__((always_inline)) void add_group(const size_t rows, const int16_t *x, size_t stride,
+                                                                 const int8_t *weights, __m256i *left, __m256i *right) {
+    const __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
+    const __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 4 * GROUP)));
+    UNROLLED for (size_t r = 0; r < rows; r++) {
+        int64_t group;
+        memcpy(&group, x + r * stride, sizeof group);
+        const __m256i input = _mm256_set1_epi64x(group);
+        add_products(&left[r], first, input);
+        add_products(&right[r], second, input);
+    }
+}
+
+/* Products of `rows` rows with eight outputs, to `sums`, a register a row. Meanwhile `ahead` is fetched, `step` a group:
+   one instruction for two groups. With one for each, weights that are in the cache already take 4 % longer. */
 AVX2 static inline __attribute__((always_inline)) void multiply_tile(const size_t rows, const int16_t *x, size_t stride,
                                                                      const int8_t *weights, size_t groups,
-                                                                     __m256i *sums) {
+                                                                     const int8_t *ahead, size_t step, __m256i *sums) {
     __m256i left[ROWS], right[ROWS];
     UNROLLED for (size_t r = 0; r < rows; r++) left[r] = right[r] = _mm256_setzero_si256();
-    for (size_t g = 0; g < groups; g++, x += GROUP, weights += PANEL * GROUP) {
-        const __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
-        const __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 4 * GROUP)));
-        UNROLLED for (size_t r = 0; r < rows; r++) {
-            int64_t group;
-            memcpy(&group, x + r * stride, sizeof group);
-            const __m256i input = _mm256_set1_epi64x(group);
-            add_products(&left[r], first, input);
-            add_products(&right[r], second, input);
-        }
+    for (; groups >= 2; groups -= 2, x += 2 * GROUP, weights += 2 * PANEL * GROUP, ahead += 2 * step) {
+        __builtin_prefetch(ahead, 0, 2);
+        add_group(rows, x, stride, weights, left, right);
+        add_group(rows, x + GROUP, stride, weights + PANEL * GROUP, left, right);
     }
+    if (groups) add_group(rows, x, stride, weights, left, right);
     UNROLLED for (size_t r = 0; r < rows; r++)
         sums[r] = _mm256_permute4x64_epi64(_mm256_hadd_epi32(left[r], right[r]), 0xd8);
 }
 
-typedef void Tile(const int16_t *, size_t, const int8_t *, size_t, __m256i *);
+typedef void Tile(const int16_t *, size_t, const int8_t *, size_t, const int8_t *, size_t, __m256i *);
 /* A function each: inlined into a caller, they would have to share the registers with it. */
 #define TILE(rows)                                                                                                \
     AVX2 static __attribute__((noinline)) void tile##rows(const int16_t *x, size_t stride, const int8_t *weights, \
-                                                          size_t groups, __m256i *sums) {                         \
-        multiply_tile(rows, x, stride, weights, groups, sums);                                                    \
+                                                          size_t groups, const int8_t *ahead, size_t step,        \
+                                                          __m256i *sums) {                                        \
+        multiply_tile(rows, x, stride, weights, groups, ahead, step, sums);                                       \
     }
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static Tile *const tiles[ROWS] = {tile1, tile2, tile3, tile4, tile5, tile6};
 
 AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
-    const size_t groups = groups_of(layer->inputs), outputs = layer->outputs;
+    const size_t groups = groups_of(layer->inputs), outputs = layer->outputs, panel_bytes = groups * PANEL * GROUP;
     const size_t stride = row_bytes(layer->inputs) / sizeof(int16_t);
     const size_t blocks = (rows + ROWS - 1) / ROWS;
+    /* Each half of each block fetches its share of the next panel from memory. Questions of 8 to 14 tokens, whose weights
+       come from there, are 1.2 times as fast. */
+    const size_t step = PANEL * GROUP / (2 * blocks);
     __m256i sums[ROWS];
     for (size_t panel = first; panel < last; panel++)
         for (size_t block = 0; block < blocks; block++) {
@@ -127,7 +140,9 @@ AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, 
             const int16_t *x = (const int16_t *)rounded + top * stride;
             for (size_t half = 0; half < 2 && panel * PANEL + half * 8 < outputs; half++) {
                 const size_t column = panel * PANEL + half * 8, left = outputs - column;
-                tiles[taken - 1](x, stride, layer->weights + (panel * groups * PANEL + half * 8) * GROUP, groups, sums);
+                const int8_t *weights = layer->weights + panel * panel_bytes;
+                tiles[taken - 1](x, stride, weights + half * 8 * GROUP, groups,
+                                 weights + panel_bytes + (2 * block + half) * step * groups, step, sums);
                 const __m256 scale = load(layer->scales + column, left), bias = load(layer->bias + column, left);
                 for (size_t r = 0; r < taken; r++) {
                     float step;
