@@ -43,25 +43,38 @@ static Status *read_bias(const Api *api, const Tensor *bias, size_t texts, Atten
     return NULL;
 }
 
-Status *compute_attention(const Kernel *kernel, Context *context, const Tensor *in) {
+Status *prepare_attention(Kernel *kernel, const void *info) {
     const Api *api = kernel->api;
-    const Tensor *x = &in[PROJECTIONS];
+    Status *status = int_attribute(api, info, "heads", &kernel->heads);
+    if (status || (status = int_attribute(api, info, "sequence_axis", &kernel->sequence_axis))) return status;
+    const int first = kernel->kind == BIASED_ATTENTION && kernel->sequence_axis == 0;
+    if (kernel->heads > 0 && (first || kernel->sequence_axis == 1)) return NULL;
+    return refuse(api, "Attention: expected one head or more, and a sequence axis of 1, or with a bias of 0");
+}
+
+Status *compute_attention(const Kernel *kernel, Context *context) {
+    const Api *api = kernel->api;
     const size_t heads = (size_t)kernel->heads;
-    if (x->rank != 3 || !x->dims[2] || heads > (size_t)x->dims[2] / 3 || (size_t)x->dims[2] % (3 * heads))
+    Tensor x, bias;
+    Status *status = read_input(api, context, PROJECTIONS, &x);
+    if (status) return status;
+    if (x.rank != 3 || !x.dims[2] || heads > (size_t)x.dims[2] / 3 || (size_t)x.dims[2] % (3 * heads))
         return refuse(api, "Attention: projections must be (batch, sequence, 3 * heads * channels), with %zu heads", heads);
-    const size_t axis = (size_t)kernel->sequence_axis, texts = (size_t)x->dims[1 - axis], length = (size_t)x->dims[axis];
-    const size_t width = (size_t)x->dims[2] / (3 * heads);
+    const size_t axis = (size_t)kernel->sequence_axis, texts = (size_t)x.dims[1 - axis], length = (size_t)x.dims[axis];
+    const size_t width = (size_t)x.dims[2] / (3 * heads);
     Run run = {
         .kernel = kernel,
         .attention = {.length = length,
                       .heads = heads,
                       .width = width,
-                      .projections = x->data,
+                      .projections = x.data,
                       .next_token = axis ? 1 : texts,
                       .next_text = axis ? length : 1},
     };
-    Status *status = kernel->kind == BIASED_ATTENTION ? read_bias(api, &in[BIAS], texts, &run.attention) : NULL;
-    if (status || (status = make_output(api, context, x, heads * width, &run.attention.context)) || !texts || !length) return status;
+    if (kernel->kind == BIASED_ATTENTION) {
+        if ((status = read_input(api, context, BIAS, &bias)) || (status = read_bias(api, &bias, texts, &run.attention))) return status;
+    }
+    if ((status = make_output(api, context, &x, heads * width, &run.attention.context)) || !texts || !length) return status;
     status = each(api, context, attend, texts * heads, &run);
     Status *failed = atomic_load(&run.failed);
     if (status && failed) release_status(api, failed);

@@ -46,6 +46,9 @@ typedef struct {
 #define release_status(api, status) CALL(api, 93, void, Status *)(status)
 #define release_shape(api, shape) CALL(api, 99, void, Shape *)(shape)
 #define release_allocator(api, allocator) CALL(api, 132, void, Allocator *)(allocator)
+/* Of an input that is an initializer its value, which lasts as long as the kernel. */
+#define get_constant(api, info, place, constant, value) \
+    CALL(api, 249, Status *, const void *, size_t, int *, const Value **)(info, place, constant, value)
 /* Calls task(data, 0) to task(data, count - 1) on the session's threads, and returns when all are done. */
 #define parallel_for(api, context, task, count, data) \
     CALL(api, 274, Status *, const Context *, void (*)(void *, size_t), size_t, size_t, void *)(context, task, count, 0, data)

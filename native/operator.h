@@ -5,19 +5,23 @@
 #include "kernels.h"
 #include "onnxruntime_abi.h"
 
-enum { MAX_INPUTS = 8, MAX_DIMS = 8 };
+enum { MAX_DIMS = 8 };
 
 /* Which operator it is; LINEAR and what follows on it take the same first inputs. */
 typedef enum { LINEAR, LINEAR_GELU, LINEAR_NORM, ATTENTION, BIASED_ATTENTION, OPERATORS } Kind;
 
-/* Of one node of a graph. It keeps nothing between runs. */
+/* Of one node of a graph. Runs change nothing of it. */
 typedef struct {
     Kind kind;
     const Api *api;
     Allocator *allocator;
     const Kernels *kernels;
-    /* Attributes. */
+    /* Of a linear layer, but for the inputs, which come in groups. */
+    Layer layer;
+    size_t groups;
+    const float *norm_scale, *norm_shift;
     float epsilon;
+    /* Of attention. */
     int64_t heads, sequence_axis;
 } Kernel;
 
@@ -36,13 +40,22 @@ static inline size_t elements(const Tensor *tensor) {
 /* An error of the caller, with a message in printf's form. */
 Status *refuse(const Api *api, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+Status *read_input(const Api *api, const Context *context, size_t place, Tensor *tensor);
+
+/* An input that is the same in every run, read once. It is an error where a graph computes it. */
+Status *read_constant(const Api *api, const void *info, size_t place, Tensor *tensor);
+
 /* Make the output, float32, its last axis this long and the others as those of an input. */
 Status *make_output(const Api *api, Context *context, const Tensor *like, size_t last, float **data);
 
 /* Do all tasks, on the session's threads where there are several. */
 Status *each(const Api *api, Context *context, void (*task)(void *, size_t), size_t count, void *data);
 
-Status *compute_linear(const Kernel *kernel, Context *context, const Tensor *in);
-Status *compute_attention(const Kernel *kernel, Context *context, const Tensor *in);
+/* Read and check what a kernel has when it is created, from the node's `info`. */
+Status *prepare_linear(Kernel *kernel, const void *info);
+Status *prepare_attention(Kernel *kernel, const void *info);
+
+Status *compute_linear(const Kernel *kernel, Context *context);
+Status *compute_attention(const Kernel *kernel, Context *context);
 
 #endif

@@ -61,11 +61,10 @@ Status *each(const Api *api, Context *context, void (*task)(void *, size_t), siz
     return NULL;
 }
 
-static Status *read_input(const Api *api, const Context *context, size_t place, Tensor *tensor) {
-    const Value *value;
+static Status *read_tensor(const Api *api, const Value *value, Tensor *tensor) {
     Shape *shape;
-    Status *status = get_input(api, context, place, &value);
-    if (status || (status = open_shape(api, value, &shape))) return status;
+    Status *status = open_shape(api, value, &shape);
+    if (status) return status;
     status = count_dims(api, shape, &tensor->rank);
     if (!status && tensor->rank > MAX_DIMS) status = refuse(api, "paritas: more than %d dimensions", MAX_DIMS);
     if (!status) status = read_dims(api, shape, tensor->dims, tensor->rank);
@@ -73,32 +72,32 @@ static Status *read_input(const Api *api, const Context *context, size_t place, 
     return status ? status : tensor_data(api, value, &tensor->data);
 }
 
+Status *read_input(const Api *api, const Context *context, size_t place, Tensor *tensor) {
+    const Value *value;
+    Status *status = get_input(api, context, place, &value);
+    return status ? status : read_tensor(api, value, tensor);
+}
+
+Status *read_constant(const Api *api, const void *info, size_t place, Tensor *tensor) {
+    const Value *value;
+    int constant;
+    Status *status = get_constant(api, info, place, &constant, &value);
+    if (status) return status;
+    return constant ? read_tensor(api, value, tensor) : refuse(api, "paritas: input %zu must be an initializer", place);
+}
+
 static Status *compute(void *data, Context *context) {
     const Kernel *kernel = data;
-    Tensor in[MAX_INPUTS];
-    Status *status;
-    for (size_t place = 0; place < descriptions[kernel->kind].inputs; place++)
-        if ((status = read_input(kernel->api, context, place, &in[place]))) return status;
-    return (kernel->kind < ATTENTION ? compute_linear : compute_attention)(kernel, context, in);
+    return (kernel->kind < ATTENTION ? compute_linear : compute_attention)(kernel, context);
 }
 
 /* An operator is told by its place among them. */
 static const Operator operators[OPERATORS];
 static Kind kind_of(const Operator *operator) { return (Kind)(operator - operators); }
 
-static Status *read_attributes(const Api *api, const void *info, Kernel *kernel) {
-    if (kernel->kind == LINEAR_NORM) return float_attribute(api, info, "epsilon", &kernel->epsilon);
-    if (kernel->kind < ATTENTION) return NULL;
-    Status *status = int_attribute(api, info, "heads", &kernel->heads);
-    if (status || (status = int_attribute(api, info, "sequence_axis", &kernel->sequence_axis))) return status;
-    const int first = kernel->kind == BIASED_ATTENTION && kernel->sequence_axis == 0;
-    if (kernel->heads > 0 && (first || kernel->sequence_axis == 1)) return NULL;
-    return refuse(api, "Attention: expected one head or more, and a sequence axis of 1, or with a bias of 0");
-}
-
 static Status *create(const Operator *operator, const Api *api, const void *info, void **kernel) {
     Kernel made = {.kind = kind_of(operator), .api = api, .kernels = fitting()};
-    Status *status = read_attributes(api, info, &made);
+    Status *status = (made.kind < ATTENTION ? prepare_linear : prepare_attention)(&made, info);
     if (status || (status = get_allocator(api, info, &made.allocator))) return status;
     Kernel *kept = malloc(sizeof *kept);
     if (!kept) {

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from paritas.export.graph.operators import GROUP, PANEL, pack
 from tests.native.products import Kernels, layer, model, product, rounded, run, session, values
@@ -160,9 +161,13 @@ def test_so_it_is_for_rows_at_the_edges(kernels: Kernels, inputs: int) -> None:
 @pytest.mark.parametrize(
     ("replaced", "message"),
     [
-        ({"weights": np.zeros((2, 8, 16, 4), np.int8)}, r"for 32 inputs and 40 outputs .* \(3, 8, 16, 4\)"),
-        ({"weights": np.zeros((3, 7, 16, 4), np.int8)}, r"must be packed as \(3, 8, 16, 4\)"),
-        ({"weights": np.zeros((32, 40), np.int8)}, r"must be packed as \(3, 8, 16, 4\)"),
+        (
+            {"weights": np.zeros((2, 8, 16, 4), np.int8)},
+            r"for 40 outputs must be packed as \(3, groups, 16, 4\)",
+        ),
+        ({"weights": np.zeros((3, 7, 16, 4), np.int8)}, r"for 32 inputs must have 8 groups of 4, and have 7"),
+        ({"weights": np.zeros((3, 0, 16, 4), np.int8)}, r"must be packed as \(3, groups, 16, 4\)"),
+        ({"weights": np.zeros((32, 40), np.int8)}, r"must be packed as \(3, groups, 16, 4\)"),
         ({"sums": np.zeros(39, np.int32)}, "one value an output"),
         ({"bias": np.zeros(41, np.float32)}, "one value an output"),
         ({"scales": np.zeros((40, 1), np.float32)}, "one value an output"),
@@ -171,9 +176,17 @@ def test_so_it_is_for_rows_at_the_edges(kernels: Kernels, inputs: int) -> None:
 def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
     kernels: Kernels, replaced: dict[str, np.ndarray], message: str
 ) -> None:
-    opened = session(model(**layer(32, 40), replaced=replaced), kernels)
     with pytest.raises(Exception, match=message):
-        run(opened, values(2, 32))
+        run(session(model(**layer(32, 40), replaced=replaced), kernels), values(2, 32))
+
+
+def test_weights_that_a_graph_computes_are_an_error(kernels: Kernels) -> None:
+    made = model(**layer(32, 40))
+    scales = next(each for each in made.graph.initializer if each.name == "scales")
+    made.graph.initializer.remove(scales)
+    made.graph.input.append(helper.make_tensor_value_info("scales", TensorProto.FLOAT, [40]))
+    with pytest.raises(Exception, match="input 3 must be an initializer"):
+        session(made, kernels)
 
 
 def test_so_is_a_width_that_does_not_fit(kernels: Kernels) -> None:
