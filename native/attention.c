@@ -15,11 +15,11 @@ static void attend(void *data, size_t task) {
     Run *run = data;
     const Kernel *kernel = run->kernel;
     const size_t heads = run->attention.heads;
-    void *memory;
-    Status *status = allocate(kernel->api, kernel->allocator, kernel->kernels->attention->bytes(&run->attention), &memory);
+    Scratch scratch;
+    Status *status = open_scratch(kernel, kernel->kernels->attention->bytes(&run->attention), &scratch);
     if (!status) {
-        kernel->kernels->attention->attend(&run->attention, task / heads, task % heads, memory);
-        status = give_back(kernel->api, kernel->allocator, memory);
+        kernel->kernels->attention->attend(&run->attention, task / heads, task % heads, scratch.memory);
+        status = close_scratch(kernel, &scratch);
     }
     if (status && (status = atomic_exchange(&run->failed, status))) release_status(kernel->api, status);
 }

@@ -132,13 +132,15 @@ Status *compute_linear(const Kernel *kernel, Context *context) {
     };
     run.layer.inputs = inputs;
     if ((status = make_output(api, context, &x, run.layer.outputs, &run.y)) || !rows) return status;
-    if ((status = allocate(api, kernel->allocator, rows * run.row_bytes, (void **)&run.rounded))) return status;
+    Scratch scratch;
+    if ((status = open_scratch(kernel, rows * run.row_bytes, &scratch))) return status;
+    run.rounded = scratch.memory;
     plan(&run);
     const size_t blocks = (rows + run.block_rows - 1) / run.block_rows, parts_of_rows = (rows + TASK_ROWS - 1) / TASK_ROWS;
     status = each(api, context, round_rows, parts_of_rows, &run);
     if (!status) status = each(api, context, multiply_part, blocks * run.parts, &run);
     if (!status && kernel->kind == LINEAR_NORM) status = each(api, context, normalize_rows, parts_of_rows, &run);
-    Status *second = give_back(api, kernel->allocator, run.rounded);
+    Status *second = close_scratch(kernel, &scratch);
     if (status && second) release_status(api, second);
     return status ? status : second;
 }

@@ -37,6 +37,19 @@ static inline size_t elements(const Tensor *tensor) {
     return count;
 }
 
+/* Memory for as long as a run or a task lasts: on the stack where it is small, as for the texts of questions. onnxruntime's
+   allocator is one for all threads, and looks a place up. */
+#ifndef SMALL
+enum { SMALL = 64 * 1024 };
+#endif
+typedef struct {
+    void *memory;
+    _Alignas(64) char small[SMALL];
+} Scratch;
+
+Status *open_scratch(const Kernel *kernel, size_t bytes, Scratch *scratch);
+Status *close_scratch(const Kernel *kernel, Scratch *scratch);
+
 /* An error of the caller, with a message in printf's form. */
 Status *refuse(const Api *api, const char *format, ...) __attribute__((format(printf, 2, 3)));
 

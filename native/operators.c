@@ -46,6 +46,15 @@ Status *refuse(const Api *api, const char *format, ...) {
     return create_status(api, INVALID_ARGUMENT, text);
 }
 
+Status *open_scratch(const Kernel *kernel, size_t bytes, Scratch *scratch) {
+    scratch->memory = scratch->small;
+    return bytes <= sizeof scratch->small ? NULL : allocate(kernel->api, kernel->allocator, bytes, &scratch->memory);
+}
+
+Status *close_scratch(const Kernel *kernel, Scratch *scratch) {
+    return scratch->memory == scratch->small ? NULL : give_back(kernel->api, kernel->allocator, scratch->memory);
+}
+
 Status *make_output(const Api *api, Context *context, const Tensor *like, size_t last, float **data) {
     int64_t dims[MAX_DIMS];
     Value *value;
