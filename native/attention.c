@@ -49,7 +49,7 @@ Status *prepare_attention(Kernel *kernel, const void *info) {
     if (status || (status = int_attribute(api, info, "sequence_axis", &kernel->sequence_axis))) return status;
     const int first = kernel->kind == BIASED_ATTENTION && kernel->sequence_axis == 0;
     if (kernel->heads > 0 && (first || kernel->sequence_axis == 1)) return NULL;
-    return refuse(api, "Attention: expected one head or more, and a sequence axis of 1, or with a bias of 0");
+    return refuse(api, "expected one head or more, and a sequence axis of 1, or with a bias of 0");
 }
 
 Status *compute_attention(const Kernel *kernel, Context *context) {

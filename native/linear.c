@@ -35,11 +35,11 @@ Status *prepare_linear(Kernel *kernel, const void *info) {
     const size_t outputs = elements(&in[SCALES]);
     for (size_t place = SUMS; place <= last; place++)
         if (place != RESIDUAL && (in[place].rank != 1 || !outputs || elements(&in[place]) != outputs))
-            return refuse(api, "LinearInt8: sums, scales, bias and a norm's must have one value an output");
+            return refuse(api, "sums, scales, bias and a norm's must have one value an output");
     if (weights->rank != 4 || (size_t)weights->dims[0] != panels_of(outputs) || weights->dims[1] < 1 || weights->dims[2] != PANEL ||
         weights->dims[3] != GROUP)
-        return refuse(api, "LinearInt8: weights for %zu outputs must be packed as (%zu, groups, %d, %d)", outputs, panels_of(outputs),
-                      PANEL, GROUP);
+        return refuse(api, "weights for %zu outputs must be packed as (%zu, groups, %d, %d)", outputs, panels_of(outputs), PANEL,
+                      GROUP);
     kernel->layer = (Layer){0, outputs, weights->data, in[SUMS].data, in[SCALES].data, in[BIAS].data};
     kernel->groups = (size_t)weights->dims[1];
     if (kernel->kind != LINEAR_NORM) return NULL;

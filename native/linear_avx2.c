@@ -145,9 +145,9 @@ AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, 
                                  weights + panel_bytes + (2 * block + half) * step * groups, step, sums);
                 const __m256 scale = load(layer->scales + column, left), bias = load(layer->bias + column, left);
                 for (size_t r = 0; r < taken; r++) {
-                    float step;
-                    memcpy(&step, x + r * stride + groups * GROUP, sizeof step);
-                    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_set1_ps(step));
+                    float of_row;
+                    memcpy(&of_row, x + r * stride + groups * GROUP, sizeof of_row);
+                    const __m256 product = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r]), _mm256_set1_ps(of_row));
                     store(y + (top + r) * outputs + column, _mm256_add_ps(_mm256_mul_ps(product, scale), bias), left);
                 }
             }

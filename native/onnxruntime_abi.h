@@ -29,6 +29,7 @@ typedef struct {
 #define CALL(api, position, result, ...) ((result(*)(__VA_ARGS__))(uintptr_t)(api)->function[position])
 
 #define create_status(api, code, text) CALL(api, 0, Status *, int, const char *)(code, text)
+#define message_of(api, status) CALL(api, 2, const char *, const Status *)(status)
 #define create_domain(api, name, domain) CALL(api, 26, Status *, const char *, void **)(name, domain)
 #define add_operator(api, domain, operator) CALL(api, 27, Status *, void *, const Operator *)(domain, operator)
 #define add_domain(api, options, domain) CALL(api, 28, Status *, void *, void *)(options, domain)
@@ -46,6 +47,7 @@ typedef struct {
 #define release_status(api, status) CALL(api, 93, void, Status *)(status)
 #define release_shape(api, shape) CALL(api, 99, void, Shape *)(shape)
 #define release_allocator(api, allocator) CALL(api, 132, void, Allocator *)(allocator)
+#define node_name(api, info, name, size) CALL(api, 244, Status *, const void *, char *, size_t *)(info, name, size)
 /* Of an input that is an initializer its value, which lasts as long as the kernel. */
 #define get_constant(api, info, place, constant, value) \
     CALL(api, 249, Status *, const void *, size_t, int *, const Value **)(info, place, constant, value)

@@ -38,7 +38,7 @@ EXPORTED const char *paritas_kernels(void) {
 }
 
 Status *refuse(const Api *api, const char *format, ...) {
-    char text[256];
+    char text[512];
     va_list values;
     va_start(values, format);
     vsnprintf(text, sizeof text, format, values);
@@ -92,7 +92,7 @@ Status *read_constant(const Api *api, const void *info, size_t place, Tensor *te
     int constant;
     Status *status = get_constant(api, info, place, &constant, &value);
     if (status) return status;
-    return constant ? read_tensor(api, value, tensor) : refuse(api, "paritas: input %zu must be an initializer", place);
+    return constant ? read_tensor(api, value, tensor) : refuse(api, "input %zu must be an initializer of its graph, and no input of the model", place);
 }
 
 static Status *compute(void *data, Context *context) {
@@ -104,10 +104,22 @@ static Status *compute(void *data, Context *context) {
 static const Operator operators[OPERATORS];
 static Kind kind_of(const Operator *operator) { return (Kind)(operator - operators); }
 
+/* An error while a kernel is created, with its node, which onnxruntime names in errors of runs alone. */
+static Status *named(const Api *api, const void *info, Kind kind, Status *status) {
+    char name[128] = "";
+    size_t size = sizeof name;
+    Status *unnamed = node_name(api, info, name, &size);
+    Status *whole = refuse(api, "%s, node '%s': %s", descriptions[kind].name, unnamed ? "" : name, message_of(api, status));
+    if (unnamed) release_status(api, unnamed);
+    release_status(api, status);
+    return whole;
+}
+
 static Status *create(const Operator *operator, const Api *api, const void *info, void **kernel) {
     Kernel made = {.kind = kind_of(operator), .api = api, .kernels = fitting()};
     Status *status = (made.kind < ATTENTION ? prepare_linear : prepare_attention)(&made, info);
-    if (status || (status = get_allocator(api, info, &made.allocator))) return status;
+    if (status) return named(api, info, made.kind, status);
+    if ((status = get_allocator(api, info, &made.allocator))) return status;
     Kernel *kept = malloc(sizeof *kept);
     if (!kept) {
         release_allocator(api, made.allocator);
