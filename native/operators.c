@@ -92,7 +92,8 @@ Status *read_constant(const Api *api, const void *info, size_t place, Tensor *te
     int constant;
     Status *status = get_constant(api, info, place, &constant, &value);
     if (status) return status;
-    return constant ? read_tensor(api, value, tensor) : refuse(api, "input %zu must be an initializer of its graph, and no input of the model", place);
+    if (!constant) return refuse(api, "input %zu must be an initializer of its graph, and no input of the model", place);
+    return read_tensor(api, value, tensor);
 }
 
 static Status *compute(void *data, Context *context) {
