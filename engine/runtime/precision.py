@@ -8,7 +8,7 @@ from typing import Literal
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.bundle.manifest import Variant
 from paritas.engine.runtime.cpus import dot_product, instructions
-from paritas.engine.runtime.kernels import compute_alike, is_dynamic, kernels_for
+from paritas.engine.runtime.kernels import Kernels, compute_alike, is_dynamic, kernels_for
 from paritas.errors import InputError
 from paritas.registry import Precision
 
@@ -91,13 +91,17 @@ def automatic_precision(bundle: Bundle, *, on_cpu: bool, own: bool = True) -> tu
     return "int8", f"{why}, but the bundle has no FP32; {proof}"
 
 
+def fast_with(kernels: Kernels) -> tuple[bool, str]:
+    """Say whether INT8 with dynamic inputs is faster than FP32 here by these kernels, and why."""
+    if kernels.name == "avx2" and "avx512f" in instructions():
+        return False, "FP32 runs with AVX-512 here, and paritas's kernels with avx2 alone"
+    return kernels.own, kernels.reason if kernels.own else f"{kernels.reason}: INT8 runs like FP32"
+
+
 def _fast(variant: Variant, *, own: bool) -> tuple[bool, str]:
     """Say whether INT8 is faster than FP32 here, and why."""
     if is_dynamic(variant):
-        kernels = kernels_for(variant, own=own)
-        if kernels.name == "avx2" and "avx512f" in instructions():
-            return False, "FP32 runs with AVX-512 here, and paritas's kernels with avx2 alone"
-        return kernels.own, kernels.reason if kernels.own else f"{kernels.reason}: INT8 runs like FP32"
+        return fast_with(kernels_for(variant, own=own))
     fast = dot_product(instructions())
     if fast is not None:
         return True, f"{fast} multiplies bytes fast"

@@ -136,7 +136,8 @@ def _machine(findings: Findings) -> str:
     installed = ", ".join(f"{name} {version}" for name, version in runtime.distributions.items())
     facts = {
         "CPU": cpu.name,
-        "INT8": f"fast, by {cpu.dot_product}" if cpu.dot_product else "exact, but slower than FP32",
+        "INT8": f"{'' if cpu.int8 else 'no '}faster than FP32; with static inputs "
+        + (f"fast, by {cpu.dot_product}" if cpu.dot_product else "exact, without fast byte products"),
         "kernels": f"{cpu.kernels}: {cpu.kernels_reason}",
         "CPUs": f"{cpu.available} of {cpu.present}: affinity to {cpu.affinity}, {quota}"
         + (f"; the {limiting} limits" if limiting else ""),

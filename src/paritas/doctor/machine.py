@@ -20,6 +20,7 @@ from paritas.engine.runtime.cpus import (
 )
 from paritas.engine.runtime.installation import installed_runtimes
 from paritas.engine.runtime.kernels import ONNXRUNTIME, VARIABLE, Kernels, available_kernels
+from paritas.engine.runtime.precision import fast_with
 from paritas.errors import InputError, MissingExtraError
 
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -39,6 +40,8 @@ class Cpu(Struct, frozen=True):
     instructions: list[str]
     dot_product: str | None
     """What multiplies bytes fast and exactly; None where nothing does."""
+    int8: bool
+    """Whether INT8 with dynamic inputs is faster than FP32."""
     kernels: str
     """Whose kernels run paritas's own operators: an instruction set of ours, or onnxruntime."""
     kernels_reason: str
@@ -78,6 +81,7 @@ def examine_cpu() -> Cpu:
         name=cpu_name(),
         instructions=names,
         dot_product=dot_product(names),
+        int8=fast_with(kernels)[0],
         kernels=kernels.name,
         kernels_reason=kernels.reason,
         present=os.cpu_count() or 1,

@@ -15,6 +15,8 @@ import pytest
 from paritas.cli import cli
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
+from paritas.engine.runtime.kernels import available_kernels
+from paritas.engine.runtime.precision import fast_with
 from tests.unit.cli.runs import Run, answer, command, refused, said
 from tests.unit.files import change_byte, contents
 
@@ -255,6 +257,9 @@ def test_doctor_shows_the_machine_the_bundles_and_what_to_load_them_with(folder:
     machine, table, advice, problems = said(result).split("\n\n")
     facts = [line.split()[0] for line in machine.splitlines()]
     assert facts == ["CPU", "INT8", "kernels", "CPUs", "memory", "versions", "runtime", "store"]
+    assert (
+        f"\nINT8      {'' if fast_with(available_kernels())[0] else 'no '}faster than FP32; with" in machine
+    )
     rows = [line.split() for line in table.splitlines()[1:]]
     assert [row[:3] for row in rows] == [["tiny-bert", "whole", "fp32"], ["tiny-bert", "whole", "fp16"]]
     assert [row[-3:-1:2] + row[-1:] for row in rows] == [["yes", "tuned"], ["no", "default"]]
@@ -262,6 +267,13 @@ def test_doctor_shows_the_machine_the_bundles_and_what_to_load_them_with(folder:
     assert "512 tokens a batch: tuned, nothing beat the defaults" in advice
     assert problems == "no problems\n"
     assert result.stderr == ""
+
+
+def test_doctor_knows_that_int8_without_our_kernels_is_no_faster(
+    run: Run, environment: dict[str, str]
+) -> None:
+    environment["PARITAS_KERNELS"] = "none"
+    assert "\nINT8      no faster than FP32; with static inputs" in said(run("doctor"))
 
 
 def test_doctor_as_json_is_one_document(folder: Path, run: Run) -> None:
