@@ -1,4 +1,4 @@
-/* Inputs of linear layers as bytes: plain loops, which compilers turn into vectors, so the same integers everywhere.
+/* Inputs of linear layers as bytes, the same integers everywhere. A part of linear_bytes.h.
 
    An input has 8 bits, and a token's few largest would take most of them from the others. So those few stand
    apart: the others choose the step, and what the few have beyond 8 bits is a second digit. That is multiplied
@@ -10,23 +10,30 @@
 #include "rows.h"
 
 #include <math.h>
+#include <string.h>
+
+#define INLINED static inline __attribute__((always_inline))
+#define UNROLLED _Pragma("GCC unroll 16")
+
+typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
 
 enum { APART = 4 };
 /* The others' range in steps, one less than bytes have: both its ends may be rounded up. */
 #define RANGE 254.0f
-/* The furthest an input may be from zero, in steps. Its second digit is 254 then, at most. */
+/* The furthest an input may be from zero, in steps. Its second digit is 254 then, at most: the sum of two signed bytes. */
 #define FURTHEST 65000.0f
-/* Inputs are looked through in parts; most parts hold none of the largest. */
-enum { PART = 32, MOST_PARTS = MOST_INPUTS / PART };
 
 /* A row is its integers' lower digits, filled up to 64 bytes, and this. */
 typedef struct {
     float step;
-    int32_t zero; /* the byte that stands for it */
-    /* The second digits, those of numbers below zero first. */
-    uint32_t below, apart;
+    int32_t zero;    /* the byte that stands for it */
+    int32_t initial; /* what sums over second digits start with, so that weights may count EXCESS more than they are */
+    /* The second digits: first those of all inputs apart, zeros too, so that rows do the same and no branch is mistaken. Then
+       what a signed byte did not hold of some. */
+    uint32_t digits;
     struct {
-        uint32_t group, digit; /* the digit at its input's place of the group, the others zero */
+        uint32_t group;
+        int32_t digit; /* a byte, at its input's place of the group */
     } second[2 * APART];
 } Rest;
 
@@ -37,76 +44,101 @@ ROWS_INLINED float larger(float a, float b) { return a > b ? a : b; }
 ROWS_INLINED float smaller(float a, float b) { return a < b ? a : b; }
 ROWS_INLINED int32_t nearest(float x) { return (int32_t)__builtin_rintf(x); }
 
-/* How far some inputs reach, above zero and below: the bits of both magnitudes. Taken for integers, bits of numbers
-   above zero are in the order of the numbers; those of infinities and NaNs come last. */
+/* Of each two values the larger one. */
+TARGET INLINED Integers larger_of(Integers a, Integers b);
+
+/* Which values reach their limit, a bit each. */
+TARGET INLINED uint64_t reaching(Integers values, Integers limit);
+
+/* LANES values side by side. */
+enum { OF_LANES = LANES / WIDTH };
+typedef struct {
+    Integers part[OF_LANES];
+} Lanes;
+
+TARGET INLINED Lanes lanes_of(const void *values) {
+    Lanes lanes;
+    memcpy(&lanes, values, sizeof lanes);
+    return lanes;
+}
+
+TARGET INLINED int32_t largest_of(Lanes lanes) {
+    int32_t each[LANES], largest = INT32_MIN;
+    memcpy(each, &lanes, sizeof each);
+    for (size_t l = 0; l < LANES; l++) largest = each[l] > largest ? each[l] : largest;
+    return largest;
+}
+
+/* The fifth largest: the least of those that no more than four exceed. */
+TARGET INLINED int32_t fifth_of(Lanes lanes) {
+    int32_t each[LANES];
+    memcpy(each, &lanes, sizeof each);
+    UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
+        Integers exceeding = {0};
+        UNROLLED for (size_t l = 0; l < LANES; l++) exceeding -= (Integers){0} + each[l] > lanes.part[p];
+        lanes.part[p] = -(lanes.part[p] | ((exceeding > APART) & INT32_MAX));
+    }
+    return -largest_of(lanes);
+}
+
+/* Take one more for the largest, which are in order. Without branches: nothing foretells where the largest are. */
+INLINED void take(uint64_t *largest, uint64_t value) {
+    UNROLLED for (size_t at = 0; at <= APART; at++) {
+        const uint64_t other = largest[at], more = value > other ? value : other;
+        value = value > other ? other : value;
+        largest[at] = more;
+    }
+}
+
+/* How far a row's inputs reach above zero and below, and the five largest magnitudes: the bits of each. Taken for integers,
+   bits of numbers above zero are in the order of the numbers; those of infinities and NaNs come last. */
 typedef struct {
     int32_t above, below;
+    uint64_t largest[APART + 1]; /* the largest first; a magnitude's place in the lower half */
 } Reach;
 
-ROWS_INLINED Reach reach_of(const float *x, size_t count) {
-    int32_t above = 0, below = 0;
-    for (size_t i = 0; i < count; i++) {
-        const int32_t bits = (int32_t)bits_of(x[i]), opposite = (int32_t)bits_of(-x[i]);
-        above = bits > above ? bits : above;
-        below = opposite > below ? opposite : below;
-    }
-    return (Reach){above, below};
-}
-
-ROWS_INLINED uint32_t magnitude(float value) { return bits_of(value) & 0x7fffffff; }
-
-/* Which of a part's inputs reach so far, a bit each. */
-ROWS_INLINED uint32_t reaching(const float *x, size_t count, uint32_t least) {
-    uint32_t found = 0;
-    for (size_t i = 0; i < count; i++) found |= (uint32_t)(magnitude(x[i]) >= least) << i;
-    return found;
-}
-
-/* Take one more for the largest, which are in order. */
-ROWS_INLINED void take(uint64_t *largest, uint64_t value) {
-    size_t at = APART;
-    for (; at && largest[at - 1] < value; at--) largest[at] = largest[at - 1];
-    largest[at] = value;
-}
-
-/* How far a row's inputs reach, and its five largest, the largest first: a magnitude's bits, then its place in 32 bits. */
-ROWS_INLINED Reach look_through(const float *x, size_t inputs, uint64_t *largest) {
-    const size_t parts = (inputs + PART - 1) / PART;
-    uint64_t of_parts[APART + 1] = {0};
-    uint32_t furthest[MOST_PARTS];
-    Reach row = {0, 0};
-    for (size_t part = 0; part < parts; part++) {
-        const size_t from = part * PART;
-        /* Twice, for the size that is known. */
-        const Reach reach = from + PART <= inputs ? reach_of(x + from, PART) : reach_of(x + from, inputs - from);
-        row.above = reach.above > row.above ? reach.above : row.above;
-        row.below = reach.below > row.below ? reach.below : row.below;
-        furthest[part] = (uint32_t)(reach.above > reach.below ? reach.above : reach.below);
-        if (furthest[part] > of_parts[APART]) take(of_parts, furthest[part]);
-    }
-    /* The five largest are in parts that reach as far as the fifth of the parts does. */
-    const uint32_t least = of_parts[APART] ? (uint32_t)of_parts[APART] : 1;
-    for (size_t part = 0; part < parts; part++) {
-        if (furthest[part] < least) continue;
-        const size_t from = part * PART;
-        uint32_t large = from + PART <= inputs ? reaching(x + from, PART, least) : reaching(x + from, inputs - from, least);
-        for (; large; large &= large - 1) {
-            const size_t place = from + (size_t)__builtin_ctz(large);
-            const uint64_t value = (uint64_t)magnitude(x[place]) << 32 | place;
-            if (value > largest[APART]) take(largest, value);
+TARGET INLINED Reach reach_of(const float *x, size_t inputs) {
+    Lanes above = {{{0}}}, below = {{{0}}}, furthest;
+    float rest[LANES] = {0};
+    const size_t whole = inputs / LANES * LANES;
+    memcpy(rest, x + whole, (inputs - whole) * sizeof *x);
+    for (size_t i = 0; i < inputs; i += LANES) {
+        const Lanes bits = lanes_of(i < whole ? x + i : rest);
+        UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
+            above.part[p] = larger_of(above.part[p], bits.part[p]);
+            below.part[p] = larger_of(below.part[p], bits.part[p] ^ INT32_MIN);
         }
     }
-    return row;
+    UNROLLED for (size_t p = 0; p < OF_LANES; p++) furthest.part[p] = larger_of(above.part[p], below.part[p]);
+    /* The five largest reach as far as the fifth of the lanes does. Zeros are none of them. */
+    const int32_t fifth = fifth_of(furthest);
+    const Integers least = (Integers){0} + (fifth ? fifth : 1);
+    Reach reach = {largest_of(above), largest_of(below), {0}};
+    for (size_t i = 0; i < inputs; i += LANES) {
+        const float *from = i < whole ? x + i : rest;
+        const Lanes bits = lanes_of(from);
+        uint64_t large = 0;
+        UNROLLED for (size_t p = 0; p < OF_LANES; p++) large |= reaching(bits.part[p] & INT32_MAX, least) << p * WIDTH;
+        for (; large; large &= large - 1) {
+            const size_t lane = (size_t)__builtin_ctzll(large);
+            take(reach.largest, (uint64_t)(bits_of(from[lane]) & INT32_MAX) << 32 | (i + lane));
+        }
+    }
+    return reach;
 }
 
-/* Round a row. What is stored is `moved` less than it says, for instructions whose bytes are signed. A second digit
-   above `largest_digit` becomes two. */
-ROWS_INLINED void round_to_bytes(const float *x, size_t inputs, int32_t moved, int32_t largest_digit, uint8_t *out) {
-    uint64_t largest[APART + 1] = {0};
-    const Reach reach = look_through(x, inputs, largest);
+INLINED void put_digit(Rest *rest, size_t at, size_t place, int32_t digit) {
+    rest->second[at].group = (uint32_t)(place / GROUP);
+    rest->second[at].digit = (int32_t)((uint32_t)(uint8_t)digit << (place % GROUP * 8));
+    rest->initial -= EXCESS * digit;
+}
+
+/* Round a row. What is stored is MOVED less than it says, for instructions whose bytes are signed. */
+TARGET INLINED void round_to_bytes(const float *x, size_t inputs, uint8_t *out) {
+    const Reach reach = reach_of(x, inputs);
     const float furthest = value_of((uint32_t)(reach.above > reach.below ? reach.above : reach.below));
     const int there = furthest > SMALLEST, finite = furthest < INFINITY;
-    const uint64_t fifth = largest[APART] >> 32;
+    const uint64_t fifth = reach.largest[APART] >> 32;
     /* Whatever stands apart is further off than the fifth. */
     const float others = value_of((uint32_t)fifth);
     const float low = larger(-value_of((uint32_t)reach.below), -others), high = smaller(value_of((uint32_t)reach.above), others);
@@ -114,28 +146,23 @@ ROWS_INLINED void round_to_bytes(const float *x, size_t inputs, int32_t moved, i
     const float factor = there && finite ? 1 / step : 0;
     const int32_t zero = finite ? nearest(-low * factor) : 0;
     Rest *rest = (Rest *)(out + padded(inputs));
-    *rest = (Rest){.step = finite ? there ? step : 0 : NAN, .zero = zero - moved};
-    __builtin_memset(out + inputs, 0, padded(inputs) - inputs);
+    *rest = (Rest){.step = finite ? there ? step : 0 : NAN, .zero = zero - MOVED};
+    memset(out + inputs, 0, padded(inputs) - inputs);
     if (!finite) {
-        __builtin_memset(out, 0, inputs);
+        memset(out, 0, inputs);
         return;
     }
     /* All are bytes, but for some of those apart, which are put right below. */
-    for (size_t i = 0; i < inputs; i++) out[i] = (uint8_t)(nearest(x[i] * factor) + zero - moved);
-    for (int sign = -1; sign <= 1; sign += 2)
-        for (size_t i = 0; i < APART && largest[i] >> 32 > fifth; i++) {
-            const size_t place = largest[i] & 0xffffffff;
-            const int32_t integer = nearest(x[place] * factor) + zero;
-            int32_t digit = sign * (integer >> 8);
-            if (digit <= 0) continue;
-            out[place] = (uint8_t)((integer & 255) - moved);
-            for (int32_t part; digit > 0; digit -= part) {
-                part = digit < largest_digit ? digit : largest_digit;
-                rest->second[rest->apart].group = (uint32_t)(place / GROUP);
-                rest->second[rest->apart++].digit = (uint32_t)part << (place % GROUP * 8);
-            }
-            rest->below = sign < 0 ? rest->apart : rest->below;
-        }
+    for (size_t i = 0; i < inputs; i++) out[i] = (uint8_t)(nearest(x[i] * factor) + zero - MOVED);
+    rest->digits = APART;
+    for (size_t i = 0; i < APART; i++) {
+        const size_t place = reach.largest[i] & 0xffffffff;
+        const int32_t integer = nearest(x[place] * factor) + zero, digit = reach.largest[i] >> 32 > fifth ? integer >> 8 : 0;
+        const int32_t part = digit < -127 ? -127 : digit > 127 ? 127 : digit;
+        out[place] = (uint8_t)((integer & 255) - MOVED);
+        put_digit(rest, i, place, part);
+        if (part != digit) put_digit(rest, rest->digits++, place, digit - part);
+    }
 }
 
 #endif

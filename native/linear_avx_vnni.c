@@ -5,16 +5,25 @@
 #if defined(__x86_64__) && (defined(__clang__) || __GNUC__ >= 11)
 #include "x86.h"
 
+#include <immintrin.h>
+
 #define TARGET __attribute__((target("avx2,fma")))
 #define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
 /* Twelve accumulators, two registers of weights and one of inputs, of 16. */
-enum { WIDTH = 8, ROWS = 6, COLUMNS = 2, AT_ONCE = 1, MOVED = 0, LARGEST_DIGIT = 255 };
+enum { WIDTH = 8, ROWS = 6, COLUMNS = 2, TOGETHER = 1, AT_ONCE = 1, MOVED = 0, EXCESS = 128 };
 #include "linear_bytes.h"
 
 TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {
     (void)group;
     __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(inputs), "x"(weights));
 }
+
+TARGET INLINED void add_digits(Integers *sum, Integers weights, Integers digits) {
+    __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(*sum) : "x"(weights ^ (int32_t)0x80808080), "x"(digits));
+}
+
+TARGET INLINED Integers larger_of(Integers a, Integers b) { return (Integers)_mm256_max_epi32((__m256i)a, (__m256i)b); }
+TARGET INLINED uint64_t reaching(Integers values, Integers limit) { return (unsigned)_mm256_movemask_ps((__m256)(values >= limit)); }
 
 static int fits(void) { return has_avx2() && (features(7, 1).a & bit_AVXVNNI); }
 

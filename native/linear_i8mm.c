@@ -16,14 +16,9 @@
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
 #define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
 /* 24 accumulators of two rows and two outputs each, three registers of inputs and four of weights, of 32. */
-enum { WIDTH = 4, ROWS = 6, COLUMNS = 4, AT_ONCE = 1, MOVED = 0, LARGEST_DIGIT = 255 };
+enum { WIDTH = 4, ROWS = 6, COLUMNS = 4, TOGETHER = 1, MOVED = 0, EXCESS = 0 };
 #define OWN_TILE
-#include "linear_bytes.h"
-
-TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {
-    (void)group;
-    __asm__("sudot %0.4s, %1.16b, %2.4b[0]" : "+w"(*sum) : "w"(weights), "w"(inputs));
-}
+#include "neon.h"
 
 /* sum = {row 0 . output 0, row 0 . output 1, row 1 . output 0, row 1 . output 1}. Volatile as in linear_asimddp.c. */
 TARGET INLINED void add_square(int32x4_t *sum, uint8x16_t rows, int32x4_t outputs) {

@@ -134,7 +134,7 @@ def test_a_row_of_zeros_or_next_to_nothing_gives_the_bias(kernels: Kernels) -> N
 
 def extremes(inputs: int) -> NDArray[np.float32]:
     """Return rows that are rounded at the edges of what there is."""
-    x = values(12, inputs) / 40
+    x = values(13, inputs) / 40
     x[0] = 1  # no five larger than the others
     x[1] = 0
     x[1, inputs // 2] = -3  # one alone
@@ -148,6 +148,9 @@ def extremes(inputs: int) -> NDArray[np.float32]:
     x[9] = np.linspace(-1, 1, inputs)
     x[10, -1] = 5
     x[11, 5:] = 0
+    # Second digits around what a signed byte holds.
+    x[12] = np.linspace(-1, 1, inputs)
+    x[12, :4] = np.array([127, -128, 128, -129]) * 256 / 127
     return x
 
 
