@@ -8,7 +8,7 @@ enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT };
 /* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
 enum { BLOCK_BYTES = 128 * 1024 };
 /* A task is worth a thread's waking up: some microseconds. */
-enum { TASK_PRODUCTS = 1024 * 1024, TASK_ROWS = 16 };
+enum { TASK_PRODUCTS = 1024 * 1024, TASK_ROWS = 8 };
 
 /* One run: rows in blocks, each block's panels in parts. */
 typedef struct {
