@@ -14,6 +14,8 @@ TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(_mm256_set1_ps(factor)), "x"(value));
 }
 
+TARGET INLINED Floats larger(Floats a, Floats b) { return _mm256_max_ps(b, a); }
+
 TARGET INLINED Floats load_first(const float *from, size_t count) {
     static const int32_t edge[2 * WIDTH] = {-1, -1, -1, -1, -1, -1, -1, -1};
     return _mm256_maskload_ps(from, _mm256_loadu_si256((const __m256i *)(edge + WIDTH - count)));

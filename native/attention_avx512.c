@@ -16,6 +16,8 @@ TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
     __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(_mm512_set1_ps(factor)), "v"(value));
 }
 
+TARGET INLINED Floats larger(Floats a, Floats b) { return _mm512_max_ps(b, a); }
+
 TARGET INLINED Floats load_first(const float *from, size_t count) {
     return _mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1), from);
 }

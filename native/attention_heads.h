@@ -7,7 +7,7 @@
    COLUMNS          the most registers of keys, or of channels, of a tile
    WIDE(EACH, rows) EACH(rows, 1) to EACH(rows, COLUMNS)
 
-   and after, add_product, load_first, interleave, and its AttentionKernels. */
+   and after, add_product, larger, load_first, interleave, and its AttentionKernels. */
 #include "kernels.h"
 #include "rows.h"
 
@@ -23,6 +23,9 @@ typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 
 /* sum += value * factor, rounded once. In assembly, so that the sum stays in its register, as in linear_bytes.h. */
 TARGET INLINED void add_product(Floats *sum, Floats value, float factor);
+
+/* Of each two the larger one; where `b` is no number, `a`. */
+TARGET INLINED Floats larger(Floats a, Floats b);
 
 /* Fewer values than a register holds, zeros beyond them. */
 TARGET INLINED Floats load_first(const float *from, size_t count);
@@ -129,12 +132,6 @@ INLINED float exponential_of(float x) {
     return value_of(bits_of(p * value_of((bits_of(moved) << 23) + bits_of(1))) & ~nothing);
 }
 
-/* The larger ones; where b is no number, a. */
-TARGET INLINED Floats larger(Floats a, Floats b) {
-    const Integers more = b > a;
-    return (Floats)(((Integers)b & more) | ((Integers)a & ~more));
-}
-
 /* The largest value of a register, and the sum, added up as sum_of_lanes does: its halves, value for value, again and again. */
 TARGET INLINED float largest_of(Floats values) {
     Floats first, second;
@@ -154,14 +151,12 @@ TARGET INLINED float sum_of(Floats values) {
     return values[0];
 }
 
-/* A query's scores, with their bias, become their exponentials over the largest; returns those' sum. There is room for whole
-   LANES of scores. */
-TARGET INLINED float exponentials(float *scores, const float *bias, size_t length) {
+/* Add a query's bias to its scores and return the largest. There is room for whole LANES of scores. */
+TARGET INLINED float largest_score(float *scores, const float *bias, size_t length) {
     static const int32_t places[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
     const Floats none = (Floats){0} - INFINITY;
-    Floats largest = none, sum[LANES / WIDTH];
+    Floats largest = none;
     Integers place;
-    float lanes[LANES] = {0};
     memcpy(&place, places, sizeof place);
     for (size_t i = 0; i < whole(length, LANES); i += WIDTH) {
         const size_t left = length > i ? length - i : 0;
@@ -174,9 +169,15 @@ TARGET INLINED float exponentials(float *scores, const float *bias, size_t lengt
         store(scores + i, score, WIDTH);
         largest = larger(largest, score);
     }
-    const float top = largest_of(largest);
+    return largest_of(largest);
+}
+
+/* A query's scores become their exponentials over the largest; returns those' sum. */
+TARGET INLINED float exponentials(float *scores, float largest, size_t length) {
+    Floats sum[LANES / WIDTH];
+    float lanes[LANES] = {0};
     for (size_t i = 0; i < length; i += LANES)
-        for (size_t l = 0; l < LANES; l++) lanes[l] += scores[i + l] = exponential_of(scores[i + l] - top);
+        for (size_t l = 0; l < LANES; l++) lanes[l] += scores[i + l] = exponential_of(scores[i + l] - largest);
     UNROLLED for (size_t p = 0; p < LANES / WIDTH; p++) sum[p] = load(lanes + p * WIDTH, WIDTH);
     UNROLLED for (size_t half = LANES / WIDTH / 2; half; half /= 2)
         UNROLLED for (size_t p = 0; p < half; p++) sum[p] += sum[p + half];
@@ -211,14 +212,16 @@ TARGET static void attend(const Attention *attention, size_t text, size_t head, 
     const size_t blocks = (length + ROWS - 1) / ROWS;
     for (size_t block = 0; block < blocks; block++) {
         const size_t top = length * block / blocks, rows = length * (block + 1) / blocks - top;
-        float factors[ROWS];
+        float factors[ROWS], largest[ROWS];
         multiply(rows, keys, query + top * stride, stride, columns, wide, width, scores, next_score);
+        /* Each step for all rows, so that no row waits for another's one largest value, or sum. */
         for (size_t r = 0; r < rows; r++) {
             const float *bias = attention->bias ? attention->bias + text * attention->next_bias_text + head * attention->next_bias_head +
                                                       (top + r) * attention->next_bias_query
                                                 : NULL;
-            factors[r] = 1 / exponentials(scores + r * next_score, bias, length);
+            largest[r] = largest_score(scores + r * next_score, bias, length);
         }
+        for (size_t r = 0; r < rows; r++) factors[r] = 1 / exponentials(scores + r * next_score, largest[r], length);
         multiply(rows, wide, scores, next_score, values, length, length, sums, wide);
         for (size_t r = 0; r < rows; r++) {
             float *out = attention->context + (text * attention->next_text + (top + r) * attention->next_token) * channels + head * width;

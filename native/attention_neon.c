@@ -14,6 +14,8 @@ TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
     __asm__("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(*sum) : "w"(value), "w"(factor));
 }
 
+TARGET INLINED Floats larger(Floats a, Floats b) { return vbslq_f32(vcgtq_f32(b, a), b, a); }
+
 TARGET INLINED Floats load_first(const float *from, size_t count) {
     Floats loaded = {0};
     for (size_t i = 0; i < count; i++) loaded[i] = from[i];

@@ -10,6 +10,11 @@ TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
     for (size_t i = 0; i < WIDTH; i++) (*sum)[i] = fmaf(value[i], factor, (*sum)[i]);
 }
 
+TARGET INLINED Floats larger(Floats a, Floats b) {
+    for (size_t i = 0; i < WIDTH; i++) a[i] = b[i] > a[i] ? b[i] : a[i];
+    return a;
+}
+
 TARGET INLINED Floats load_first(const float *from, size_t count) {
     Floats loaded = {0};
     for (size_t i = 0; i < count; i++) loaded[i] = from[i];
