@@ -56,10 +56,11 @@ typedef struct {
     Integers part[OF_LANES];
 } Lanes;
 
-TARGET INLINED Lanes lanes_of(const void *values) {
-    Lanes lanes;
-    memcpy(&lanes, values, sizeof lanes);
-    return lanes;
+/* The bits of a register of inputs. */
+TARGET INLINED Integers bits_at(const float *x) {
+    Integers bits;
+    memcpy(&bits, x, sizeof bits);
+    return bits;
 }
 
 TARGET INLINED int32_t largest_of(Lanes lanes) {
@@ -103,10 +104,10 @@ TARGET INLINED Reach reach_of(const float *x, size_t inputs) {
     const size_t whole = inputs / LANES * LANES;
     memcpy(rest, x + whole, (inputs - whole) * sizeof *x);
     for (size_t i = 0; i < inputs; i += LANES) {
-        const Lanes bits = lanes_of(i < whole ? x + i : rest);
+        const float *from = i < whole ? x + i : rest;
         UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
-            above.part[p] = larger_of(above.part[p], bits.part[p]);
-            below.part[p] = larger_of(below.part[p], bits.part[p] ^ INT32_MIN);
+            above.part[p] = larger_of(above.part[p], bits_at(from + p * WIDTH));
+            below.part[p] = larger_of(below.part[p], bits_at(from + p * WIDTH) ^ INT32_MIN);
         }
     }
     UNROLLED for (size_t p = 0; p < OF_LANES; p++) furthest.part[p] = larger_of(above.part[p], below.part[p]);
@@ -116,9 +117,8 @@ TARGET INLINED Reach reach_of(const float *x, size_t inputs) {
     Reach reach = {largest_of(above), largest_of(below), {0}};
     for (size_t i = 0; i < inputs; i += LANES) {
         const float *from = i < whole ? x + i : rest;
-        const Lanes bits = lanes_of(from);
         uint64_t large = 0;
-        UNROLLED for (size_t p = 0; p < OF_LANES; p++) large |= reaching(bits.part[p] & INT32_MAX, least) << p * WIDTH;
+        UNROLLED for (size_t p = 0; p < OF_LANES; p++) large |= reaching(bits_at(from + p * WIDTH) & INT32_MAX, least) << p * WIDTH;
         for (; large; large &= large - 1) {
             const size_t lane = (size_t)__builtin_ctzll(large);
             take(reach.largest, (uint64_t)(bits_of(from[lane]) & INT32_MAX) << 32 | (i + lane));
