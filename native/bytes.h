@@ -77,6 +77,7 @@ TARGET INLINED int32_t fifth_of(Lanes lanes) {
     UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
         Integers exceeding = {0};
         UNROLLED for (size_t l = 0; l < LANES; l++) exceeding -= (Integers){0} + each[l] > lanes.part[p];
+        /* The least is the opposite of the opposites' largest. */
         lanes.part[p] = -(lanes.part[p] | ((exceeding > APART) & INT32_MAX));
     }
     return -largest_of(lanes);
