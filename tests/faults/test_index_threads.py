@@ -251,6 +251,8 @@ def send():
         while not caught.wait(10):
             os.kill(os.getpid(), signal.SIGINT)
 
+# Whoever started the tests in the background of a shell had SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sender = threading.Thread(target=send, daemon=True)
 sender.start()
 for number in range(wanted):
