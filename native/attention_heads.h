@@ -13,8 +13,6 @@
 
 #include <string.h>
 
-#define INLINED static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
 /* The most queries of a tile. */
 enum { ROWS = 6 };
 

@@ -12,8 +12,6 @@
 #include <math.h>
 #include <string.h>
 
-#define INLINED static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
 
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
 
@@ -40,9 +38,9 @@ typedef struct {
 static inline size_t padded(size_t inputs) { return (inputs + 63) / 64 * 64; }
 
 /* As libm's, which the library does without. */
-ROWS_INLINED float larger(float a, float b) { return a > b ? a : b; }
-ROWS_INLINED float smaller(float a, float b) { return a < b ? a : b; }
-ROWS_INLINED int32_t nearest(float x) { return (int32_t)__builtin_rintf(x); }
+INLINED float larger(float a, float b) { return a > b ? a : b; }
+INLINED float smaller(float a, float b) { return a < b ? a : b; }
+INLINED int32_t nearest(float x) { return (int32_t)__builtin_rintf(x); }
 
 /* Of each two values the larger one. */
 TARGET INLINED Integers larger_of(Integers a, Integers b);

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define AVX2 __attribute__((target("avx2,fma")))
-#define UNROLLED _Pragma("GCC unroll 6")
 /* Twelve accumulators, two registers of weights, one of inputs and one of products: all sixteen. */
 enum { ROWS = 6 };
 

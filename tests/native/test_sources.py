@@ -50,7 +50,7 @@ TILES = {
         (
             "linear_avx2",
             [f"tile{rows}" for rows in ROWS],
-            {"ROWS = 6": "ROWS = 8", "unroll 6": "unroll 8", "TILE(6)": "TILE(8)", "tile6}": "tile8}"},
+            {"ROWS = 6": "ROWS = 8", "TILE(6)": "TILE(8)", "tile6}": "tile8}"},
         ),
         ("attention_avx512", TILES[4], {"COLUMNS = 4": "COLUMNS = 5", "EACH(rows, 4)": "EACH(rows, 5)"}),
         ("attention_avx2", TILES[2], {"COLUMNS = 2": "COLUMNS = 3", "EACH(rows, 2)": "EACH(rows, 3)"}),
