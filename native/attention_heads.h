@@ -19,7 +19,7 @@ enum { ROWS = 6 };
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
 typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 
-/* sum += value * factor, rounded once. In assembly, so that the sum stays in its register, as in linear_bytes.h. */
+/* sum += value * factor, rounded once. In assembly, so that the sum stays in its register, as in linear_tiles.h. */
 TARGET INLINED void add_product(Floats *sum, Floats value, float factor);
 
 /* Of each two the larger one; where `b` is no number, `a`. */

@@ -21,7 +21,7 @@ enum { APART = 4 };
 /* The furthest an input may be from zero, in steps. Its second digit is 254 then, at most: the sum of two signed bytes. */
 #define FURTHEST 65000.0f
 
-/* A row is its integers' lower digits, filled up to 64 bytes, and this. */
+/* A row is its integers' lower digits, filled up to 64 bytes, and this: so rows begin where lines of the cache do. */
 typedef struct {
     float step;
     int32_t zero;    /* the byte that stands for it */
@@ -29,11 +29,10 @@ typedef struct {
     /* The second digits: first those of all inputs apart, zeros too, so that rows do the same and no branch is mistaken. Then
        what a signed byte did not hold of some. */
     uint32_t digits;
-    struct {
-        uint32_t group;
-        int32_t digit; /* a byte, at its input's place of the group */
-    } second[2 * APART];
+    int32_t digit[2 * APART];  /* a byte, at its input's place of the group */
+    uint16_t group[2 * APART]; /* of MOST_INPUTS / GROUP */
 } Rest;
+_Static_assert(sizeof(Rest) == 64, "a line of the cache");
 
 static inline size_t padded(size_t inputs) { return (inputs + 63) / 64 * 64; }
 
@@ -127,8 +126,8 @@ TARGET INLINED Reach reach_of(const float *x, size_t inputs) {
 }
 
 INLINED void put_digit(Rest *rest, size_t at, size_t place, int32_t digit) {
-    rest->second[at].group = (uint32_t)(place / GROUP);
-    rest->second[at].digit = (int32_t)((uint32_t)(uint8_t)digit << (place % GROUP * 8));
+    rest->group[at] = (uint16_t)(place / GROUP);
+    rest->digit[at] = (int32_t)((uint32_t)(uint8_t)digit << (place % GROUP * 8));
     rest->initial -= EXCESS * digit;
 }
 

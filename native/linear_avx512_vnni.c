@@ -12,7 +12,7 @@
 /* 24 accumulators, two registers of weights and one of inputs, of 32. As high as may be, for questions: the weights of up to
    twelve tokens are read once. 8 tokens over all-mpnet-base-v2's take 2.5 ms, with six rows of four registers 3.1. */
 enum { WIDTH = 16, ROWS = 12, COLUMNS = 2, TOGETHER = 2, AT_ONCE = 1, MOVED = 0, EXCESS = 128 };
-#include "linear_bytes.h"
+#include "linear_tiles.h"
 
 TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {
     (void)group;

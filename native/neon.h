@@ -2,7 +2,7 @@
 #ifndef PARITAS_NEON_H
 #define PARITAS_NEON_H
 
-#include "linear_bytes.h"
+#include "linear_tiles.h"
 
 #include <arm_neon.h>
 
