@@ -19,6 +19,7 @@ REGISTRY = "models_registry.yaml"
 SOURCES = [
     "operators",
     "linear",
+    "linear_amx_int8",
     "linear_avx512_vnni",
     "linear_avx_vnni",
     "linear_avx2",

@@ -11,7 +11,8 @@ GELU, one with a residual and LayerNorm, and attention of 12 heads of 64 channel
 - fp32: MatMul and Add, and what follows; for attention MultiHeadAttention, or the products one by one.
 
 "share" is of the peak of the products that our kernel for this CPU makes, bytes or 16 bits, and floats for
-attention. A form's time includes rounding its inputs and all that follows the product.
+attention. A form's time includes rounding its inputs and all that follows the product. AMX's loop multiplies
+the same tiles again and again: with tiles that are loaded for each product, a core reaches half of it.
 
 What it does not show: weights that come from memory, as an encoder's do where the next layer has pushed them
 out of the cache; factors and overflow columns, which static INT8 has on top (`bench_linear`).
@@ -57,6 +58,7 @@ LINEAR = (
 )
 # By the kernels: which loops of integers and of floats, and how many products a round of each makes.
 _PEAKS = {
+    "amx_int8": (("products_of_tiles", 4 * 16**3 * 4), ("products_of_16_floats", 24 * 16)),
     "avx512_vnni": (("products_of_bytes", 24 * 64), ("products_of_16_floats", 24 * 16)),
     "avx2": (("products_of_16_bits", 12 * 16), ("products_of_8_floats", 12 * 8)),
 }

@@ -44,6 +44,7 @@ typedef struct {
     const char *name;    /* as Linux calls it */
     int (*fits)(void);   /* whether this CPU has it; NULL where it is not compiled in */
     size_t rows, panels; /* that `multiply` takes at a time */
+    size_t block_bytes;  /* of rounded rows that stay in the second cache, beside weights that each of them is multiplied with */
     /* The bytes of a row of inputs when it is rounded: a multiple of 8. */
     size_t (*row_bytes)(size_t inputs);
     /* Round rows of inputs to integers, each row in a step of its own: x = integers * step, nearly. A row with
@@ -58,7 +59,7 @@ typedef struct {
     const AttentionKernels *attention;
 } Kernels;
 
-extern const Kernels avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels, i8mm_kernels, asimddp_kernels;
+extern const Kernels amx_int8_kernels, avx512_vnni_kernels, avx_vnni_kernels, avx2_kernels, i8mm_kernels, asimddp_kernels;
 
 extern const AttentionKernels avx512_attention, avx2_attention, neon_attention;
 

@@ -5,8 +5,6 @@
 #include "operator.h"
 
 enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT };
-/* Rows are taken in blocks that stay in the second cache, a panel's weights beside them. */
-enum { BLOCK_BYTES = 128 * 1024 };
 /* A task is worth a thread's waking up: some microseconds. */
 enum { TASK_PRODUCTS = 1024 * 1024, TASK_ROWS = 8 };
 
@@ -106,7 +104,7 @@ static void normalize_rows(void *data, size_t task) {
 /* Each output is one task's and added up in one order, so no plan changes a bit. Parts are a power of two, which 2, 4 or 8
    threads share evenly: 8 to 14 tokens of all-mpnet-base-v2 are 4 % faster so. */
 static void plan(Run *run) {
-    const size_t fit = BLOCK_BYTES / run->row_bytes;
+    const size_t fit = run->kernels->block_bytes / run->row_bytes;
     run->block_rows = fit < run->kernels->rows ? run->kernels->rows : fit - fit % run->kernels->rows;
     if (run->block_rows > run->rows) run->block_rows = run->rows;
     const size_t products = run->block_rows * run->layer.inputs * run->layer.outputs, tiles = tiles_of(run);

@@ -10,7 +10,7 @@
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod")))
 #define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5)
 /* 20 accumulators, four registers of weights and five of inputs, of 32. */
-enum { WIDTH = 4, ROWS = 5, COLUMNS = 4, TOGETHER = 1, AT_ONCE = 4, MOVED = 128, EXCESS = 0 };
+enum { WIDTH = 4, ROWS = 5, COLUMNS = 4, TOGETHER = 1, BLOCK_BYTES = 128 * 1024, AT_ONCE = 4, MOVED = 128, EXCESS = 0 };
 #include "neon.h"
 
 /* Volatile keeps them in order: compilers that mix the groups hold the weights of all, in memory. */

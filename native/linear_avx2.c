@@ -163,6 +163,7 @@ const Kernels avx2_kernels = {
     .fits = has_avx2,
     .rows = ROWS,
     .panels = 1,
+    .block_bytes = 128 * 1024,
     .row_bytes = row_bytes,
     .round = round_rows,
     .multiply = multiply,

@@ -10,7 +10,7 @@
 #define TARGET __attribute__((target("avx2,fma")))
 #define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
 /* Twelve accumulators, two registers of weights and one of inputs, of 16. */
-enum { WIDTH = 8, ROWS = 6, COLUMNS = 2, TOGETHER = 1, AT_ONCE = 1, MOVED = 0, EXCESS = 128 };
+enum { WIDTH = 8, ROWS = 6, COLUMNS = 2, TOGETHER = 1, BLOCK_BYTES = 128 * 1024, AT_ONCE = 1, MOVED = 0, EXCESS = 128 };
 #include "linear_tiles.h"
 
 TARGET INLINED void add_products(Integers *sum, Integers weights, Integers inputs, size_t group) {

@@ -5,6 +5,7 @@
    WIDTH          how many outputs a register holds
    ROWS, COLUMNS  the most rows of a tile, and the registers of outputs of each
    TOGETHER       how many tiles side by side are finished at a time
+   BLOCK_BYTES    of rounded rows that stay in the second cache, beside weights that each of them is multiplied with
    MOVED          how much less than it says an input is stored as
    EXCESS         how much more than it is a weight counts in add_digits
 
@@ -79,5 +80,5 @@ TARGET static void normalize(float *y, const float *residual, const float *scale
 
 /* What is the same for all of them; `fits` is the file's own. */
 #define OF_BYTES                                                                                                        \
-    .fits = fits, .rows = ROWS, .panels = TOGETHER * PANELS, .row_bytes = row_bytes,        \
+    .fits = fits, .rows = ROWS, .panels = TOGETHER * PANELS, .block_bytes = BLOCK_BYTES, .row_bytes = row_bytes,        \
     .round = round_rows, .multiply = multiply, .gelu = gelu, .normalize = normalize

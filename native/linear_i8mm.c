@@ -16,7 +16,7 @@
 #define TARGET __attribute__((target("arch=armv8.2-a+dotprod+i8mm")))
 #define HEIGHTS(EACH) EACH(1) EACH(2) EACH(3) EACH(4) EACH(5) EACH(6)
 /* 24 accumulators of two rows and two outputs each, three registers of inputs and four of weights, of 32. */
-enum { WIDTH = 4, ROWS = 6, COLUMNS = 4, TOGETHER = 1, MOVED = 0, EXCESS = 0 };
+enum { WIDTH = 4, ROWS = 6, COLUMNS = 4, TOGETHER = 1, BLOCK_BYTES = 128 * 1024, MOVED = 0, EXCESS = 0 };
 #define OWN_TILE
 #include "neon.h"
 

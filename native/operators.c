@@ -25,8 +25,8 @@ static const Description descriptions[OPERATORS] = {
 
 /* The kernels for this CPU, the best first. */
 static const Kernels *fitting(void) {
-    static const Kernels *const best_first[] = {&avx512_vnni_kernels, &avx_vnni_kernels, &avx2_kernels,
-                                               &i8mm_kernels, &asimddp_kernels};
+    static const Kernels *const best_first[] = {&amx_int8_kernels, &avx512_vnni_kernels, &avx_vnni_kernels,
+                                               &avx2_kernels, &i8mm_kernels, &asimddp_kernels};
     for (size_t i = 0; i < sizeof best_first / sizeof *best_first; i++)
         if (best_first[i]->fits && best_first[i]->fits()) return best_first[i];
     return NULL;

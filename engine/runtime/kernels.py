@@ -22,7 +22,7 @@ LIBRARY = Path(paritas.__file__).with_name("kernels.so")
 VARIABLE = "PARITAS_KERNELS"
 ONNXRUNTIME = "onnxruntime"
 # These round inputs to the same integers. What else they compute is FP32, as everywhere.
-_OF_BYTES = frozenset({"avx512_vnni", "avx_vnni", "i8mm", "asimddp"})
+_OF_BYTES = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp"})
 
 
 class Kernels(NamedTuple):

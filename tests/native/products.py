@@ -58,7 +58,8 @@ def product(
 ) -> NDArray[np.float32]:
     """Return what the kernels compute: every operation rounded once, in their order."""
     integers, steps = rounded(kernels, x)
-    sums = (integers @ weights.astype(np.int64)).astype(np.float32)
+    # BLAS has no integers. Sums within 32 bits are exact in float64, in any order.
+    sums = (integers.astype(np.float64) @ weights.astype(np.float64)).astype(np.float32)
     return np.asarray(sums * steps * scales + bias)
 
 

@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from paritas.export.graph.operators import GROUP, PANEL, pack
 from tests.native.products import Kernels, layer, model, product, rounded, run, session, values
 
-# Around a group of inputs, half a panel, a panel, and the tiles of rows.
-SIZES = (1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 48)
-ROWS = (1, 2, 5, 6, 7, 12, 13)
+# Around a group of inputs, half a panel, a panel, a tile of inputs and of panels, and the tiles of rows.
+SIZES = (1, 3, 4, 5, 8, 9, 15, 16, 17, 31, 48, 64, 65, 129)
+ROWS = (1, 2, 5, 6, 7, 12, 13, 16, 17, 32, 33, 67)
 
 
 @pytest.mark.parametrize("inputs", SIZES)
@@ -33,7 +33,7 @@ def test_the_kernel_is_numpys_product_to_the_last_bit(kernels: Kernels, inputs: 
 def test_so_it_is_at_the_sizes_of_encoders(kernels: Kernels, inputs: int, outputs: int) -> None:
     constants = layer(inputs, outputs)
     opened = session(model(**constants), kernels, threads=2)
-    for rows in (1, 14, 200):
+    for rows in (1, 14, 200, 700):
         x = values(rows, inputs, seed=rows)
         assert np.array_equal(run(opened, x), product(kernels, x, **constants))
 

@@ -24,7 +24,8 @@ def _nothing_remembered() -> Iterator[None]:
 def test_the_library_was_built_and_says_what_it_has() -> None:
     assert LIBRARY.is_file()
     found = available_kernels()
-    assert found.own == (found.name in ("avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp"))
+    kinds = ("amx_int8", "avx512_vnni", "avx_vnni", "avx2", "i8mm", "asimddp")
+    assert found.own == (found.name in kinds)
     assert len(found.identity) == (64 if found.own else 0)
 
 
