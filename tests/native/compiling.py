@@ -16,9 +16,7 @@ from tests.packaging.conftest import ROOT
 NATIVE = ROOT / "native"
 COMPILER = shlex.split(sysconfig.get_config_var("CC") or "cc")[:1]
 BEST_FIRST = (
-    ["amx_int8", "avx512_vnni", "avx_vnni", "avx2"]
-    if platform.machine() == "x86_64"
-    else ["i8mm", "asimddp"]
+    ["amx_int8", "avx512_vnni", "avx_vnni", "avx2"] if platform.machine() == "x86_64" else ["i8mm", "asimddp"]
 )
 # As setup.py has them.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno"]

@@ -81,7 +81,9 @@ def test_every_tile_of_products_fetches_the_weights_that_come_next(name: str) ->
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these instructions are x86's")
 def test_amx_loads_tiles_between_products_and_fetches_the_lines_of_outputs() -> None:
     """Without the one products take 1.14 times as long, without the other up to twice, to the same bits."""
-    body = body_of("multiply_square", compiled(*FLAGS, "-fno-inline", "-S", "-o", "-", NATIVE / "linear_amx_int8.c"))
+    body = body_of(
+        "multiply_square", compiled(*FLAGS, "-fno-inline", "-S", "-o", "-", NATIVE / "linear_amx_int8.c")
+    )
     names = re.findall(r"^\s+(tileloadd|tdpbusd|prefetch)", body, re.MULTILINE)
     turn = "tdpbusd tdpbusd tileloadd tdpbusd tileloadd tdpbusd tileloadd tileloadd"
     assert turn in " ".join(name for name in names if name != "prefetch")
