@@ -6,14 +6,13 @@
 #if defined(__x86_64__) && defined(__linux__) && (defined(__clang__) || __GNUC__ >= 11)
 #include "x86.h"
 
-#include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #define TARGET __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni" WIDEST)))
 /* Blocks are four times others': with 128 KB, weights come so often from the third cache that tiles wait for them. */
 enum { WIDTH = 16, ROWS = 32, COLUMNS = 2, TOGETHER = 2, BLOCK_BYTES = 512 * 1024, MOVED = 0, EXCESS = 128 };
-#include "linear_bytes.h"
+#include "linear_avx512.h"
 
 /* The rows, groups and outputs of a tile. */
 enum { SIDE = 16, LINE = SIDE * GROUP, TILE_BYTES = SIDE * LINE };
@@ -138,13 +137,6 @@ TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer
     /* Whoever multiplies with tiles on this thread next looks whether they have a shape. */
     __asm__ volatile("tilerelease");
 }
-
-TARGET INLINED void add_digits(Integers *sum, Integers weights, Integers digits) {
-    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights ^ (int32_t)0x80808080), "v"(digits));
-}
-
-TARGET INLINED Integers larger_of(Integers a, Integers b) { return (Integers)_mm512_max_epi32((__m512i)a, (__m512i)b); }
-TARGET INLINED uint64_t reaching(Integers values, Integers limit) { return _mm512_cmpge_epi32_mask((__m512i)values, (__m512i)limit); }
 
 enum { HAS_TILES = 1 << 24, HAS_PRODUCTS_OF_BYTES = 1 << 25, KEEPS_TILES = 3 << 17 };
 /* Linux, 5.16 or later, keeps tiles for processes that ask. Their names in its headers: ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA. */

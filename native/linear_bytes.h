@@ -10,6 +10,9 @@
    EXCESS         how much more than it is a weight counts in add_digits
 
    and after, add_digits, larger_of, reaching, multiply, fits, and its Kernels with OF_BYTES. */
+#ifndef PARITAS_LINEAR_BYTES_H
+#define PARITAS_LINEAR_BYTES_H
+
 #include "bytes.h"
 
 /* The panels that a tile is wide, and the registers that a panel is wide. */
@@ -82,3 +85,5 @@ TARGET static void normalize(float *y, const float *residual, const float *scale
 #define OF_BYTES                                                                                                        \
     .fits = fits, .rows = ROWS, .panels = TOGETHER * PANELS, .block_bytes = BLOCK_BYTES, .row_bytes = row_bytes,        \
     .round = round_rows, .multiply = multiply, .gelu = gelu, .normalize = normalize
+
+#endif

@@ -1,0 +1,16 @@
+/* What kernels over bytes have in common with AVX-512. */
+#ifndef PARITAS_LINEAR_AVX512_H
+#define PARITAS_LINEAR_AVX512_H
+
+#include "linear_bytes.h"
+
+#include <immintrin.h>
+
+TARGET INLINED void add_digits(Integers *sum, Integers weights, Integers digits) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(weights ^ (int32_t)0x80808080), "v"(digits));
+}
+
+TARGET INLINED Integers larger_of(Integers a, Integers b) { return (Integers)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+TARGET INLINED uint64_t reaching(Integers values, Integers limit) { return _mm512_cmpge_epi32_mask((__m512i)values, (__m512i)limit); }
+
+#endif
