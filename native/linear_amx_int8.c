@@ -23,7 +23,7 @@ enum { SIDE = 16, LINE = SIDE * GROUP, TILE_BYTES = SIDE * LINE };
 #define ZERO(tile) __asm__ volatile("tilezero %%tmm" #tile :)
 #define ADD(sums, inputs, weights) __asm__ volatile("tdpbusd %%tmm" #weights ", %%tmm" #inputs ", %%tmm" #sums :)
 
-/* What `ldtilecfg` takes. */
+/* What `ldtilecfg` takes; of palette 0 where tiles have no shape. */
 typedef struct {
     uint8_t palette, start, reserved[14];
     uint16_t row_bytes[16];
@@ -47,6 +47,18 @@ static void shape_tiles(Halves halves) {
     Shapes shapes = {.palette = 1, .rows = {upper, upper, lower, lower, upper, lower, SIDE, SIDE}};
     for (size_t tile = 0; tile < 8; tile++) shapes.row_bytes[tile] = LINE;
     __asm__ volatile("ldtilecfg %0" : : "m"(shapes));
+}
+
+static Shapes shapes_before(void) {
+    Shapes before;
+    __asm__ volatile("sttilecfg %0" : "=m"(before));
+    return before;
+}
+
+/* Others on this thread may have shaped tiles once for all, though by the ABI any call may undo it. */
+static void restore_shapes(Shapes before) {
+    if (before.palette) __asm__ volatile("ldtilecfg %0" : : "m"(before));
+    else __asm__ volatile("tilerelease");
 }
 
 INLINED void load_square(const uint8_t *upper, const uint8_t *lower, size_t stride, const int8_t *left, const int8_t *right) {
@@ -78,16 +90,15 @@ static void multiply_square(Halves halves, const uint8_t *x, size_t stride, Weig
     const uint8_t *lower = x + halves.upper * stride;
     const int8_t *left = weights.first, *right = left + weights.next;
     const size_t rows = halves.upper + halves.lower, at_once = (rows * SIDE + weights.groups - 1) / weights.groups;
-    const float *end = y + rows * next_y;
-    size_t groups = weights.groups;
+    size_t groups = weights.groups, fetched = 0;
     ZERO(0);
     ZERO(1);
     ZERO(2);
     ZERO(3);
     if (groups >= SIDE) load_square(x, lower, stride, left, right);
     for (; groups >= SIDE; groups -= SIDE, x += LINE, lower += LINE, left += TILE_BYTES, right += TILE_BYTES) {
-        for (size_t row = 0; row < at_once && y < end; row++, y += next_y)
-            for (size_t c = 0; c < columns; c++) __builtin_prefetch(y + c * WIDTH, 1, 2);
+        for (const size_t until = fetched + at_once < rows ? fetched + at_once : rows; fetched < until; fetched++)
+            for (size_t c = 0; c < columns; c++) __builtin_prefetch(y + fetched * next_y + c * WIDTH, 1, 2);
         if (groups >= 2 * SIDE) add_square(1, x, lower, stride, left, right);
         else add_square(0, x, lower, stride, left, right);
     }
@@ -117,6 +128,7 @@ TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer
     const size_t blocks = (rows + ROWS - 1) / ROWS, high = (rows + blocks - 1) / blocks;
     const Halves halves = {high - high / 2, high / 2};
     Integers sums[TOGETHER][ROWS * COLUMNS];
+    const Shapes before = shapes_before();
     shape_tiles(halves);
     for (size_t panel = first, taken; panel < last; panel += taken) {
         taken = last - panel >= TOGETHER * PANELS ? TOGETHER * PANELS : 1;
@@ -134,8 +146,7 @@ TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer
             else finish(OF_PANEL, high, x, stride, layer, panel, sums, out);
         }
     }
-    /* Whoever multiplies with tiles on this thread next looks whether they have a shape. */
-    __asm__ volatile("tilerelease");
+    restore_shapes(before);
 }
 
 enum { HAS_TILES = 1 << 24, HAS_PRODUCTS_OF_BYTES = 1 << 25, KEEPS_TILES = 3 << 17 };

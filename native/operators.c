@@ -23,13 +23,16 @@ static const Description descriptions[OPERATORS] = {
     [BIASED_ATTENTION] = {"BiasedAttention", 2},
 };
 
-/* The kernels for this CPU, the best first. */
+/* The best kernels for this CPU. Asked once: in a virtual machine asking takes 20 us, and a system that allows a process tiles
+   may refuse them later. */
 static const Kernels *fitting(void) {
     static const Kernels *const best_first[] = {&amx_int8_kernels, &avx512_vnni_kernels, &avx_vnni_kernels,
-                                               &avx2_kernels, &i8mm_kernels, &asimddp_kernels};
-    for (size_t i = 0; i < sizeof best_first / sizeof *best_first; i++)
-        if (best_first[i]->fits && best_first[i]->fits()) return best_first[i];
-    return NULL;
+                                               &avx2_kernels, &i8mm_kernels, &asimddp_kernels, NULL};
+    static _Atomic(const Kernels *const *) known;
+    const Kernels *const *found = atomic_load(&known), *const *none = NULL;
+    if (found) return *found;
+    for (found = best_first; *found && !((*found)->fits && (*found)->fits()); found++) continue;
+    return atomic_compare_exchange_strong(&known, &none, found) ? *found : *none;
 }
 
 EXPORTED const char *paritas_kernels(void) {
