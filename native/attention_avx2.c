@@ -8,11 +8,13 @@
 #define WIDE(EACH, rows) EACH(rows, 1) EACH(rows, 2)
 /* Twelve accumulators, two registers of values and one of factors, of 16. */
 enum { WIDTH = 8, COLUMNS = 2 };
-#include "attention_heads.h"
+#include "attention_fp32.h"
 
-TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
+TARGET INLINED void add_product(Terms *sum, Terms value, Term factor) {
     __asm__("vfmadd231ps %2, %1, %0" : "+x"(*sum) : "x"(_mm256_set1_ps(factor)), "x"(value));
 }
+
+TARGET INLINED Floats fused(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 
 TARGET INLINED Floats larger(Floats a, Floats b) { return _mm256_max_ps(b, a); }
 

@@ -10,11 +10,13 @@
 #define WIDE(EACH, rows) EACH(rows, 1) EACH(rows, 2) EACH(rows, 3) EACH(rows, 4)
 /* 24 accumulators, four registers of values and one of factors, of 32. */
 enum { WIDTH = 16, COLUMNS = 4 };
-#include "attention_heads.h"
+#include "attention_fp32.h"
 
-TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
+TARGET INLINED void add_product(Terms *sum, Terms value, Term factor) {
     __asm__("vfmadd231ps %2, %1, %0" : "+v"(*sum) : "v"(_mm512_set1_ps(factor)), "v"(value));
 }
+
+TARGET INLINED Floats fused(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 TARGET INLINED Floats larger(Floats a, Floats b) { return _mm512_max_ps(b, a); }
 

@@ -8,11 +8,13 @@
 #define WIDE(EACH, rows) EACH(rows, 1) EACH(rows, 2) EACH(rows, 3) EACH(rows, 4)
 /* 24 accumulators, four registers of values and one of factors, of 32. */
 enum { WIDTH = 4, COLUMNS = 4 };
-#include "attention_heads.h"
+#include "attention_fp32.h"
 
-TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
+TARGET INLINED void add_product(Terms *sum, Terms value, Term factor) {
     __asm__("fmla %0.4s, %1.4s, %2.s[0]" : "+w"(*sum) : "w"(value), "w"(factor));
 }
+
+TARGET INLINED Floats fused(Floats a, Floats b, Floats c) { return vfmaq_f32(c, a, b); }
 
 TARGET INLINED Floats larger(Floats a, Floats b) { return vbslq_f32(vcgtq_f32(b, a), b, a); }
 

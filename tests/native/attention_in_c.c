@@ -1,13 +1,18 @@
-/* Attention by native/attention_heads.h with registers of REGISTER floats, in C alone: for any width, on any CPU. */
+/* Attention by native/attention_fp32.h with registers of REGISTER floats, in C alone: for any width, on any CPU. */
 #include "kernels.h"
 
 #define TARGET
 #define WIDE(EACH, rows) EACH(rows, 1) EACH(rows, 2)
 enum { WIDTH = REGISTER, COLUMNS = 2 };
-#include "attention_heads.h"
+#include "attention_fp32.h"
 
-TARGET INLINED void add_product(Floats *sum, Floats value, float factor) {
+TARGET INLINED void add_product(Terms *sum, Terms value, Term factor) {
     for (size_t i = 0; i < WIDTH; i++) (*sum)[i] = fmaf(value[i], factor, (*sum)[i]);
+}
+
+TARGET INLINED Floats fused(Floats a, Floats b, Floats c) {
+    for (size_t i = 0; i < WIDTH; i++) c[i] = fmaf(a[i], b[i], c[i]);
+    return c;
 }
 
 TARGET INLINED Floats larger(Floats a, Floats b) {
