@@ -10,7 +10,7 @@ GELU, one with a residual and LayerNorm, and attention of 12 heads of 64 channel
 - static: what static INT8 has in its place: QuantizeLinear, MatMulIntegerToFloat, and what follows.
 - fp32: MatMul and Add, and what follows; for attention MultiHeadAttention, or the products one by one.
 
-"share" is of the peak of the products that our kernel for this CPU makes, bytes or 16 bits, and floats for
+"share" is of the peak of the products that our kernel for this CPU makes: bytes or 16 bits, and 16 bits for
 attention. A form's time includes rounding its inputs and all that follows the product. AMX's loop multiplies
 the same tiles again and again: with tiles that are loaded for each product, a core reaches half of it.
 
@@ -56,11 +56,11 @@ LINEAR = (
     (LINEAR_GELU_INT8, 768, 3072),
     (LINEAR_NORM_INT8, 3072, 768),
 )
-# By the kernels: which loops of integers and of floats, and how many products a round of each makes.
+# By the kernels: which loops of products, of layers and of attention, and how many a round of each makes.
 _PEAKS = {
-    "amx_int8": (("products_of_tiles", 4 * 16**3 * 4), ("products_of_16_floats", 24 * 16)),
-    "avx512_vnni": (("products_of_bytes", 24 * 64), ("products_of_16_floats", 24 * 16)),
-    "avx2": (("products_of_16_bits", 12 * 16), ("products_of_8_floats", 12 * 8)),
+    "amx_int8": (("products_of_tiles", 4 * 16**3 * 4), ("products_of_pairs", 24 * 32)),
+    "avx512_vnni": (("products_of_bytes", 24 * 64), ("products_of_pairs", 24 * 32)),
+    "avx2": (("products_of_16_bits", 12 * 16), ("products_of_16_bits", 12 * 16)),
 }
 _ROUNDS = 20_000
 
@@ -74,7 +74,7 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
     kernels = available_kernels()
     if kernels.name not in _PEAKS:
         raise click.ClickException(f"no kernels of ours run here: {kernels.reason}")
-    of_integers, of_floats = _PEAKS[kernels.name]
+    of_layers, of_attention = _PEAKS[kernels.name]
     with tempfile.TemporaryDirectory() as scratch:
         loops = compiled(Path(scratch))
         rows: list[dict[str, Any]] = []
@@ -83,12 +83,12 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
                 forms = linear_forms(op_type, tokens, inputs, outputs)
                 products = tokens * inputs * outputs
                 name = f"{op_type} {inputs} x {outputs}"
-                rows += measure(name, tokens, forms, products, loops, of_integers, rounds)
+                rows += measure(name, tokens, forms, products, loops, of_layers, rounds)
             for biased in (False, True):
                 forms = attention_forms(tokens, biased=biased)
                 products = 2 * HEADS * WIDTH * tokens**2
                 name = "BiasedAttention" if biased else "Attention"
-                rows += measure(name, tokens, forms, products, loops, of_floats, rounds)
+                rows += measure(name, tokens, forms, products, loops, of_attention, rounds)
     result = {
         "question": f"operators in one thread, kernels: {kernels.name}",
         "rounds": rounds,

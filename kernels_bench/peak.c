@@ -24,17 +24,9 @@ void products_of_16_bits(long rounds) {
                      : WRITES, "cc");
 }
 
-/* 12 products of 8 floats a round. */
-void products_of_8_floats(long rounds) {
-    __asm__ volatile("1:\n.irp r," TWELVE "\nvfmadd231ps %%ymm14, %%ymm15, %%ymm\\r\n.endr\ndec %0\njnz 1b"
-                     : "+r"(rounds)
-                     :
-                     : WRITES, "cc");
-}
-
-/* 24 products of 16 floats a round. */
-void products_of_16_floats(long rounds) {
-    __asm__ volatile("1:\n.irp r," TWENTY_FOUR "\nvfmadd231ps %%zmm31, %%zmm30, %%zmm\\r\n.endr\ndec %0\njnz 1b"
+/* 24 products of 32 integers of 16 bits a round. */
+void products_of_pairs(long rounds) {
+    __asm__ volatile("1:\n.irp r," TWENTY_FOUR "\nvpdpwssd %%zmm31, %%zmm30, %%zmm\\r\n.endr\ndec %0\njnz 1b"
                      : "+r"(rounds)
                      :
                      : WRITES, "cc");

@@ -62,6 +62,7 @@ Status *compute_attention(const Kernel *kernel, Context *context) {
         return refuse(api, "Attention: projections must be (batch, sequence, 3 * heads * channels), with %zu heads", heads);
     const size_t axis = (size_t)kernel->sequence_axis, texts = (size_t)x.dims[1 - axis], length = (size_t)x.dims[axis];
     const size_t width = (size_t)x.dims[2] / (3 * heads);
+    if (length > MOST_TOKENS) return refuse(api, "Attention: a text has %zu tokens; %d are the most", length, MOST_TOKENS);
     Run run = {
         .kernel = kernel,
         .attention = {.length = length,

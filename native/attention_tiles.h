@@ -1,5 +1,5 @@
-/* What attention is made of, for any registers: tiles of products, and exponentials. An instruction set's file includes
-   attention_fp32.h once, and that this. Before, the file says
+/* What attention is made of, for any registers: tiles of products, and exponentials. An instruction set's file includes one of
+   its forms once, attention_int16.h or attention_fp32.h, and the form this. Before, the file says
 
    TARGET           the attribute of functions that use it
    WIDTH            how many floats a register holds

@@ -13,6 +13,8 @@
 enum { PANEL = 16, GROUP = 4 };
 /* So that an input of 9 bits, times 128, adds up within 31 bits. */
 enum { MOST_INPUTS = 32768 };
+/* Of a text, so that attention's integers add up within 31 bits. */
+enum { MOST_TOKENS = 1 << 18 };
 
 typedef struct {
     size_t inputs, outputs;

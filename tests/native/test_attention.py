@@ -1,7 +1,8 @@
-"""Attention against NumPy in 64 bits, and against the body that runs without a kernel."""
+"""Attention against NumPy, in 64 bits and in its integers, and against the body for other machines."""
 
 from __future__ import annotations
 
+import itertools
 import platform
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from tests.native.products import Kernels, model_of, run, session
 
 # Lengths around the tiles of queries (6) and vectors of keys (4, 8, 16); heads around 16 and 64 channels.
 LENGTHS = (1, 2, 6, 7, 9, 15, 16, 17, 33, 64, 65, 166)
-IN_C = Path(__file__).with_name("attention_in_c.c")
 WIDTHS = (1, 4, 15, 16, 20, 32, 64, 80)
+IN_C = Path(__file__).with_name("attention_in_c.c")
+# The form that the kernels of this architecture have, and the other one.
+FORMS = ("int16", "fp32") if platform.machine() == "x86_64" else ("fp32", "int16")
+# Off by at most so much, of the largest value: sums and exponentials in floats, and rounding to integers too.
+BOUNDS = {"fp32": 5e-6, "int16": 1e-3}
 
 
 def projections(texts: int, length: int, heads: int, width: int, seed: int = 1) -> NDArray[np.float32]:
@@ -37,6 +42,50 @@ def exact(x: NDArray[np.float32], heads: int, bias: NDArray[Any] | float = 0) ->
     return context.transpose(0, 2, 1, 3).reshape(texts, length, wide // 3)
 
 
+def in_integers(x: NDArray[np.float32], heads: int, bias: NDArray[Any] | float = 0) -> NDArray[np.float64]:
+    """The same of the integers that native/attention_int16.h rounds to, with exact exponentials."""
+    texts, length, wide = x.shape
+    width = wide // (3 * heads)
+    query, key, value = x.reshape(texts, length, 3, heads, width).transpose(2, 0, 3, 1, 4)
+    largest = min(32767, int(((2**31 - 1) / width) ** 0.5))
+    queries, query_steps = rounded_rows(query, largest)
+    keys, key_steps = rounded_rows(key, largest)
+    values, value_steps = rounded_rows(value, 4095)
+    scores = (queries @ keys.swapaxes(-1, -2)) * key_steps.swapaxes(-1, -2) * query_steps + bias
+    shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    weights = shares * value_steps.swapaxes(-1, -2)
+    steps = np.maximum(
+        weights.max(axis=-1, keepdims=True) / 32767, weights.sum(axis=-1, keepdims=True) / 2**18
+    )
+    integers = np.rint(weights / steps)
+    total = weights.sum(axis=-1, keepdims=True) / integers.sum(axis=-1, keepdims=True)
+    context = integers @ values * total / shares.sum(axis=-1, keepdims=True)
+    return np.asarray(context.transpose(0, 2, 1, 3).reshape(texts, length, wide // 3))
+
+
+def rounded_rows(rows: NDArray[np.float32], largest: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return integers, and the step of each row."""
+    reach = np.abs(rows).max(axis=-1, keepdims=True)
+    steps = reach * (np.float32(1) / np.float32(largest))
+    factors = np.float32(largest) / np.maximum(reach, np.float32(1e-30))
+    return np.rint(rows * factors).astype(np.float64), steps.astype(np.float64)
+
+
+def check(
+    found: NDArray[np.float32],
+    x: NDArray[np.float32],
+    heads: int,
+    bias: NDArray[Any] | float = 0,
+    form: str = FORMS[0],
+) -> None:
+    """Hold a kernel's context against NumPy's."""
+    largest = float(np.abs(x[..., 2 * x.shape[-1] // 3 :]).max())
+    np.testing.assert_allclose(found, exact(x, heads, bias), rtol=0, atol=BOUNDS[form] * largest)
+    if form == "int16":
+        # Where an exponential stands on an edge, a share is an integer apart.
+        np.testing.assert_allclose(found, in_integers(x, heads, bias), rtol=0, atol=5e-5 * largest)
+
+
 def opened(
     heads: int, kernels: Kernels | None, *, biased: bool = False, axis: int = 1, threads: int = 1
 ) -> Any:
@@ -48,7 +97,7 @@ def opened(
 @pytest.mark.parametrize("width", WIDTHS)
 def test_it_is_numpys_at_sizes_around_its_tiles(kernels: Kernels, length: int, width: int) -> None:
     x = projections(2, length, 3, width)
-    np.testing.assert_allclose(run(opened(3, kernels), x), exact(x, 3), rtol=1e-5, atol=5e-6)
+    check(run(opened(3, kernels), x), x, 3)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
@@ -62,10 +111,9 @@ def test_a_bias_is_added_whatever_it_is_shared_by(
     x, bias = projections(4, 21, 3, 20), np.random.default_rng(2).standard_normal(shape, np.float32)
     given = x if axis else x.swapaxes(0, 1).copy()
     found = run(opened(3, kernels, biased=True, axis=axis), given, added=bias)
-    expected = exact(x, 3, bias)
-    np.testing.assert_allclose(found if axis else found.swapaxes(0, 1), expected, rtol=1e-5, atol=5e-6)
+    check(found if axis else found.swapaxes(0, 1), x, 3, bias)
     body = run(opened(3, None, biased=True, axis=axis), given, added=bias)
-    np.testing.assert_allclose(body if axis else body.swapaxes(0, 1), expected, rtol=1e-5, atol=5e-6)
+    np.testing.assert_allclose(body if axis else body.swapaxes(0, 1), exact(x, 3, bias), rtol=1e-5, atol=5e-6)
 
 
 def test_the_body_without_a_bias() -> None:
@@ -87,38 +135,85 @@ def test_bits_depend_on_no_batch_no_thread_and_no_padding(kernels: Kernels) -> N
 
 
 @compiles
-@pytest.mark.parametrize("width", [4, 8, 16])
-def test_bits_depend_on_no_width_of_registers(kernels: Kernels, width: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_bits_depend_on_no_width_of_registers(kernels: Kernels, form: str, tmp_path: Path) -> None:
     """In C, so that what other CPUs compute shows on any."""
-    fused = ["-mavx2", "-mfma"] if platform.machine() == "x86_64" else []
-    flags = [*FLAGS, *fused, "-fPIC", "-shared", f"-I{NATIVE}", f"-DREGISTER={width}"]
-    compiled_for(kernels.name, tmp_path / "kernels.so", *flags, attention=IN_C)
-    other = Kernels(kernels.name, tmp_path / "kernels.so")
+    others = [in_c(kernels, form, width, tmp_path) for width in (4, 8, 16)]
+    if form == FORMS[0]:
+        others.append(kernels)
     for length, channels in ((1, 4), (13, 20), (33, 32), (70, 64)):
         x = projections(2, length, 3, channels)
         bias = np.random.default_rng(5).standard_normal((2, 1, 1, length), np.float32)
-        assert np.array_equal(run(opened(3, other), x), run(opened(3, kernels), x))
-        given = (run(opened(3, one, biased=True), x, added=bias) for one in (other, kernels))
-        assert np.array_equal(*given)
+        found = [run(opened(3, one), x) for one in others]
+        biased = [run(opened(3, one, biased=True), x, added=bias) for one in others]
+        check(found[0], x, 3, form=form)
+        check(biased[0], x, 3, bias, form=form)
+        assert all(np.array_equal(one, found[0]) for one in found)
+        assert all(np.array_equal(one, biased[0]) for one in biased)
+
+
+def in_c(kernels: Kernels, form: str, width: int, folder: Path) -> Kernels:
+    """Return the kernels with attention of another form, or of registers of another width."""
+    fused = ["-mavx2", "-mfma"] if platform.machine() == "x86_64" else []
+    flags = [*FLAGS, *fused, "-fPIC", "-shared", f"-I{NATIVE}", f"-DREGISTER={width}"]
+    flags += [f'-DFORM="attention_{form}.h"', f"-DOF_PAIRS={int(form == 'int16')}"]
+    library = folder / f"{form}_{width}.so"
+    compiled_for(kernels.name, library, *flags, attention=IN_C)
+    return Kernels(kernels.name, library)
 
 
 def test_scores_however_far_apart(kernels: Kernels) -> None:
     x = projections(1, 20, 2, 16) * np.float32(30)
-    assert np.isfinite(run(opened(2, kernels), x)).all()
-    np.testing.assert_allclose(run(opened(2, kernels), x), exact(x, 2), rtol=1e-3, atol=1e-3)
+    found = run(opened(2, kernels), x)
+    assert np.isfinite(found).all()
+    expected = {"fp32": exact, "int16": in_integers}[FORMS[0]](x, 2)
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-2)
     # All masked: all weigh the same, as in onnxruntime.
     mask = np.full((1, 1, 1, 20), np.finfo(np.float32).min)
     x = projections(1, 20, 2, 16)
     values = x[0, :, 64:].mean(axis=0)
-    np.testing.assert_allclose(run(opened(2, kernels, biased=True), x, added=mask)[0, 3], values, atol=1e-6)
+    np.testing.assert_allclose(run(opened(2, kernels, biased=True), x, added=mask)[0, 3], values, atol=1e-3)
+
+
+def test_what_is_far_smaller_or_larger_than_all_else(kernels: Kernels) -> None:
+    """Steps are a row's own: a token's values may be any number of times another's."""
+    x = projections(2, 40, 2, 32)
+    x[:, ::3] *= np.float32(1e-3)
+    x[:, 7, 128:] *= np.float32(1e3)
+    x[0, 9] = 0
+    check(run(opened(2, kernels), x), x, 2)
+    for scale in (1e-34, 1e-20, 1e12):
+        scaled = x.copy()
+        scaled[..., 128:] *= np.float32(scale)
+        assert np.isfinite(run(opened(2, kernels), scaled)).all()
+    nothing = np.zeros((1, 20, 96), np.float32)
+    assert not run(opened(2, kernels), nothing).any()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_sums_as_large_as_they_get(kernels: Kernels, width: int) -> None:
+    """Channels, and values, that are all at the edge: of either sign, so that a sum beyond 31 bits shows."""
+    signs = np.resize(np.array([1, -1], np.float32), 700)[:, None]
+    x = np.concatenate([np.ones((700, width), np.float32), np.tile(signs, 2 * width)], axis=1)[None]
+    check(run(opened(1, kernels), x), x, 1)
+    same = np.ones_like(x)
+    check(run(opened(1, kernels), same), same, 1)
+
+
+def test_shares_of_many_tokens_keep_their_precision(kernels: Kernels) -> None:
+    """All weigh about the same, one two-thousandth: of 15 bits these would be 16 at most."""
+    x = projections(1, 2000, 1, 16)
+    x[..., :16] *= np.float32(0.01)
+    found, expected = run(opened(1, kernels), x), exact(x, 1)
+    assert np.sqrt(np.square(found - expected).mean() / np.square(expected).mean()) < 5e-3
 
 
 def test_what_is_not_finite_shows_in_its_text_and_in_no_other(kernels: Kernels) -> None:
     x = projections(3, 20, 2, 16)
     expected = run(opened(2, kernels), x)
-    for wrong in (np.nan, np.inf):
+    for wrong, place in itertools.product((np.nan, np.inf, -np.inf, -np.nan), (32, 47, 64, 79)):
         changed = x.copy()
-        changed[1, 4, 32] = wrong  # a key of the first head
+        changed[1, 4, place] = wrong  # a key, and a value, of the first head
         found = run(opened(2, kernels), changed)
         assert not np.isfinite(found[1, :, :16]).all()
         assert np.array_equal(found[[0, 2]], expected[[0, 2]])
@@ -147,6 +242,11 @@ def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
     others = {} if bias is None else {"added": np.zeros(bias, np.float32)}
     with pytest.raises(Exception, match=message):
         run(opened(2, kernels, biased=bias is not None), np.zeros(shape, np.float32), **others)
+
+
+def test_more_tokens_than_integers_have_room_for_are_an_error(kernels: Kernels) -> None:
+    with pytest.raises(Exception, match="a text has 262145 tokens; 262144 are the most"):
+        run(opened(1, kernels), np.zeros((1, 2**18 + 1, 3), np.float32))
 
 
 @pytest.mark.parametrize(
