@@ -29,15 +29,16 @@ TARGET INLINED float sum_of(Floats values) {
 
 /* Add a query's bias to its scores and return the largest. There is room for whole LANES of scores. */
 TARGET INLINED float largest_score(float *scores, const float *bias, size_t length) {
-    Floats largest = all(-INFINITY);
-    for (size_t i = 0; i < whole(length, LANES); i += WIDTH) {
-        const size_t left = length > i ? length - i : 0;
+    const Floats none = all(-INFINITY);
+    Floats largest = none;
+    for (size_t i = 0; i < length; i += WIDTH) {
         Floats score = load(scores + i, WIDTH);
-        if (bias) score += load(bias + i, left);
-        if (left < WIDTH) score = only_first(score, left);
+        if (bias) score += load(bias + i, length - i);
+        if (length - i < WIDTH) score = only_first(score, length - i);
         store(scores + i, score, WIDTH);
         largest = larger(largest, score);
     }
+    for (size_t i = whole(length, WIDTH); i < whole(length, LANES); i += WIDTH) store(scores + i, none, WIDTH);
     return largest_of(largest);
 }
 

@@ -1,15 +1,24 @@
 /* Attention of a head of a text in integers of 16 bits: one instruction multiplies two of them, and adds them up, where it
    multiplies one float. Queries, keys and values are rounded, each row in a step of its own, and so are a query's shares.
-   Sums are exact, so all instruction sets give the same bits. Numbers have 12 to 15 bits, where BF16's have eight: contexts
-   are within 1e-3 of the largest value, and within 4e-4 of their own size on average.
+   Sums are exact, so all instruction sets give the same bits. With 64 channels numbers have 12 to 15 bits, where BF16's have
+   eight.
 
    A term is a pair. A row is cut into halves, and its i-th value lies beside that of the second half: of queries and keys
    the channels are cut, of shares and values the tokens. The rest goes as in attention_fp32.h. */
 #define TERM int32_t
 #include "attention_tiles.h"
 
-/* A query's shares add up to 2^18, and by rounding of MOST_TOKENS to 2^17 more. Times 2^12 that is within 31 bits. */
+/* A query's shares add up to SHARES, and by rounding of MOST_TOKENS to twice that. Times LARGEST_VALUE it is within 31 bits. */
 enum { LARGEST_VALUE = 4095, LARGEST_SHARE = 32767, SHARES = 1 << 18 };
+
+/* What is added to shares before they are rounded, by their tokens: bits reversed, so that of equal ones side by side as many
+   are rounded up as their fraction says. Rounded to the nearest, all that are less than half of one would vanish, which in
+   512 tokens are 1.5 % of the largest. */
+static const float edges[2 * LANES] = {
+    -0.46875f, 0.03125f, -0.21875f, 0.28125f, -0.34375f, 0.15625f, -0.09375f, 0.40625f, -0.40625f, 0.09375f, -0.15625f,
+    0.34375f,  -0.28125f, 0.21875f, -0.03125f, 0.46875f, -0.46875f, 0.03125f, -0.21875f, 0.28125f, -0.34375f, 0.15625f,
+    -0.09375f, 0.40625f, -0.40625f, 0.09375f, -0.15625f, 0.34375f, -0.28125f, 0.21875f, -0.03125f, 0.46875f,
+};
 
 /* Of a register: the sum, its halves added up value for value again and again; the largest value; the largest bits. */
 TARGET INLINED float sum_of(Floats values);
@@ -62,26 +71,37 @@ TARGET INLINED float reach_of(const float *row, size_t count) {
 /* What a row is multiplied by, so that a magnitude of `reach` becomes the largest integer. */
 INLINED float factor_of(float reach, float largest) { return reach > SMALLEST ? largest / reach : 0; }
 
-/* Integers, in the low 16 bits. */
-TARGET INLINED Integers rounded(Floats values, float factor) { return (Integers)(values * factor + to_integer); }
+/* The nearest integers, in the low 16 bits. */
+TARGET INLINED Integers nearest(Floats values) { return (Integers)(values + to_integer); }
 
 TARGET INLINED Terms pair_of(Integers first, Integers second) { return (first & UINT16_MAX) | second << 16; }
 
+/* How many of the second half there are from the i-th on. */
+static size_t left_of(size_t count, size_t i) { return count - half_of(count) > i ? count - half_of(count) - i : 0; }
+
 /* The terms of a row from the i-th on. */
 TARGET INLINED Terms terms_of(const float *row, size_t count, size_t i, float factor) {
-    const size_t half = half_of(count), left = count - half > i ? count - half - i : 0;
-    return pair_of(rounded(load(row + i, half - i), factor), rounded(load(row + half + i, left), factor));
+    const size_t half = half_of(count);
+    return pair_of(nearest(load(row + i, half - i) * factor), nearest(load(row + half + i, left_of(count, i)) * factor));
 }
 
-/* Returns the sum of a row's integers: exact up to 2^24. */
-TARGET INLINED float round_row(const float *row, size_t count, float factor, Term *terms) {
-    Terms total = {0};
-    for (size_t i = 0; i < half_of(count); i += WIDTH) {
-        const Terms rounded = terms_of(row, count, i, factor);
-        store_terms(terms + i, rounded);
-        add_product(&total, rounded, 1 << 16 | 1);
+TARGET INLINED void round_row(const float *row, size_t count, float factor, Term *terms) {
+    for (size_t i = 0; i < half_of(count); i += WIDTH) store_terms(terms + i, terms_of(row, count, i, factor));
+}
+
+/* The same for a query's shares. Returns their sum. */
+TARGET INLINED float round_shares(const float *weights, size_t count, float factor, Term *terms) {
+    const size_t half = half_of(count);
+    Terms sum = {0};
+    for (size_t i = 0; i < half; i += WIDTH) {
+        const Floats edge = load(edges + i % LANES, WIDTH), other = load(edges + (half + i) % LANES, WIDTH);
+        const Integers first = nearest(fused(load(weights + i, half - i), all(factor), edge));
+        const Integers second = nearest(fused(load(weights + half + i, left_of(count, i)), all(factor), other));
+        const Terms shares = pair_of(first, second);
+        store_terms(terms + i, shares);
+        add_product(&sum, shares, 1 << 16 | 1);
     }
-    return sum_of(__builtin_convertvector(total, Floats));
+    return sum_of(__builtin_convertvector(sum, Floats));
 }
 
 /* The largest integer of queries and keys: products of so many channels add up within 31 bits. */
@@ -128,8 +148,8 @@ TARGET static void pack_values(const float *value, size_t stride, size_t length,
         if (two) room->value_steps[token + tokens] = other * (1.0f / LARGEST_VALUE);
         for (size_t channel = 0; channel < width; channel += WIDTH) {
             const Panel panel = panel_of(channel, room->next_sum);
-            const Integers low = rounded(load(first + channel, width - channel), factor);
-            const Integers high = rounded(load(second + channel, width - channel), other_factor);
+            const Integers low = nearest(load(first + channel, width - channel) * factor);
+            const Integers high = nearest(load(second + channel, width - channel) * other_factor);
             store_terms(room->values + panel.first * tokens + token * panel.width + channel - panel.first, pair_of(low, high));
         }
     }
@@ -137,16 +157,18 @@ TARGET static void pack_values(const float *value, size_t stride, size_t length,
 }
 
 /* Sums of integers become scores, with a query's bias. Returns the largest. There is room for whole LANES of them. */
-TARGET INLINED float scale_scores(float *scores, const float *steps, float step, const float *bias, size_t length) {
-    Floats largest = all(-INFINITY);
-    for (size_t i = 0; i < whole(length, LANES); i += WIDTH) {
-        const size_t left = length > i ? length - i : 0;
-        Floats score = __builtin_convertvector(load_terms((const Term *)scores + i), Floats) * load(steps + i, WIDTH);
-        score = bias ? fused(score, all(step), load(bias + i, left)) : score * step;
-        if (left < WIDTH) score = only_first(score, left);
+TARGET INLINED float scale_scores(float *scores, const float *key_steps, float step, const float *bias, size_t length) {
+    const Floats none = all(-INFINITY);
+    Floats largest = none;
+    for (size_t i = 0; i < length; i += WIDTH) {
+        const Floats sum = __builtin_convertvector(load_terms((const Term *)scores + i), Floats);
+        const Floats steps = load(key_steps + i, WIDTH) * step;
+        Floats score = bias ? fused(sum, steps, load(bias + i, length - i)) : sum * steps;
+        if (length - i < WIDTH) score = only_first(score, length - i);
         store(scores + i, score, WIDTH);
         largest = larger(largest, score);
     }
+    for (size_t i = whole(length, WIDTH); i < whole(length, LANES); i += WIDTH) store(scores + i, none, WIDTH);
     return largest_of(largest);
 }
 
@@ -201,11 +223,11 @@ TARGET static void attend(const Attention *attention, size_t text, size_t head, 
         for (size_t r = 0; r < rows; r++)
             found[r] = weigh(room.scores + r * room.next_score, largest[r], room.value_steps, length);
         for (size_t r = 0; r < rows; r++) {
-            const float by_largest = found[r].largest / LARGEST_SHARE, by_sum = found[r].weights / SHARES;
-            const float factor = factor_of(by_largest > by_sum ? by_largest : by_sum, 1);
-            const float total = round_row(room.scores + r * room.next_score, length, factor, room.shares + r * room.next_share);
-            /* By what rounding made of their sum: shares that are all alike are rounded all alike. */
-            steps[r] = found[r].weights / (total > 0 ? total : 1) / found[r].sum;
+            const float by_largest = factor_of(found[r].largest, LARGEST_SHARE), by_sum = factor_of(found[r].weights, SHARES);
+            const float factor = by_largest < by_sum ? by_largest : by_sum;
+            const float sum = round_shares(room.scores + r * room.next_score, length, factor, room.shares + r * room.next_share);
+            /* By what rounding made of their sum, not by 1 / factor: values that are all alike stay as they are. */
+            steps[r] = found[r].weights / (sum > 0 ? sum : 1) / found[r].sum;
         }
         multiply(rows, room.next_sum, room.shares, room.next_share, room.values, halves, halves, room.sums, room.next_sum);
         for (size_t r = 0; r < rows; r++) {

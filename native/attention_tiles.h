@@ -16,6 +16,7 @@
 enum { ROWS = 6 };
 
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Bits __attribute__((vector_size(4 * WIDTH)));
 typedef float Floats __attribute__((vector_size(4 * WIDTH)));
 /* What a lane multiplies, and adds up: the form's TERM. */
 typedef TERM Term;
@@ -133,7 +134,7 @@ TARGET INLINED Floats exponential_of(Floats x) {
     p = fused(p, rest, all(0.240247443f));
     p = fused(p, rest, all(0.693121791f));
     p = fused(p, rest, all(0.999999285f));
-    const Floats scaled = p * (Floats)(((Integers)moved << 23) + (int32_t)bits_of(1));
+    const Floats scaled = p * (Floats)(((Bits)moved << 23) + bits_of(1));
     return (Floats)((Integers)scaled & ~(Integers)(x < -86.0f));
 }
 

@@ -21,6 +21,8 @@ WIDTHS = (1, 4, 15, 16, 20, 32, 64, 80)
 IN_C = Path(__file__).with_name("attention_in_c.c")
 # The form that the kernels of this architecture have, and the other one.
 FORMS = ("int16", "fp32") if platform.machine() == "x86_64" else ("fp32", "int16")
+# Places between two integers, by token: 0 to 15 with their bits reversed.
+EDGES = (np.array([int(f"{token:04b}"[::-1], 2) for token in range(16)]) - 7.5) / 16
 # Off by at most so much, of the largest value: sums and exponentials in floats, and rounding to integers too.
 BOUNDS = {"fp32": 5e-6, "int16": 1e-3}
 
@@ -54,12 +56,12 @@ def in_integers(x: NDArray[np.float32], heads: int, bias: NDArray[Any] | float =
     scores = (queries @ keys.swapaxes(-1, -2)) * key_steps.swapaxes(-1, -2) * query_steps + bias
     shares = np.exp(scores - scores.max(axis=-1, keepdims=True))
     weights = shares * value_steps.swapaxes(-1, -2)
-    steps = np.maximum(
-        weights.max(axis=-1, keepdims=True) / 32767, weights.sum(axis=-1, keepdims=True) / 2**18
+    sums = weights.sum(axis=-1, keepdims=True)
+    steps = np.maximum(weights.max(axis=-1, keepdims=True) / 32767, sums / 2**18)
+    integers = np.rint(weights / steps + np.resize(EDGES, length))
+    context = (
+        integers @ values * (sums / integers.sum(axis=-1, keepdims=True) / shares.sum(axis=-1, keepdims=True))
     )
-    integers = np.rint(weights / steps)
-    total = weights.sum(axis=-1, keepdims=True) / integers.sum(axis=-1, keepdims=True)
-    context = integers @ values * total / shares.sum(axis=-1, keepdims=True)
     return np.asarray(context.transpose(0, 2, 1, 3).reshape(texts, length, wide // 3))
 
 
@@ -127,7 +129,7 @@ def test_bits_depend_on_no_batch_no_thread_and_no_padding(kernels: Kernels) -> N
     assert np.array_equal(run(opened(4, kernels, threads=2), x), expected)
     assert np.array_equal(run(opened(4, kernels), x[4:5]), expected[4:5])
     # Tokens that a mask takes out weigh exactly nothing, however large they are.
-    padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7) * np.float32(1e30)], axis=1)
+    padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7) * np.float32(1e36)], axis=1)
     mask = np.zeros((9, 1, 1, 49), np.float32)
     mask[..., 30:] = np.finfo(np.float32).min
     found = run(opened(4, kernels, biased=True), padded, added=mask)
@@ -198,6 +200,15 @@ def test_sums_as_large_as_they_get(kernels: Kernels, width: int) -> None:
     check(run(opened(1, kernels), x), x, 1)
     same = np.ones_like(x)
     check(run(opened(1, kernels), same), same, 1)
+
+
+@pytest.mark.parametrize("length", [64, 512, 2000])
+def test_many_small_shares_beside_a_large_one_count(kernels: Kernels, length: int) -> None:
+    """Each is less than half of an integer, all of them up to 6 % of the whole."""
+    x = np.ones((1, length, 3), np.float32)
+    x[..., 1] = 0
+    x[0, 0, 1:] = 11.12, -1
+    np.testing.assert_allclose(run(opened(1, kernels), x), exact(x, 1), rtol=0, atol=2e-3)
 
 
 def test_shares_of_many_tokens_keep_their_precision(kernels: Kernels) -> None:
