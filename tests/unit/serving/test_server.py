@@ -361,10 +361,12 @@ def test_over_the_bound_every_dialect_says_429_and_when_to_come_again(bundles: d
         running({"bert": encoder}, max_queue_tokens=96) as client,
     ):
         waiting = [threading.Thread(target=embed, args=(client,)) for _ in range(20)]
-        for thread in waiting:
+        # Each counts for 6 tokens: once one runs, sixteen wait, and three are refused.
+        waiting[0].start()
+        assert stages.begun.acquire(timeout=30)
+        for thread in waiting[1:]:
             thread.start()
-        # Each counts for 6 tokens: one runs, sixteen wait, and three were refused.
-        until(lambda: metric(client, "te_queue_size") == 17 and bool(stages.shapes))
+        until(lambda: metric(client, "te_queue_size") == 17)
         begun = time.perf_counter()
         theirs = embed(client)
         assert time.perf_counter() - begun < 5
