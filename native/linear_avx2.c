@@ -12,31 +12,21 @@
 #include <immintrin.h>
 #include <string.h>
 
-#define AVX2 __attribute__((target("avx2,fma")))
+#define TARGET __attribute__((target("avx2,fma")))
+#include "lanes_x86.h"
+
 /* Twelve accumulators, two registers of weights, one of inputs and one of products: all sixteen. */
 enum { ROWS = 6 };
 
-AVX2 static float largest_of(__m256 x) {
-    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
-}
-
-AVX2 static float sum_of(__m256 x) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
-}
-
 /* Eight values, zeros beyond the last. */
-AVX2 static inline __m256 load(const float *x, size_t left) {
+TARGET static inline __m256 load(const float *x, size_t left) {
     static const int32_t edge[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
     if (left >= 8) return _mm256_loadu_ps(x);
     return _mm256_maskload_ps(x, _mm256_loadu_si256((const __m256i *)(edge + 8 - left)));
 }
 
 /* vmaskmovps, to memory, takes some 40 times as long on AMD's. */
-AVX2 static inline void store(float *y, __m256 value, size_t left) {
+TARGET static inline void store(float *y, __m256 value, size_t left) {
     float whole[8];
     if (left >= 8) {
         _mm256_storeu_ps(y, value);
@@ -50,7 +40,7 @@ AVX2 static inline void store(float *y, __m256 value, size_t left) {
 static size_t padded_to_groups(size_t inputs) { return groups_of(inputs) * GROUP; }
 static size_t row_bytes(size_t inputs) { return padded_to_groups(inputs) * sizeof(int16_t) + 8; }
 
-AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *rounded) {
+TARGET static void round_rows(const float *x, size_t rows, size_t inputs, void *rounded) {
     const float largest = (float)largest_16_bit(inputs);
     const size_t padded = padded_to_groups(inputs);
     const __m256 sign = _mm256_set1_ps(-0.0f), none = _mm256_setzero_ps();
@@ -62,9 +52,9 @@ AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *ro
             reach = _mm256_max_ps(reach, _mm256_andnot_ps(sign, value));
             wrong = _mm256_add_ps(wrong, _mm256_mul_ps(value, none)); /* NaN where it is not finite */
         }
-        const float furthest = largest_of(reach);
+        const float furthest = largest_of_8(reach);
         const __m256 factor = _mm256_set1_ps(furthest > SMALLEST ? largest / furthest : 0);
-        const float step = (furthest > SMALLEST ? furthest / largest : 0) + sum_of(wrong);
+        const float step = (furthest > SMALLEST ? furthest / largest : 0) + sum_of_8(wrong);
         memcpy(out + padded, &step, sizeof step);
         for (size_t i = 0; i < padded; i += 8) {
             const __m256i wide = _mm256_cvtps_epi32(_mm256_mul_ps(load(x + i, inputs - i), factor));
@@ -77,13 +67,13 @@ AVX2 static void round_rows(const float *x, size_t rows, size_t inputs, void *ro
 
 /* In assembly, so that the sum stays in its register. Compilers that choose registers themselves keep some sums
    in memory, at two thirds of the speed and with the same results. Volatile as in linear_asimddp.c. */
-AVX2 static inline __attribute__((always_inline)) void add_products(__m256i *sum, __m256i weights, __m256i input) {
+TARGET static inline __attribute__((always_inline)) void add_products(__m256i *sum, __m256i weights, __m256i input) {
     __m256i products;
     __asm__ volatile("vpmaddwd %2, %3, %1\n\tvpaddd %1, %0, %0" : "+x"(*sum), "=&x"(products) : "x"(weights), "x"(input));
 }
 
 /* An accumulator holds four outputs, each as the sums of two inputs out of a GROUP. */
-AVX2 static inline __attribute__((always_inline)) void add_group(const size_t rows, const int16_t *x, size_t stride,
+TARGET static inline __attribute__((always_inline)) void add_group(const size_t rows, const int16_t *x, size_t stride,
                                                                  const int8_t *weights, __m256i *left, __m256i *right) {
     const __m256i first = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)weights));
     const __m256i second = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + 4 * GROUP)));
@@ -98,7 +88,7 @@ AVX2 static inline __attribute__((always_inline)) void add_group(const size_t ro
 
 /* Products of `rows` rows with eight outputs, to `sums`, a register a row. Meanwhile `ahead` is fetched, `step` a group:
    one instruction for two groups. With one for each, weights that are in the cache already take 4 % longer. */
-AVX2 static inline __attribute__((always_inline)) void multiply_tile(const size_t rows, const int16_t *x, size_t stride,
+TARGET static inline __attribute__((always_inline)) void multiply_tile(const size_t rows, const int16_t *x, size_t stride,
                                                                      const int8_t *weights, size_t groups,
                                                                      const int8_t *ahead, size_t step, __m256i *sums) {
     __m256i left[ROWS], right[ROWS];
@@ -116,7 +106,7 @@ AVX2 static inline __attribute__((always_inline)) void multiply_tile(const size_
 typedef void Tile(const int16_t *, size_t, const int8_t *, size_t, const int8_t *, size_t, __m256i *);
 /* A function each: inlined into a caller, they would have to share the registers with it. */
 #define TILE(rows)                                                                                                \
-    AVX2 static __attribute__((noinline)) void tile##rows(const int16_t *x, size_t stride, const int8_t *weights, \
+    TARGET static __attribute__((noinline)) void tile##rows(const int16_t *x, size_t stride, const int8_t *weights, \
                                                           size_t groups, const int8_t *ahead, size_t step,        \
                                                           __m256i *sums) {                                        \
         multiply_tile(rows, x, stride, weights, groups, ahead, step, sums);                                       \
@@ -124,7 +114,7 @@ typedef void Tile(const int16_t *, size_t, const int8_t *, size_t, const int8_t 
 TILE(1) TILE(2) TILE(3) TILE(4) TILE(5) TILE(6)
 static Tile *const tiles[ROWS] = {tile1, tile2, tile3, tile4, tile5, tile6};
 
-AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
+TARGET static void multiply(const void *rounded, size_t rows, const Layer *layer, size_t first, size_t last, float *y) {
     const size_t groups = groups_of(layer->inputs), outputs = layer->outputs, panel_bytes = groups * PANEL * GROUP;
     const size_t stride = row_bytes(layer->inputs) / sizeof(int16_t);
     const size_t blocks = (rows + ROWS - 1) / ROWS;
@@ -153,8 +143,8 @@ AVX2 static void multiply(const void *rounded, size_t rows, const Layer *layer, 
         }
 }
 
-AVX2 static void gelu(float *x, size_t count) { gelu_each(x, count); }
-AVX2 static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
+TARGET static void gelu(float *x, size_t count) { gelu_each(x, count); }
+TARGET static void normalize(float *y, const float *residual, const float *scale, const float *shift, float epsilon, size_t count) {
     add_and_normalize(y, residual, scale, shift, epsilon, count);
 }
 
