@@ -22,7 +22,7 @@ LIBRARY = Path(paritas.__file__).with_name("kernels.so")
 VARIABLE = "PARITAS_KERNELS"
 ONNXRUNTIME = "onnxruntime"
 # These round inputs of layers to the same integers. The rest is FP32, but for x86's attention, which is in
-# integers of 16 bits: that is a 3,000th apart, and cosines to FP32 are the same to the fifth digit.
+# integers of 16 bits: that is a 3,000th apart, and mean cosines to FP32 are the same to the fifth digit.
 _OF_BYTES = frozenset({"amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp"})
 
 
