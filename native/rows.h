@@ -56,8 +56,8 @@ INLINED void gelu_each(float *x, size_t count) {
 }
 
 INLINED float sum_of_lanes(float *lanes) {
-    for (size_t half = LANES / 2; half; half /= 2)
-        for (size_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
+    UNROLLED for (size_t half = LANES / 2; half; half /= 2)
+        UNROLLED for (size_t i = 0; i < half; i++) lanes[i] += lanes[i + half];
     return lanes[0];
 }
 
@@ -67,17 +67,12 @@ INLINED void add_and_normalize(float *y, const float *residual, const float *sca
                                     size_t count) {
     const size_t whole = count - count % (2 * LANES);
     float even[LANES] = {0}, odd[LANES] = {0}, rest = 0;
+    for (size_t i = 0; i < count; i++) y[i] += residual[i];
     for (size_t i = 0; i < whole; i += 2 * LANES) {
-        for (size_t l = 0; l < LANES; l++) {
-            y[i + l] += residual[i + l];
-            even[l] += y[i + l];
-        }
-        for (size_t l = 0; l < LANES; l++) {
-            y[i + LANES + l] += residual[i + LANES + l];
-            odd[l] += y[i + LANES + l];
-        }
+        for (size_t l = 0; l < LANES; l++) even[l] += y[i + l];
+        for (size_t l = 0; l < LANES; l++) odd[l] += y[i + LANES + l];
     }
-    for (size_t i = whole; i < count; i++) rest += y[i] += residual[i];
+    for (size_t i = whole; i < count; i++) rest += y[i];
     for (size_t l = 0; l < LANES; l++) even[l] += odd[l];
     const float mean = (sum_of_lanes(even) + rest) / (float)count;
     for (size_t l = 0; l < LANES; l++) even[l] = odd[l] = rest = 0;

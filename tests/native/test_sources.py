@@ -117,6 +117,16 @@ def test_the_largest_inputs_are_found_in_vectors(name: str) -> None:
     assert "vpermt2ps" not in body
 
 
+@compiles
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="these instructions are x86's")
+@pytest.mark.parametrize("name", ["amx_int8", "avx512_vnni", "avx_vnni", "avx2"])
+def test_a_norm_writes_its_row_in_vectors(name: str) -> None:
+    """While it added the residual and summed up in one loop, gcc wrote the last 32 values one by one, and every sum."""
+    body = body_of("normalize", compiled(*FLAGS, "-S", "-o", "-", NATIVE / f"linear_{name}.c"))
+    # Those beyond the last whole register are.
+    assert len(re.findall(r"^\s+v(?:movss|extractps)\s.*, -?\w*\(", body, re.MULTILINE)) < 20
+
+
 def body_of(function: str, assembly: str) -> str:
     (body,) = re.findall(rf"^{function}:\n(.*?)^\s*\.cfi_endproc", assembly, re.DOTALL | re.MULTILINE)
     return str(body)
