@@ -21,7 +21,7 @@ TARGET INLINED Integers larger_bits(Integers a, Integers b) { return (Integers)_
 
 TARGET INLINED float sum_of(Floats values) { return sum_of_8(values); }
 TARGET INLINED float largest_of(Floats values) { return largest_of_8(values); }
-TARGET INLINED int32_t largest_bits_of(Integers values) { return largest_bits_of_8((__m256i)values); }
+TARGET INLINED int32_t largest_bits_of(Integers values) { return largest_integer_of_8((__m256i)values); }
 
 TARGET INLINED Floats load_first(const float *from, size_t count) {
     static const int32_t edge[2 * WIDTH] = {-1, -1, -1, -1, -1, -1, -1, -1};

@@ -30,7 +30,7 @@ TARGET INLINED float largest_of(Floats values) {
 
 TARGET INLINED int32_t largest_bits_of(Integers values) {
     const __m512i bits = (__m512i)values;
-    return largest_bits_of_8(_mm256_max_epi32(_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64(bits, 1)));
+    return largest_integer_of_8(_mm256_max_epi32(_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64(bits, 1)));
 }
 
 TARGET INLINED Floats load_first(const float *from, size_t count) {

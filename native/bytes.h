@@ -15,7 +15,8 @@
 
 typedef int32_t Integers __attribute__((vector_size(4 * WIDTH)));
 
-enum { APART = 4 };
+/* How many inputs stand apart; and those that have a bit each in a word. */
+enum { APART = 4, WORD = 64 };
 /* The others' range in steps, one less than bytes have: both its ends may be rounded up. */
 #define RANGE 254.0f
 /* The furthest an input may be from zero, in steps. Its second digit is 254 then, at most: the sum of two signed bytes. */
@@ -47,6 +48,9 @@ TARGET INLINED Integers larger_of(Integers a, Integers b);
 /* Which values reach their limit, a bit each. */
 TARGET INLINED uint64_t reaching(Integers values, Integers limit);
 
+/* The largest of a register. */
+TARGET INLINED int32_t largest_lane(Integers values);
+
 /* LANES values side by side. */
 enum { OF_LANES = LANES / WIDTH };
 typedef struct {
@@ -61,10 +65,8 @@ TARGET INLINED Integers bits_at(const float *x) {
 }
 
 TARGET INLINED int32_t largest_of(Lanes lanes) {
-    int32_t each[LANES], largest = INT32_MIN;
-    memcpy(each, &lanes, sizeof each);
-    for (size_t l = 0; l < LANES; l++) largest = each[l] > largest ? each[l] : largest;
-    return largest;
+    UNROLLED for (size_t p = 1; p < OF_LANES; p++) lanes.part[0] = larger_of(lanes.part[0], lanes.part[p]);
+    return largest_lane(lanes.part[0]);
 }
 
 /* The fifth largest: the least of those that no more than four exceed. */
@@ -98,28 +100,40 @@ typedef struct {
 
 TARGET INLINED Reach reach_of(const float *x, size_t inputs) {
     Lanes above = {{{0}}}, below = {{{0}}}, furthest;
-    float rest[LANES] = {0};
-    const size_t whole = inputs / LANES * LANES;
-    memcpy(rest, x + whole, (inputs - whole) * sizeof *x);
-    for (size_t i = 0; i < inputs; i += LANES) {
+    float rest[WORD] = {0};
+    const size_t whole = inputs / WORD * WORD;
+    if (inputs > whole) memcpy(rest, x + whole, (inputs - whole) * sizeof *x);
+    for (size_t i = 0; i < inputs; i += WORD) {
         const float *from = i < whole ? x + i : rest;
-        UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
-            above.part[p] = larger_of(above.part[p], bits_at(from + p * WIDTH));
-            below.part[p] = larger_of(below.part[p], bits_at(from + p * WIDTH) ^ INT32_MIN);
-        }
+        UNROLLED for (size_t at = 0; at < WORD; at += LANES)
+            UNROLLED for (size_t p = 0; p < OF_LANES; p++) {
+                const Integers bits = bits_at(from + at + p * WIDTH);
+                above.part[p] = larger_of(above.part[p], bits);
+                below.part[p] = larger_of(below.part[p], bits ^ INT32_MIN);
+            }
     }
     UNROLLED for (size_t p = 0; p < OF_LANES; p++) furthest.part[p] = larger_of(above.part[p], below.part[p]);
     /* The five largest reach as far as the fifth of the lanes does. Zeros are none of them. */
     const int32_t fifth = fifth_of(furthest);
     const Integers least = (Integers){0} + (fifth ? fifth : 1);
     Reach reach = {largest_of(above), largest_of(below), {0}};
-    for (size_t i = 0; i < inputs; i += LANES) {
-        const float *from = i < whole ? x + i : rest;
-        uint64_t large = 0;
-        UNROLLED for (size_t p = 0; p < OF_LANES; p++) large |= reaching(bits_at(from + p * WIDTH) & INT32_MAX, least) << p * WIDTH;
-        for (; large; large &= large - 1) {
-            const size_t lane = (size_t)__builtin_ctzll(large);
-            take(reach.largest, (uint64_t)(bits_of(from[lane]) & INT32_MAX) << 32 | (i + lane));
+    /* First each is noted, then they are looked up. Nothing foretells where they are: looked up as they are met, each is a
+       branch mistaken, and all-MiniLM-L6-v2 takes 3 to 4 % longer in bulk. */
+    for (size_t top = 0; top < inputs; top += WORD * WORD) {
+        uint64_t large[WORD], words = 0;
+        for (size_t w = 0, i = top; w < WORD && i < inputs; w++, i += WORD) {
+            const float *from = i < whole ? x + i : rest;
+            large[w] = 0;
+            UNROLLED for (size_t at = 0; at < WORD; at += WIDTH)
+                large[w] |= reaching(bits_at(from + at) & INT32_MAX, least) << at;
+            words |= (uint64_t)(large[w] != 0) << w;
+        }
+        for (; words; words &= words - 1) {
+            const size_t w = (size_t)__builtin_ctzll(words);
+            for (; large[w]; large[w] &= large[w] - 1) {
+                const size_t i = top + w * WORD + (size_t)__builtin_ctzll(large[w]);
+                take(reach.largest, (uint64_t)(bits_of(x[i]) & INT32_MAX) << 32 | i);
+            }
         }
     }
     return reach;

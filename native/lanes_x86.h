@@ -18,4 +18,10 @@ TARGET INLINED float largest_of_8(__m256 values) {
     return _mm_cvtss_f32(_mm_max_ss(largest, _mm_movehdup_ps(largest)));
 }
 
+TARGET INLINED int32_t largest_integer_of_8(__m256i values) {
+    __m128i largest = _mm_max_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
+    largest = _mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0x4e));
+    return _mm_cvtsi128_si32(_mm_max_epi32(largest, _mm_shuffle_epi32(largest, 0xb1)));
+}
+
 #endif

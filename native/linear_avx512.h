@@ -11,6 +11,7 @@ TARGET INLINED void add_digits(Integers *sum, Integers weights, Integers digits)
 }
 
 TARGET INLINED Integers larger_of(Integers a, Integers b) { return (Integers)_mm512_max_epi32((__m512i)a, (__m512i)b); }
+TARGET INLINED int32_t largest_lane(Integers values) { return _mm512_reduce_max_epi32((__m512i)values); }
 TARGET INLINED uint64_t reaching(Integers values, Integers limit) { return _mm512_cmpge_epi32_mask((__m512i)values, (__m512i)limit); }
 
 #endif

@@ -12,6 +12,8 @@ TARGET INLINED void add_digits(Integers *sum, Integers weights, Integers digits)
 
 TARGET INLINED Integers larger_of(Integers a, Integers b) { return vmaxq_s32(a, b); }
 
+TARGET INLINED int32_t largest_lane(Integers values) { return vmaxvq_s32(values); }
+
 TARGET INLINED uint64_t reaching(Integers values, Integers limit) {
     const uint32x4_t bits = {1, 2, 4, 8};
     return vaddvq_u32(vandq_u32(vcgeq_s32(values, limit), bits));
