@@ -121,7 +121,7 @@ def test_the_largest_inputs_are_found_in_vectors(name: str) -> None:
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="these instructions are x86's")
 @pytest.mark.parametrize("name", ["amx_int8", "avx512_vnni", "avx_vnni", "avx2"])
 def test_a_norm_writes_its_row_in_vectors(name: str) -> None:
-    """While it added the residual and summed up in one loop, gcc wrote the last 32 values one by one, and every sum."""
+    """In one loop that adds the residual and sums up, gcc wrote the last values and all sums one by one."""
     body = body_of("normalize", compiled(*FLAGS, "-S", "-o", "-", NATIVE / f"linear_{name}.c"))
     # Those beyond the last whole register are.
     assert len(re.findall(r"^\s+v(?:movss|extractps)\s.*, -?\w*\(", body, re.MULTILINE)) < 20
