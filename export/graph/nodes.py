@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -20,6 +21,11 @@ def add_domain(model: onnx.ModelProto, domain: str) -> None:
 def cast_node(source: str, target: str, to: int) -> onnx.NodeProto:
     """Return a Cast node."""
     return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=to)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return what a node is given beside its inputs."""
+    return {given.name: helper.get_attribute_value(given) for given in node.attribute}
 
 
 def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.graph.nodes import CONTRIB, add_domain, set_nodes
+from paritas.export.graph.nodes import CONTRIB, add_domain, attributes, set_nodes
 from paritas.export.graph.passes.cleanup import drop_unused
 from paritas.export.graph.view import GraphView
 
@@ -53,7 +53,7 @@ def fuse_attention(model: onnx.ModelProto) -> None:
 def _split(view: GraphView, name: str, order: list[int]) -> tuple[str, int]:
     """Return from which tensor heads were split, in which order of axes, and how many; or "" and 0."""
     path = view.up(name, "Transpose", "Reshape")
-    if not path or _attributes(path[0]) != {"perm": order} or path[1].input[1] not in view.constants:
+    if not path or attributes(path[0]) != {"perm": order} or path[1].input[1] not in view.constants:
         return "", 0
     shape = numpy_helper.to_array(view.constants[path[1].input[1]])
     return path[1].input[0], int(shape[2])
@@ -63,15 +63,15 @@ def _attention(softmax: onnx.NodeProto, view: GraphView) -> _Attention | None:
     """Return the attention around a Softmax; None where it has another form."""
     plain, turned = view.up(softmax.input[0], "MatMul"), view.up(softmax.input[0], "FusedMatMul")
     context = view.down(softmax.output[0], "MatMul")
-    if not context or _attributes(softmax) != {"axis": -1}:
+    if not context or attributes(softmax) != {"axis": -1}:
         return None
-    if not plain and [_attributes(node) for node in turned] != [{"transB": 1}]:
+    if not plain and [attributes(node) for node in turned] != [{"transB": 1}]:
         return None
     (scores,) = plain or turned
     joined = ("Transpose", "Reshape")
     start = context[0].output[0]
     after = view.down(start, *joined) or view.down(start, "QuantizeLinear", *joined)
-    if not after or _attributes(after[-2]) != {"perm": _ROWS}:
+    if not after or attributes(after[-2]) != {"perm": _ROWS}:
         return None
     split = [
         _split(view, scores.input[0], _ROWS),
@@ -103,7 +103,3 @@ def _operators(attention: _Attention) -> list[onnx.NodeProto]:
         nodes.append(onnx.NodeProto.FromString(node.SerializeToString()))
         nodes[-1].input[0], nodes[-1].output[0] = fused, output
     return nodes
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, object]:
-    return {given.name: helper.get_attribute_value(given) for given in node.attribute}

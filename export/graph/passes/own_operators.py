@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import onnx
 from onnx import helper, numpy_helper
 
-from paritas.export.graph.nodes import set_nodes
+from paritas.export.graph.nodes import attributes, set_nodes
 from paritas.export.graph.operators import (
     DOMAIN,
     HEADS_APART,
@@ -71,18 +69,18 @@ def _with_norm(linear: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None
     norm = view.down(add.output[0], "LayerNormalization")
     if not norm or len(norm[0].input) != 3 or len(norm[0].output) != 1:
         return None
-    attributes = _attributes(norm[0])
+    given = attributes(norm[0])
     residual = add.input[1] if add.input[0] == output else add.input[0]
     weights = [view.constants.get(name) for name in norm[0].input[1:]]
-    outputs = _attributes(linear)["shape"][1]
-    if attributes.get("axis", -1) != -1 or any(
+    outputs = attributes(linear)["shape"][1]
+    if given.get("axis", -1) != -1 or any(
         tensor is None or list(tensor.dims) != [outputs] for tensor in weights
     ):
         return None
     if residual in view.constants:  # which has another shape
         return None
     new = _like(linear, LINEAR_NORM_INT8, [residual, *norm[0].input[1:]], norm[0])
-    new.attribute.append(helper.make_attribute("epsilon", attributes.get("epsilon", 1e-5)))
+    new.attribute.append(helper.make_attribute("epsilon", given.get("epsilon", 1e-5)))
     return new
 
 
@@ -96,22 +94,22 @@ def _like(linear: onnx.NodeProto, op_type: str, more: list[str], last: onnx.Node
 
 def _attention(softmax: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None:
     """Return the attention around a Softmax; None where it has another form."""
-    if _attributes(softmax) != {"axis": -1}:
+    if attributes(softmax) != {"axis": -1}:
         return None
     scores, bias = _scores(softmax.input[0], view)
     context = view.down(softmax.output[0], "MatMul", "Transpose", "Reshape")
     if scores is None or not context:
         return None
     turned = scores.op_type == "MatMul"
-    if not turned and _attributes(scores) != {"transB": 1}:
+    if not turned and attributes(scores) != {"transB": 1}:
         return None
     for axis, apart in HEADS_APART.items():
         orders = [apart, _TURNED[axis] if turned else apart, apart]
         names = [scores.input[0], scores.input[1], context[0].input[1]]
         paths = [view.up(name, "Transpose", "Reshape", "Split") for name in names]
-        if not all(paths) or [_attributes(path[0])["perm"] for path in paths] != orders:
+        if not all(paths) or [attributes(path[0])["perm"] for path in paths] != orders:
             continue
-        if not _parts_in_order(paths) or _attributes(context[1]) != {"perm": _back(apart)}:
+        if not _parts_in_order(paths) or attributes(context[1]) != {"perm": _back(apart)}:
             continue
         if axis == 0 and not bias:
             continue
@@ -153,7 +151,7 @@ def _scores(name: str, view: GraphView) -> tuple[onnx.NodeProto | None, list[str
 def _parts_in_order(paths: list[list[onnx.NodeProto]]) -> bool:
     """Say whether three tensors are the thirds of one, in their order."""
     splits = [path[2] for path in paths]
-    if any(split is not splits[0] for split in splits) or _attributes(splits[0]) != {
+    if any(split is not splits[0] for split in splits) or attributes(splits[0]) != {
         "axis": -1,
         "num_outputs": 3,
     }:
@@ -169,7 +167,3 @@ def _shape(reshape: onnx.NodeProto, view: GraphView) -> tuple[int, ...]:
 
 def _back(perm: list[int]) -> list[int]:
     return [perm.index(axis) for axis in range(len(perm))]
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {given.name: helper.get_attribute_value(given) for given in node.attribute}
