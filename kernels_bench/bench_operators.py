@@ -4,7 +4,8 @@
 
 One operator at a time over 1 to 512 tokens, in one thread, the forms and a tight loop of the same products in
 turns (`peak.c`, which takes a C compiler). The operators are all-mpnet-base-v2's: linear layers, a layer with
-GELU, one with a residual and LayerNorm, and attention of 12 heads of 64 channels over one text.
+GELU, one with a residual and LayerNorm, and attention of 12 heads of 64 channels over one text, without and
+with a bias by distance.
 
 - ours: the operator of paritas's library.
 - static: what static INT8 has in its place: QuantizeLinear, MatMulIntegerToFloat, and what follows.
@@ -38,9 +39,11 @@ from kernels_bench import _harness, _plot, _report
 from kernels_bench._graphs import TinyGraph, contrib, node
 from paritas.engine.runtime.kernels import available_kernels
 from paritas.export.graph.operators import (
+    ATTENTION,
     LINEAR_GELU_INT8,
     LINEAR_INT8,
     LINEAR_NORM_INT8,
+    RELATIVE_ATTENTION,
     attention,
     linear_int8,
     pack,
@@ -84,11 +87,10 @@ def main(rounds: int, chosen: tuple[int, ...], as_json: bool, keep: bool) -> Non
                 products = tokens * inputs * outputs
                 name = f"{op_type} {inputs} x {outputs}"
                 rows += measure(name, tokens, forms, products, loops, of_layers, rounds)
-            for biased in (False, True):
-                forms = attention_forms(tokens, biased=biased)
+            for op_type in (ATTENTION, RELATIVE_ATTENTION):
+                forms = attention_forms(op_type, tokens)
                 products = 2 * HEADS * WIDTH * tokens**2
-                name = "BiasedAttention" if biased else "Attention"
-                rows += measure(name, tokens, forms, products, loops, of_attention, rounds)
+                rows += measure(op_type, tokens, forms, products, loops, of_attention, rounds)
     result = {
         "question": f"operators in one thread, kernels: {kernels.name}",
         "rounds": rounds,
@@ -197,22 +199,24 @@ def linear_forms(op_type: str, tokens: int, inputs: int, outputs: int) -> dict[s
     }
 
 
-def attention_forms(tokens: int, *, biased: bool) -> dict[str, TinyGraph]:
+def attention_forms(op_type: str, tokens: int) -> dict[str, TinyGraph]:
     """Return attention over one text in each form."""
     dim = HEADS * WIDTH
     generator = np.random.default_rng(0)
     given: dict[str, NDArray[Any]] = {"x": generator.standard_normal((1, tokens, 3 * dim), np.float32) / 4}
-    if biased:
-        given["added"] = generator.standard_normal((HEADS, tokens, tokens), np.float32)
-    ours = attention(list(given), "y", HEADS)
+    if op_type == RELATIVE_ATTENTION:
+        given["added"] = generator.standard_normal((HEADS, 2 * tokens - 1), np.float32)
+    ours = attention(op_type, list(given), "y", HEADS)
     # What the operator's body is made of, but for Split: elsewhere the three come from layers of their own.
     parts = {
         name: np.ascontiguousarray(part)
         for name, part in zip("qkv", np.split(given["x"], 3, axis=-1), strict=True)
     }
     constants: dict[str, NDArray[Any]] = {}
-    if biased:
-        parts["added"] = given["added"]
+    if op_type == RELATIVE_ATTENTION:
+        # Once for all layers, so it has no part in the time.
+        place = np.arange(tokens)
+        parts["added"] = given["added"][:, tokens - 1 + place - place[:, None]]
         constants = {"apart": np.array([0, 0, HEADS, WIDTH]), "joined": np.array([0, 0, dim])}
         nodes = []
         for name in "qkv":

@@ -150,7 +150,8 @@ TARGET INLINED Floats only_first(Floats scores, size_t left) {
 /* What is added to the scores of a query of a head; NULL where nothing is. */
 static const float *bias_of(const Attention *attention, size_t text, size_t head, size_t query) {
     if (!attention->bias) return NULL;
-    return attention->bias + text * attention->next_bias_text + head * attention->next_bias_head + query * attention->next_bias_query;
+    return attention->bias + (ptrdiff_t)text * attention->next_bias_text + (ptrdiff_t)head * attention->next_bias_head +
+           (ptrdiff_t)query * attention->next_bias_query;
 }
 
 /* Where a query's context of a head goes. */

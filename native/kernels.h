@@ -32,7 +32,7 @@ typedef struct {
     size_t next_token, next_text;
     /* What is added to a query's scores, (length,), and how far it is to the next; NULL where nothing is. */
     const float *bias;
-    size_t next_bias_text, next_bias_head, next_bias_query;
+    ptrdiff_t next_bias_text, next_bias_head, next_bias_query;
 } Attention;
 
 typedef struct {

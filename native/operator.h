@@ -8,7 +8,7 @@
 enum { MAX_DIMS = 8 };
 
 /* Which operator it is; LINEAR and what follows on it take the same first inputs. */
-typedef enum { LINEAR, LINEAR_GELU, LINEAR_NORM, ATTENTION, BIASED_ATTENTION, OPERATORS } Kind;
+typedef enum { LINEAR, LINEAR_GELU, LINEAR_NORM, ATTENTION, BIASED_ATTENTION, RELATIVE_ATTENTION, OPERATORS } Kind;
 
 /* Of one node of a graph. Runs change nothing of it. */
 typedef struct {

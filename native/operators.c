@@ -21,6 +21,7 @@ static const Description descriptions[OPERATORS] = {
     [LINEAR_NORM] = {"LinearNormInt8", 8},
     [ATTENTION] = {"Attention", 1},
     [BIASED_ATTENTION] = {"BiasedAttention", 2},
+    [RELATIVE_ATTENTION] = {"RelativeAttention", 2},
 };
 
 /* The best kernels for this CPU. Asked once: in a virtual machine asking takes 20 us, and a system that allows a process tiles
@@ -161,7 +162,7 @@ static int input_type(const Operator *operator, size_t place) {
         .least_outputs = one, .outputs_alike = one, .create = create, .compute = compute, .since_version = one,         \
         .until_version = any_version,                                                                                   \
     }
-static const Operator operators[OPERATORS] = {OPERATOR, OPERATOR, OPERATOR, OPERATOR, OPERATOR};
+static const Operator operators[OPERATORS] = {OPERATOR, OPERATOR, OPERATOR, OPERATOR, OPERATOR, OPERATOR};
 
 static Status *add_operators(const Api *api, void *domain) {
     Status *status = NULL;

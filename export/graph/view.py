@@ -22,6 +22,7 @@ class GraphView:
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         """The nodes that read a tensor, or hold a body that does, once for each time."""
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.inputs = {value.name for value in model.graph.input}
         self.outputs = Counter(output.name for output in model.graph.output)
         for node in model.graph.node:
             for name in names_read(node):

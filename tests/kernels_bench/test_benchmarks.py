@@ -276,7 +276,7 @@ def test_the_forms_of_a_linear_layer_compute_the_same(op_type: str, inputs: int,
 
 
 @pytest.mark.skipif(not available_kernels().own, reason=f"none run here: {available_kernels().reason}")
-@pytest.mark.parametrize("biased", [False, True])
-def test_the_forms_of_attention_compute_the_same(biased: bool) -> None:
-    forms = bench_operators.attention_forms(21, biased=biased)
+@pytest.mark.parametrize("op_type", ["Attention", "RelativeAttention"])
+def test_the_forms_of_attention_compute_the_same(op_type: str) -> None:
+    forms = bench_operators.attention_forms(op_type, 21)
     np.testing.assert_allclose(forms["ours"].output(), forms["fp32"].output(), atol=1e-3)

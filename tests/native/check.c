@@ -21,7 +21,7 @@ struct Context {
     Value *in[8], out;
 };
 
-static const Operator *registered[5];
+static const Operator *registered[6];
 static size_t count_registered;
 static int64_t heads = 1, sequence_axis = 1;
 static long allocated;
@@ -209,14 +209,17 @@ static void check_attention(size_t texts, size_t length, size_t width) {
     Value bias = tensor(4, 4, (int64_t[]){(int64_t)texts, 1, 1, (int64_t)length});
     for (size_t i = 0; i < first * then * wide; i++) ((float *)x.data)[i] = i % wide < 2 * wide / 3 ? between(-2, 2) : 1;
     for (size_t i = 0; i < texts * length; i++) ((float *)bias.data)[i] = between(-2, 2) * (any() % 4 ? 1 : 200);
-    Context context = {.in = {&x, &bias}};
-    for (size_t biased = sequence_axis ? 0 : 1; biased < 2; biased++) {
-        compute(registered[3 + biased], &context);
+    Value window = tensor(4, 2, (int64_t[]){heads, length ? 2 * (int64_t)length - 1 : 0});
+    for (size_t i = 0; i < (size_t)(window.dims[0] * window.dims[1]); i++) ((float *)window.data)[i] = between(-2, 2);
+    Value *added[] = {NULL, &bias, &window};
+    for (size_t kind = sequence_axis ? 0 : 1; kind < 3; kind++) {
+        Context context = {.in = {&x, added[kind]}};
+        compute(registered[3 + kind], &context);
         for (size_t i = 0; i < texts * length * wide / 3; i++)
             if (!(fabsf(((float *)context.out.data)[i] - 1) < 1e-5f)) exit(1);
         free(context.out.data);
     }
-    free(x.data), free(bias.data);
+    free(x.data), free(bias.data), free(window.data);
 }
 
 int main(void) {
@@ -241,7 +244,7 @@ int main(void) {
     table.function[274] = (const void *)backwards;
     table.function[278] = (const void *)allocator_of;
     if (RegisterCustomOps(NULL, &(ApiBase){too_old, version}) || count_registered) return 1;
-    if (RegisterCustomOps(NULL, &(ApiBase){api_of, version}) || count_registered != 5) return 1;
+    if (RegisterCustomOps(NULL, &(ApiBase){api_of, version}) || count_registered != 6) return 1;
     static const size_t sizes[] = {1, 3, 4, 7, 8, 9, 15, 16, 17, 33}, heights[] = {0, 1, 2, 5, 6, 7, 13, 16, 17, 33};
     int shapes = 0;
     for (size_t r = 0; r < sizeof heights / sizeof *heights; r++)

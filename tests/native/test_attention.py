@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.export.graph.operators import attention
+from paritas.export.graph.operators import ATTENTION, BIASED_ATTENTION, RELATIVE_ATTENTION, attention
 from tests.native.compiling import FLAGS, NATIVE, compiled_for, compiles
 from tests.native.products import Kernels, model_of, run, session
 
@@ -89,10 +89,10 @@ def check(
 
 
 def opened(
-    heads: int, kernels: Kernels | None, *, biased: bool = False, axis: int = 1, threads: int = 1
+    heads: int, kernels: Kernels | None, op_type: str = ATTENTION, *, axis: int = 1, threads: int = 1
 ) -> Any:
-    inputs = ["x", "added"] if biased else ["x"]
-    return session(model_of(attention(inputs, "y", heads, sequence_axis=axis), {}), kernels, threads)
+    inputs = ["x"] if op_type == ATTENTION else ["x", "added"]
+    return session(model_of(attention(op_type, inputs, "y", heads, sequence_axis=axis), {}), kernels, threads)
 
 
 @pytest.mark.parametrize("length", LENGTHS)
@@ -112,10 +112,25 @@ def test_a_bias_is_added_whatever_it_is_shared_by(
 ) -> None:
     x, bias = projections(4, 21, 3, 20), np.random.default_rng(2).standard_normal(shape, np.float32)
     given = x if axis else x.swapaxes(0, 1).copy()
-    found = run(opened(3, kernels, biased=True, axis=axis), given, added=bias)
+    found = run(opened(3, kernels, BIASED_ATTENTION, axis=axis), given, added=bias)
     check(found if axis else found.swapaxes(0, 1), x, 3, bias)
-    body = run(opened(3, None, biased=True, axis=axis), given, added=bias)
+    body = run(opened(3, None, BIASED_ATTENTION, axis=axis), given, added=bias)
     np.testing.assert_allclose(body if axis else body.swapaxes(0, 1), exact(x, 3, bias), rtol=1e-5, atol=5e-6)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("length", [1, 2, 7, 16, 33, 70])
+def test_a_bias_by_distance_is_that_of_all_pairs(kernels: Kernels, length: int, axis: int) -> None:
+    x = projections(3, length, 4, 20)
+    window = np.random.default_rng(4).standard_normal((4, 2 * length - 1), np.float32)
+    places = np.arange(length)
+    bias = window[:, length - 1 + places - places[:, None]]
+    given = x if axis else x.swapaxes(0, 1).copy()
+    found = run(opened(4, kernels, RELATIVE_ATTENTION, axis=axis), given, added=window)
+    assert np.array_equal(found, run(opened(4, kernels, BIASED_ATTENTION, axis=axis), given, added=bias))
+    check(found if axis else found.swapaxes(0, 1), x, 4, bias)
+    body = run(opened(4, None, RELATIVE_ATTENTION, axis=axis), given, added=window)
+    np.testing.assert_allclose(body if axis else body.swapaxes(0, 1), exact(x, 4, bias), rtol=1e-5, atol=5e-6)
 
 
 def test_the_body_without_a_bias() -> None:
@@ -132,7 +147,7 @@ def test_bits_depend_on_no_batch_no_thread_and_no_padding(kernels: Kernels) -> N
     padded = np.concatenate([x, projections(9, 19, 4, 32, seed=7) * np.float32(1e36)], axis=1)
     mask = np.zeros((9, 1, 1, 49), np.float32)
     mask[..., 30:] = np.finfo(np.float32).min
-    found = run(opened(4, kernels, biased=True), padded, added=mask)
+    found = run(opened(4, kernels, BIASED_ATTENTION), padded, added=mask)
     assert np.array_equal(found[:, :30], expected)
 
 
@@ -147,7 +162,7 @@ def test_bits_depend_on_no_width_of_registers(kernels: Kernels, form: str, tmp_p
         x = projections(2, length, 3, channels)
         bias = np.random.default_rng(5).standard_normal((2, 1, 1, length), np.float32)
         found = [run(opened(3, one), x) for one in others]
-        biased = [run(opened(3, one, biased=True), x, added=bias) for one in others]
+        biased = [run(opened(3, one, BIASED_ATTENTION), x, added=bias) for one in others]
         check(found[0], x, 3, form=form)
         check(biased[0], x, 3, bias, form=form)
         assert all(np.array_equal(one, found[0]) for one in found)
@@ -174,7 +189,9 @@ def test_scores_however_far_apart(kernels: Kernels) -> None:
     mask = np.full((1, 1, 1, 20), np.finfo(np.float32).min)
     x = projections(1, 20, 2, 16)
     values = x[0, :, 64:].mean(axis=0)
-    np.testing.assert_allclose(run(opened(2, kernels, biased=True), x, added=mask)[0, 3], values, atol=1e-3)
+    np.testing.assert_allclose(
+        run(opened(2, kernels, BIASED_ATTENTION), x, added=mask)[0, 3], values, atol=1e-3
+    )
 
 
 def test_what_is_far_smaller_or_larger_than_all_else(kernels: Kernels) -> None:
@@ -237,22 +254,27 @@ def test_nothing_may_be_there(kernels: Kernels) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "bias", "message"),
+    ("shape", "op_type", "bias", "message"),
     [
-        ((2, 20, 100), None, r"3 \* heads \* channels\), with 2 heads"),
-        ((20, 96), None, r"must be \(batch, sequence"),
-        ((2, 20, 96), (19,), r"the bias must be \(2, 2, 20, 20\), or 1"),
-        ((2, 20, 96), (1,), r"the bias must be"),
-        ((2, 20, 96), (3, 1, 1, 20), r"the bias must be"),
-        ((2, 20, 96), (1, 2, 2, 20, 20), r"the bias must be"),
+        ((2, 20, 100), ATTENTION, None, r"3 \* heads \* channels\), with 2 heads"),
+        ((20, 96), ATTENTION, None, r"must be \(batch, sequence"),
+        ((2, 20, 96), BIASED_ATTENTION, (19,), r"the bias must be \(2, 2, 20, 20\), or 1"),
+        ((2, 20, 96), BIASED_ATTENTION, (1,), r"the bias must be"),
+        ((2, 20, 96), BIASED_ATTENTION, (3, 1, 1, 20), r"the bias must be"),
+        ((2, 20, 96), BIASED_ATTENTION, (1, 2, 2, 20, 20), r"the bias must be"),
+        ((2, 20, 96), RELATIVE_ATTENTION, (2, 38), r"the bias must be \(2, 39\)"),
+        ((2, 20, 96), RELATIVE_ATTENTION, (2, 40), r"the bias must be"),
+        ((2, 20, 96), RELATIVE_ATTENTION, (1, 39), r"the bias must be"),
+        ((2, 20, 96), RELATIVE_ATTENTION, (78,), r"the bias must be"),
+        ((2, 20, 96), RELATIVE_ATTENTION, (1, 2, 39), r"the bias must be"),
     ],
 )
 def test_shapes_that_do_not_fit_are_an_error_and_no_crash(
-    kernels: Kernels, shape: tuple[int, ...], bias: tuple[int, ...] | None, message: str
+    kernels: Kernels, shape: tuple[int, ...], op_type: str, bias: tuple[int, ...] | None, message: str
 ) -> None:
     others = {} if bias is None else {"added": np.zeros(bias, np.float32)}
     with pytest.raises(Exception, match=message):
-        run(opened(2, kernels, biased=bias is not None), np.zeros(shape, np.float32), **others)
+        run(opened(2, kernels, op_type), np.zeros(shape, np.float32), **others)
 
 
 def test_more_tokens_than_integers_have_room_for_are_an_error(kernels: Kernels) -> None:
@@ -261,12 +283,19 @@ def test_more_tokens_than_integers_have_room_for_are_an_error(kernels: Kernels) 
 
 
 @pytest.mark.parametrize(
-    ("heads", "axis", "biased"), [(0, 1, True), (-1, 1, True), (2, 2, True), (2, -1, True), (2, 0, False)]
+    ("heads", "axis", "op_type"),
+    [
+        (0, 1, BIASED_ATTENTION),
+        (-1, 1, RELATIVE_ATTENTION),
+        (2, 2, BIASED_ATTENTION),
+        (2, -1, RELATIVE_ATTENTION),
+        (2, 0, ATTENTION),
+    ],
 )
 def test_attributes_that_mean_nothing_are_an_error(
-    kernels: Kernels, heads: int, axis: int, biased: bool
+    kernels: Kernels, heads: int, axis: int, op_type: str
 ) -> None:
-    node = attention(["x", "added"] if biased else ["x"], "y", 2)
+    node = attention(op_type, ["x"] if op_type == ATTENTION else ["x", "added"], "y", 2)
     for attribute, value in ((node.attribute[0], heads), (node.attribute[1], axis)):
         assert attribute.name in ("heads", "sequence_axis")
         attribute.i = value

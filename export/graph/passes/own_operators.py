@@ -7,15 +7,19 @@ from onnx import helper, numpy_helper
 
 from paritas.export.graph.nodes import attributes, set_nodes
 from paritas.export.graph.operators import (
+    ATTENTION,
+    BIASED_ATTENTION,
     DOMAIN,
     HEADS_APART,
     LINEAR_GELU_INT8,
     LINEAR_INT8,
     LINEAR_NORM_INT8,
+    RELATIVE_ATTENTION,
     add_operators,
     attention,
 )
 from paritas.export.graph.passes.cleanup import drop_unused
+from paritas.export.graph.passes.relative_bias import Windows
 from paritas.export.graph.view import GraphView
 
 _TURNED = {axis: [*perm[:2], perm[3], perm[2]] for axis, perm in HEADS_APART.items()}
@@ -30,6 +34,7 @@ def fuse_own_operators(model: onnx.ModelProto) -> bool:
     if all(node.op_type != LINEAR_INT8 for node in model.graph.node):
         return False
     view = GraphView(model)
+    windows = Windows(view)
     fused: dict[str, onnx.NodeProto] = {}
     """What takes the place of the node with an output."""
     dropped: set[str] = set()
@@ -42,13 +47,12 @@ def fuse_own_operators(model: onnx.ModelProto) -> bool:
             if new is not None:
                 dropped.add(node.output[0])
         else:
-            new = _attention(node, view) if node.op_type == "Softmax" else None
+            new = _attention(node, view, windows) if node.op_type == "Softmax" else None
         if new is not None:
             fused[new.output[0]] = new
-    set_nodes(
-        model,
-        [fused.get(node.output[0], node) for node in model.graph.node if node.output[0] not in dropped],
-    )
+    kept = [fused.get(node.output[0], node) for node in model.graph.node if node.output[0] not in dropped]
+    set_nodes(model, [*windows.nodes, *kept])
+    model.graph.initializer.extend(windows.constants)
     drop_unused(model)
     add_operators(model)
     return True
@@ -92,7 +96,7 @@ def _like(linear: onnx.NodeProto, op_type: str, more: list[str], last: onnx.Node
     return new
 
 
-def _attention(softmax: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None:
+def _attention(softmax: onnx.NodeProto, view: GraphView, windows: Windows) -> onnx.NodeProto | None:
     """Return the attention around a Softmax; None where it has another form."""
     if attributes(softmax) != {"axis": -1}:
         return None
@@ -115,8 +119,12 @@ def _attention(softmax: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | Non
             continue
         heads = _heads({_shape(path[1], view) for path in paths}, _shape(context[2], view))
         if heads:
-            inputs = [paths[0][2].input[0], *bias]
-            return attention(inputs, context[2].output[0], heads, sequence_axis=axis)
+            projections, output = paths[0][2].input[0], context[2].output[0]
+            if not bias:
+                return attention(ATTENTION, [projections], output, heads)
+            window = windows.of(bias[0])
+            op_type, added = (RELATIVE_ATTENTION, window) if window else (BIASED_ATTENTION, bias[0])
+            return attention(op_type, [projections, added], output, heads, sequence_axis=axis)
     return None
 
 

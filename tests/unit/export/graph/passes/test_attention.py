@@ -187,8 +187,9 @@ def test_products_of_mpnet_read_queries_keys_and_values_as_they_lie(tmp_path: Pa
             write_optimized(bundle.directory / name, tmp_path / "optimized.onnx")
             found = operators(onnx.load(tmp_path / "optimized.onnx", load_external_data=False))
             # Each layer's scores and context are products; what moves is its context, and once the ids, the
-            # position bias and the output.
-            assert (found["FusedMatMul"], found["Transpose"]) == (4, 2 + 3), (precision, name)
+            # position bias and the output. INT8's kernels take that by distance: for others it moves twice.
+            once = 4 if precision == "int8" and name == variant.unpadded_graph else 3
+            assert (found["FusedMatMul"], found["Transpose"]) == (4, 2 + once), (precision, name)
 
 
 def test_bundles_have_it_in_the_graphs_for_one_length_alone(tmp_path: Path) -> None:

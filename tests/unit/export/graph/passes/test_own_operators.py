@@ -15,6 +15,8 @@ from onnx import helper, numpy_helper
 from paritas.export import export_model, precisions
 from paritas.export.graph.nodes import copy_model, set_nodes
 from paritas.export.graph.passes.own_operators import fuse_own_operators
+from paritas.export.graph.passes.relative_bias import Windows
+from paritas.export.graph.view import GraphView
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
 
@@ -44,6 +46,12 @@ def written(directory: Path, network: str = "bert", pooling: str = "mean") -> di
 def bert(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, onnx.ModelProto]]:
     directory = tmp_path_factory.mktemp("bert")
     return directory, written(directory)
+
+
+@pytest.fixture(scope="module")
+def mpnet(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, onnx.ModelProto]]:
+    directory = tmp_path_factory.mktemp("mpnet")
+    return directory, written(directory, "mpnet")
 
 
 def run(model: onnx.ModelProto, directory: Path) -> np.ndarray:
@@ -77,7 +85,8 @@ def fused(model: onnx.ModelProto, directory: Path) -> Counter[str]:
 def test_a_network_is_made_of_ours_and_computes_the_same(network: str, tmp_path: Path) -> None:
     for name, model in written(tmp_path, network).items():
         # In MPNet something is added to the scores in any case, and its tokens come first.
-        attention = "Attention" if (network, name) == ("bert", GRAPHS[1]) else "BiasedAttention"
+        unmasked = {"bert": "Attention", "mpnet": "RelativeAttention"}[network]
+        attention = unmasked if name == GRAPHS[1] else "BiasedAttention"
         expected = {"LinearInt8": 2, attention: 2, "LinearNormInt8": 4, "LinearGeluInt8": 2}
         assert fused(model, tmp_path) == expected
 
@@ -195,6 +204,87 @@ def test_what_computes_something_else_stays_as_it_is(
     model = copy_model(graphs[GRAPHS[0]])
     change(model)
     assert fused(model, directory)[operator] == left
+
+
+def _named(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.name == f"relative_bias{name}")
+
+
+def _turned_otherwise(model: onnx.ModelProto) -> None:
+    """By how far the query is behind its key."""
+    _named(model, "").attribute[0].ints[:] = [2, 1, 0]
+
+
+def _every_other_distance(model: onnx.ModelProto) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2), "two"))
+    _named(model, ".key").input[2] = "two"
+    _computed(model, _named(model, ".key"), 1, "Add", 2)
+
+
+def _a_query_counts_twice(model: onnx.ModelProto) -> None:
+    _computed(model, _named(model, ".distance"), 1, "Add", 2)
+
+
+def _of_a_table_that_is_computed(model: onnx.ModelProto) -> None:
+    _computed(model, _named(model, ".rows"), 0, "Neg", 1)
+
+
+def _computed(model: onnx.ModelProto, node: onnx.NodeProto, place: int, op_type: str, times: int) -> None:
+    """Let a node read what is made of its input."""
+    name = f"{node.name}.computed"
+    nodes = list(model.graph.node)
+    nodes.insert(nodes.index(node), helper.make_node(op_type, [node.input[place]] * times, [name], name=name))
+    node.input[place] = name
+    set_nodes(model, nodes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [_turned_otherwise, _every_other_distance, _a_query_counts_twice, _of_a_table_that_is_computed],
+)
+def test_a_bias_that_goes_by_more_than_distances_is_added_as_it_is(
+    change: Callable[[onnx.ModelProto], None], mpnet: tuple[Path, dict[str, onnx.ModelProto]]
+) -> None:
+    directory, graphs = mpnet
+    model = copy_model(graphs[GRAPHS[1]])
+    change(model)
+    found = fused(model, directory)
+    assert (found["BiasedAttention"], found["RelativeAttention"]) == (2, 0)
+
+
+def _of_the_number_of_texts(model: onnx.ModelProto) -> None:
+    for attribute, value in zip(_named(model, ".length").attribute, (1, 0), strict=True):
+        attribute.i = value  # "end" and "start"
+
+
+def _of_what_is_no_input(model: onnx.ModelProto) -> None:
+    _named(model, ".length").input[0] = "embeddings.ids"
+
+
+@pytest.mark.parametrize("change", [_of_the_number_of_texts, _of_what_is_no_input])
+def test_a_bias_for_another_number_of_tokens_is_added_as_it_is(
+    change: Callable[[onnx.ModelProto], None], mpnet: tuple[Path, dict[str, onnx.ModelProto]]
+) -> None:
+    model = copy_model(mpnet[1][GRAPHS[1]])
+    assert Windows(GraphView(model)).of("relative_bias")
+    change(model)
+    assert not Windows(GraphView(model)).of("relative_bias")
+
+
+def test_without_the_library_a_bias_is_spread_once_and_not_in_each_layer(
+    mpnet: tuple[Path, dict[str, onnx.ModelProto]], tmp_path: Path
+) -> None:
+    directory, graphs = mpnet
+    model = copy_model(graphs[GRAPHS[1]])
+    fuse_own_operators(model)
+    (directory / "graph.onnx").write_bytes(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(directory / "graph.onnx", options)
+    optimized = onnx.load(tmp_path / "optimized.onnx", load_external_data=False)
+    found = Counter(node.op_type for node in optimized.graph.node)
+    assert (found["Range"], found["Softmax"]) == (1, 2)
 
 
 def test_a_graph_of_onnxruntimes_operators_is_left_alone(
