@@ -158,11 +158,11 @@ class GraphWriter:
         masked = onnx.load(self._directory / cpu_graph, load_external_data=False)
         model = without_mask(masked, self._directory, longest)
         # Only now: where a mask is added shows in single nodes.
-        if fuse_own_operators(masked):
+        if fuse_own_operators(masked, longest):
             self._save(masked, cpu_graph)
         if model is None:
             return cpu_graph
-        fuse_own_operators(model)
+        fuse_own_operators(model, longest)
         fuse_attention(model)
         name = _UNPADDED.format(precision=precision)
         self._save(model, name)

@@ -21,8 +21,11 @@ class GraphView:
         """The node that makes a tensor, by the tensor's name."""
         self.consumers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         """The nodes that read a tensor, or hold a body that does, once for each time."""
-        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.inputs = {value.name for value in model.graph.input}
+        # An initializer that is an input too is a default, and no constant.
+        self.constants = {
+            tensor.name: tensor for tensor in model.graph.initializer if tensor.name not in self.inputs
+        }
         self.outputs = Counter(output.name for output in model.graph.output)
         for node in model.graph.node:
             for name in names_read(node):

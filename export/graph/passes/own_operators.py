@@ -25,8 +25,12 @@ from paritas.export.graph.view import GraphView
 _TURNED = {axis: [*perm[:2], perm[3], perm[2]] for axis, perm in HEADS_APART.items()}
 
 
-def fuse_own_operators(model: onnx.ModelProto) -> bool:
+def fuse_own_operators(model: onnx.ModelProto, longest: int) -> bool:
     """Let a graph that holds LinearInt8 use the other operators where it computes what they do.
+
+    Args:
+        model: a graph for CPUs.
+        longest: the most tokens of a text.
 
     Returns:
         Whether it holds any.
@@ -34,7 +38,7 @@ def fuse_own_operators(model: onnx.ModelProto) -> bool:
     if all(node.op_type != LINEAR_INT8 for node in model.graph.node):
         return False
     view = GraphView(model)
-    windows = Windows(view)
+    windows = Windows(view, longest)
     fused: dict[str, onnx.NodeProto] = {}
     """What takes the place of the node with an output."""
     dropped: set[str] = set()
@@ -122,7 +126,7 @@ def _attention(softmax: onnx.NodeProto, view: GraphView, windows: Windows) -> on
             projections, output = paths[0][2].input[0], context[2].output[0]
             if not bias:
                 return attention(ATTENTION, [projections], output, heads)
-            window = windows.of(bias[0])
+            window = windows.of(bias[0], heads)
             op_type, added = (RELATIVE_ATTENTION, window) if window else (BIASED_ATTENTION, bias[0])
             return attention(op_type, [projections, added], output, heads, sequence_axis=axis)
     return None

@@ -20,6 +20,7 @@ from paritas.export.graph.view import GraphView
 from tests.unit.export.entries import entry
 from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
 
+LONGEST = 24
 GRAPHS = ("model.int8.onnx", "model.int8.equal_length.onnx")
 
 
@@ -27,7 +28,7 @@ def written(directory: Path, network: str = "bert", pooling: str = "mean") -> di
     """The graphs of a tiny network over LinearInt8, nothing else fused; their weights in `directory`."""
     write = {"bert": write_tiny_bert, "mpnet": write_tiny_mpnet}[network]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(precisions, "fuse_own_operators", lambda _model: False)
+        patch.setattr(precisions, "fuse_own_operators", lambda _model, _longest: False)
         patch.setattr(precisions, "fuse_attention", lambda _model: None)
         bundle = export_model(
             "mine",
@@ -35,7 +36,7 @@ def written(directory: Path, network: str = "bert", pooling: str = "mean") -> di
             precisions=["fp32", "int8"],
             int8_inputs="dynamic",
             out=directory / "bundle",
-            registry=entry(directory, network=network, dim=64, pooling=pooling, max_length=24),
+            registry=entry(directory, network=network, dim=64, pooling=pooling, max_length=LONGEST),
         )
     for path in bundle.directory.glob("*.data"):
         path.rename(directory / path.name)
@@ -74,7 +75,7 @@ def ours(model: onnx.ModelProto) -> Counter[str]:
 def fused(model: onnx.ModelProto, directory: Path) -> Counter[str]:
     """Fuse a copy of a graph, hold its vectors against the graph's, and return what it is made of."""
     copy = copy_model(model)
-    assert fuse_own_operators(copy)
+    assert fuse_own_operators(copy, LONGEST)
     expected = run(model, directory)
     np.testing.assert_allclose(run(copy, directory), expected, atol=2e-6)
     onnx.checker.check_model(directory / "graph.onnx")
@@ -261,14 +262,54 @@ def _of_what_is_no_input(model: onnx.ModelProto) -> None:
     _named(model, ".length").input[0] = "embeddings.ids"
 
 
-@pytest.mark.parametrize("change", [_of_the_number_of_texts, _of_what_is_no_input])
-def test_a_bias_for_another_number_of_tokens_is_added_as_it_is(
+def _of_fewer_tokens(model: onnx.ModelProto) -> None:
+    """Further apart Gather counts from the table's end."""
+    _with_zero(model, np.array(LONGEST - 2))
+
+
+def _beyond_the_table(model: onnx.ModelProto) -> None:
+    """Which has 80 columns."""
+    _with_zero(model, np.array(80 - LONGEST + 1))
+
+
+def _of_a_place_each(model: onnx.ModelProto) -> None:
+    _with_zero(model, np.full((64, 64), LONGEST - 1))
+
+
+def _that_callers_choose(model: onnx.ModelProto) -> None:
+    name = _named(model, ".column").input[1]
+    model.graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.INT64, []))
+
+
+def _for_all_heads(model: onnx.ModelProto) -> None:
+    _named(model, ".rows").input[0] = "row"
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 64), np.float32), "row"))
+
+
+def _with_zero(model: onnx.ModelProto, zero: np.ndarray) -> None:
+    model.graph.initializer.append(numpy_helper.from_array(zero, "zero"))
+    _named(model, ".column").input[1] = "zero"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _of_the_number_of_texts,
+        _of_what_is_no_input,
+        _of_fewer_tokens,
+        _beyond_the_table,
+        _of_a_place_each,
+        _that_callers_choose,
+        _for_all_heads,
+    ],
+)
+def test_a_bias_of_more_than_a_table_holds_is_added_as_it_is(
     change: Callable[[onnx.ModelProto], None], mpnet: tuple[Path, dict[str, onnx.ModelProto]]
 ) -> None:
     model = copy_model(mpnet[1][GRAPHS[1]])
-    assert Windows(GraphView(model)).of("relative_bias")
+    assert Windows(GraphView(model), LONGEST).of("relative_bias", 4)
     change(model)
-    assert not Windows(GraphView(model)).of("relative_bias")
+    assert not Windows(GraphView(model), LONGEST).of("relative_bias", 4)
 
 
 def test_without_the_library_a_bias_is_spread_once_and_not_in_each_layer(
@@ -276,7 +317,7 @@ def test_without_the_library_a_bias_is_spread_once_and_not_in_each_layer(
 ) -> None:
     directory, graphs = mpnet
     model = copy_model(graphs[GRAPHS[1]])
-    fuse_own_operators(model)
+    fuse_own_operators(model, LONGEST)
     (directory / "graph.onnx").write_bytes(model.SerializeToString())
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -293,5 +334,5 @@ def test_a_graph_of_onnxruntimes_operators_is_left_alone(
     model = copy_model(bert[1][GRAPHS[0]])
     set_nodes(model, [node for node in model.graph.node if node.domain != "paritas"])
     before = model.SerializeToString()
-    assert not fuse_own_operators(model)
+    assert not fuse_own_operators(model, LONGEST)
     assert model.SerializeToString() == before
