@@ -20,15 +20,12 @@ def test_nothing_is_read_or_written_beyond_its_end_and_nothing_is_undefined(
 ) -> None:
     # With no room on the stack that is larger than asked for.
     sanitized = ["-g", "-O1", "-std=gnu11", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-DSMALL=1"]
-    sanitized += [
-        "-fsanitize=address,undefined,float-cast-overflow",
-        "-fno-sanitize-recover=all",
-        f"-I{NATIVE}",
-    ]
+    # What goes on after a finding: so gcc 12 keeps masks in memory, whose upper bits it then makes up.
+    sanitized += ["-fsanitize=address,undefined,float-cast-overflow", f"-I{NATIVE}"]
     compiled(*sanitized, "-c", ROOT / "tests/native/check.c", "-o", tmp_path / "stand_in.o")
     compiled_for(name, tmp_path / "check", *sanitized, tmp_path / "stand_in.o", "-lm")
     ran = subprocess.run([tmp_path / "check"], capture_output=True, text=True, check=False, timeout=300)
-    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout + ran.stderr
     assert int(ran.stdout) > 1600
 
 
