@@ -47,6 +47,7 @@ from paritas.export.graph.operators import (
     attention,
     linear_int8,
     pack,
+    with_more,
 )
 from paritas.export.int8.weight_rounding import column_scales
 
@@ -159,8 +160,8 @@ def linear_forms(op_type: str, tokens: int, inputs: int, outputs: int) -> dict[s
     }
     given: dict[str, NDArray[Any]] = {"x": x}
     norm: dict[str, NDArray[Any]] = {}
-    ours = linear_int8(["x", *layer], "y", weights.shape)
-    ours.op_type = op_type
+    outliers = {"places": np.empty((0, 2), np.int32), "apart": np.empty(0, np.float32)}
+    alone = linear_int8(["x", *layer, *outliers], "y", weights.shape, 0)
     following = {
         LINEAR_INT8: [],
         LINEAR_GELU_INT8: [node("Gelu", "sum")],
@@ -174,8 +175,10 @@ def linear_forms(op_type: str, tokens: int, inputs: int, outputs: int) -> dict[s
 
         given["residual"] = generator.standard_normal((tokens, outputs), np.float32)
         norm = {"gamma": np.ones(outputs, np.float32), "beta": np.zeros(outputs, np.float32)}
-        ours.input.extend(["residual", *norm])
+        ours = with_more(alone, op_type, ["residual", *norm], "y")
         ours.attribute.append(helper.make_attribute("epsilon", 1e-5))
+    else:
+        ours = with_more(alone, op_type, [], "y")
     last = "sum" if following else "y"
     low, high = float(x.min()), float(x.max())
     step = np.float32((high - low) / 255)
@@ -195,7 +198,7 @@ def linear_forms(op_type: str, tokens: int, inputs: int, outputs: int) -> dict[s
     return {
         "fp32": TinyGraph([*fp32, *following], given, dequantized | norm, threads=1),
         "static": TinyGraph([*quantized, *following], given, static | norm, threads=1),
-        "ours": TinyGraph([ours], given, layer | norm, threads=1),
+        "ours": TinyGraph([ours], given, layer | norm | outliers, threads=1),
     }
 
 

@@ -4,7 +4,7 @@
    Weights are the tensors that the graph has, and those of a mapped weights file are read where they lie. */
 #include "operator.h"
 
-enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT };
+enum { X, WEIGHTS, SUMS, SCALES, BIAS, RESIDUAL, NORM_SCALE, NORM_SHIFT }; /* and outliers' places and weights */
 /* A task is worth a thread's waking up: some microseconds. */
 enum { TASK_PRODUCTS = 1024 * 1024, TASK_ROWS = 8 };
 
@@ -17,8 +17,30 @@ typedef struct {
     size_t rows, block_rows, parts;
     size_t row_bytes;
     char *rounded;
+    float *apart; /* of each row the inputs of outliers */
     float *y;
 } Run;
+
+/* Read the weights that stand apart, where the node says that there are some. */
+static Status *read_outliers(const Api *api, const void *info, size_t place, Layer *layer) {
+    int64_t count = 0;
+    Tensor places, weights;
+    Status *status = int_attribute(api, info, "outliers", &count);
+    if (status) release_status(api, status); /* of a former bundle */
+    if (status || !count) return NULL;
+    if ((status = read_constant(api, info, place, &places)) || (status = read_constant(api, info, place + 1, &weights))) return status;
+    if (places.rank != 2 || places.dims[0] != count || places.dims[1] != 2 || weights.rank != 1 || weights.dims[0] != count)
+        return refuse(api, "outliers must have an input, an output and a weight each");
+    layer->outliers = (size_t)count;
+    layer->outlier_places = places.data;
+    layer->outlier_weights = weights.data;
+    for (size_t i = 0; i < layer->outliers; i++) {
+        const int32_t *at = layer->outlier_places + 2 * i;
+        if (at[0] < 0 || at[1] < 0 || (size_t)at[1] >= layer->outputs) return refuse(api, "an outlier is of no input or of no output");
+        if ((size_t)at[0] >= layer->inputs) layer->inputs = (size_t)at[0] + 1;
+    }
+    return NULL;
+}
 
 /* Weights and what belongs to them are read here, once. In each run of all-mpnet-base-v2's 60 nodes that took 0.15 to 0.2 ms:
    85 MB of weights pass through the caches in between. */
@@ -38,9 +60,10 @@ Status *prepare_linear(Kernel *kernel, const void *info) {
         weights->dims[3] != GROUP)
         return refuse(api, "weights for %zu outputs must be packed as (%zu, groups, %d, %d)", outputs, panels_of(outputs), PANEL,
                       GROUP);
-    kernel->layer = (Layer){0, outputs, weights->data, in[SUMS].data, in[SCALES].data, in[BIAS].data};
+    kernel->layer = (Layer){
+        .outputs = outputs, .weights = weights->data, .sums = in[SUMS].data, .scales = in[SCALES].data, .bias = in[BIAS].data};
     kernel->groups = (size_t)weights->dims[1];
-    if (kernel->kind != LINEAR_NORM) return NULL;
+    if ((status = read_outliers(api, info, last + 1, &kernel->layer)) || kernel->kind != LINEAR_NORM) return status;
     kernel->norm_scale = in[NORM_SCALE].data;
     kernel->norm_shift = in[NORM_SHIFT].data;
     return float_attribute(api, info, "epsilon", &kernel->epsilon);
@@ -53,6 +76,7 @@ static Status *check(const Kernel *kernel, const Tensor *x, const Tensor *residu
     if (groups_of(inputs) != kernel->groups)
         return refuse(api, "LinearInt8: weights for %zu inputs must have %zu groups of %d, and have %zu", inputs, groups_of(inputs), GROUP,
                       kernel->groups);
+    if (inputs < kernel->layer.inputs) return refuse(api, "LinearInt8: an outlier is of input %zu of %zu", kernel->layer.inputs, inputs);
     if (kernel->kind != LINEAR_NORM) return NULL;
     int alike = residual->rank == x->rank && (size_t)residual->dims[x->rank - 1] == outputs;
     for (size_t i = 0; alike && i + 1 < x->rank; i++) alike = residual->dims[i] == x->dims[i];
@@ -70,8 +94,23 @@ static size_t rows_of(const Run *run, size_t block) {
 
 static void round_rows(void *data, size_t task) {
     const Run *run = data;
-    const size_t top = task * TASK_ROWS, left = run->rows - top, inputs = run->layer.inputs;
-    run->kernels->round(run->x + top * inputs, left < TASK_ROWS ? left : TASK_ROWS, inputs, run->rounded + top * run->row_bytes);
+    const Layer *layer = &run->layer;
+    const size_t top = task * TASK_ROWS, left = run->rows - top, rows = left < TASK_ROWS ? left : TASK_ROWS;
+    run->kernels->round(run->x + top * layer->inputs, rows, layer->inputs, run->rounded + top * run->row_bytes);
+    for (size_t row = top; row < top + rows; row++)
+        for (size_t i = 0; i < layer->outliers; i++)
+            run->apart[row * layer->outliers + i] = run->x[row * layer->inputs + (size_t)layer->outlier_places[2 * i]];
+}
+
+/* Outputs from `first` to before `end` get what outliers add to them, in the outliers' order. */
+static void add_outliers(const Run *run, size_t top, size_t rows, size_t first, size_t end) {
+    const Layer *layer = &run->layer;
+    for (size_t i = 0; i < layer->outliers; i++) {
+        const size_t output = (size_t)layer->outlier_places[2 * i + 1];
+        if (output < first || output >= end) continue;
+        for (size_t row = top; row < top + rows; row++)
+            run->y[row * layer->outputs + output] += run->apart[row * layer->outliers + i] * layer->outlier_weights[i];
+    }
 }
 
 /* Parts are as long as each other, but for a tile. */
@@ -88,8 +127,9 @@ static void multiply_part(void *data, size_t task) {
     const size_t first = first_panel(run, part), last = first_panel(run, part + 1);
     float *y = run->y + top * outputs;
     run->kernels->multiply(run->rounded + top * run->row_bytes, rows, &run->layer, first, last, y);
-    if (run->kernel->kind != LINEAR_GELU) return;
     const size_t end = last * PANEL < outputs ? last * PANEL : outputs;
+    add_outliers(run, top, rows, first * PANEL, end);
+    if (run->kernel->kind != LINEAR_GELU) return;
     for (size_t row = 0; row < rows; row++) run->kernels->gelu(y + row * outputs + first * PANEL, end - first * PANEL);
 }
 
@@ -131,8 +171,9 @@ Status *compute_linear(const Kernel *kernel, Context *context) {
     run.layer.inputs = inputs;
     if ((status = make_output(api, context, &x, run.layer.outputs, &run.y)) || !rows) return status;
     Scratch scratch;
-    if ((status = open_scratch(kernel, rows * run.row_bytes, &scratch))) return status;
+    if ((status = open_scratch(kernel, rows * (run.row_bytes + run.layer.outliers * sizeof *run.apart), &scratch))) return status;
     run.rounded = scratch.memory;
+    run.apart = (float *)(run.rounded + rows * run.row_bytes);
     plan(&run);
     const size_t blocks = (rows + run.block_rows - 1) / run.block_rows, parts_of_rows = (rows + TASK_ROWS - 1) / TASK_ROWS;
     status = each(api, context, round_rows, parts_of_rows, &run);

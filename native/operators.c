@@ -12,16 +12,16 @@
 
 typedef struct {
     const char *name;
-    size_t inputs;
+    size_t inputs, required; /* the others are outliers, which nodes of former bundles have none of */
 } Description;
 
 static const Description descriptions[OPERATORS] = {
-    [LINEAR] = {"LinearInt8", 5},
-    [LINEAR_GELU] = {"LinearGeluInt8", 5},
-    [LINEAR_NORM] = {"LinearNormInt8", 8},
-    [ATTENTION] = {"Attention", 1},
-    [BIASED_ATTENTION] = {"BiasedAttention", 2},
-    [RELATIVE_ATTENTION] = {"RelativeAttention", 2},
+    [LINEAR] = {"LinearInt8", 7, 5},
+    [LINEAR_GELU] = {"LinearGeluInt8", 7, 5},
+    [LINEAR_NORM] = {"LinearNormInt8", 10, 8},
+    [ATTENTION] = {"Attention", 1, 1},
+    [BIASED_ATTENTION] = {"BiasedAttention", 2, 2},
+    [RELATIVE_ATTENTION] = {"RelativeAttention", 2, 2},
 };
 
 /* The best kernels for this CPU. Asked once: in a virtual machine asking takes 20 us, and a system that allows a process tiles
@@ -147,18 +147,19 @@ static size_t inputs_of(const Operator *operator) { return descriptions[kind_of(
 static size_t one_output(const Operator *operator) { (void)operator; return 1; }
 static int one(const Operator *operator) { (void)operator; return 1; }
 static int any_version(const Operator *operator) { (void)operator; return INT32_MAX; }
-static int required(const Operator *operator, size_t place) { (void)operator; (void)place; return 0; }
+static int as_it_is(const Operator *operator, size_t place) { (void)operator; (void)place; return 0; }
+static int optional(const Operator *operator, size_t place) { return place >= descriptions[kind_of(operator)].required; }
 static int output_type(const Operator *operator, size_t place) { (void)operator; (void)place; return FLOAT; }
 static int input_type(const Operator *operator, size_t place) {
     if (kind_of(operator) >= ATTENTION) return FLOAT;
-    return place == 1 ? INT8 : place == 2 ? INT32 : FLOAT;
+    return place == 1 ? INT8 : place == 2 || place == descriptions[kind_of(operator)].required ? INT32 : FLOAT;
 }
 
 #define OPERATOR                                                                                                        \
     {                                                                                                                   \
         .version = API_VERSION, .name = name, .provider = provider, .input_type = input_type, .inputs = inputs_of,      \
-        .output_type = output_type, .outputs = one_output, .destroy = destroy, .input_kind = required,                  \
-        .output_kind = required, .input_memory = required, .least_inputs = one, .inputs_alike = one,                    \
+        .output_type = output_type, .outputs = one_output, .destroy = destroy, .input_kind = optional,                  \
+        .output_kind = as_it_is, .input_memory = as_it_is, .least_inputs = one, .inputs_alike = one,                    \
         .least_outputs = one, .outputs_alike = one, .create = create, .compute = compute, .since_version = one,         \
         .until_version = any_version,                                                                                   \
     }

@@ -4,21 +4,26 @@ In the graph each is a function: its body says in onnxruntime's own operators wh
 library is registered, onnxruntime runs the library's kernel instead, see `paritas.engine.runtime.kernels`.
 That rounds the inputs of products too, and is apart from the body by little more than that.
 
-    LinearInt8(x, weights, sums, scales, bias)              x @ (weights * scales) + bias
-    LinearGeluInt8(x, weights, sums, scales, bias)          Gelu of that
+    LinearInt8(x, weights, sums, scales, bias, *outliers)   x @ (weights * scales + outliers) + bias
+    LinearGeluInt8(x, weights, sums, scales, bias,          Gelu of that
+                   *outliers)
     LinearNormInt8(x, weights, sums, scales, bias,          LayerNormalization of that and the residual
-                   residual, norm_scale, norm_shift)
+                   residual, norm_scale, norm_shift,
+                   *outliers)
     Attention(projections)                                  softmax(queries . keys) . values
     BiasedAttention(projections, bias)                      the same with a bias added to the scores
     RelativeAttention(projections, window)                  the same with a bias by the tokens' distance
 
 Weights are int8, packed by `pack`, so that sessions and processes map one copy of what the kernels read. The
 bodies undo that; onnxruntime does so once, while it optimizes the graph. Sums, int32, are those of each
-output's weights, which only kernels need. All else is float32. Projections are (batch, sequence, 3 * dim) or
-(sequence, batch, 3 * dim): queries, keys and values side by side, each of them its heads side by side. Of the
-bias' axes, (batch, heads, sequence, sequence), any but the last may be 1. A window is (heads, 2 * sequence -
-1): its column sequence - 1 + key - query is added to their score. Written out for all pairs, such a bias took
-a quarter of attention's time at 512 tokens, for each layer read 12 MB of it.
+output's weights, which only kernels need. Outliers are what some weights are beyond 8 bits: their places,
+int32, (outliers, 2), an input and an output each, and their values. All else is float32.
+
+Projections are (batch, sequence, 3 * dim) or (sequence, batch, 3 * dim): queries, keys and values side by
+side, each of them its heads side by side. Of the bias' axes, (batch, heads, sequence, sequence), any but the
+last may be 1. A window is (heads, 2 * sequence - 1): its column sequence - 1 + key - query is added to their
+score. Written out for all pairs, such a bias took a quarter of attention's time at 512 tokens, for each layer
+read 12 MB of it.
 """
 
 from __future__ import annotations
@@ -39,20 +44,34 @@ DOMAIN = "paritas"
 PANEL, GROUP = 16, 4
 
 _LINEAR_INPUTS = ["x", "weights", "sums", "scales", "bias"]
+_OF_LINEAR = ["shape", "outliers"]
+_OUTLIERS = ["outlier_places", "outlier_weights"]
 # Orders of axes: from heads side by side to (batch, heads, sequence, width) and back, by the sequence's axis.
 HEADS_APART = {1: [0, 2, 1, 3], 0: [1, 2, 0, 3]}
 _TOGETHER = {1: [0, 2, 1, 3], 0: [2, 0, 1, 3]}
 
 
-def linear_int8(inputs: list[str], output: str, shape: tuple[int, int]) -> onnx.NodeProto:
+def linear_int8(inputs: list[str], output: str, shape: tuple[int, int], outliers: int) -> onnx.NodeProto:
     """Return a LinearInt8 node, (..., inputs) to (..., outputs), named like its output.
 
     Args:
         inputs: the names of its inputs.
         output: the name of what it gives.
         shape: (inputs, outputs).
+        outliers: how many there are.
     """
-    return helper.make_node(LINEAR_INT8, inputs, [output], name=output, domain=DOMAIN, shape=list(shape))
+    return helper.make_node(
+        LINEAR_INT8, inputs, [output], name=output, domain=DOMAIN, shape=list(shape), outliers=outliers
+    )
+
+
+def with_more(linear: onnx.NodeProto, op_type: str, more: list[str], output: str) -> onnx.NodeProto:
+    """Return a LinearInt8 node as another operator, with more inputs and another output, and name."""
+    first = len(_LINEAR_INPUTS)
+    inputs = [*linear.input[:first], *more, *linear.input[first:]]
+    node = helper.make_node(op_type, inputs, [output], name=output, domain=DOMAIN)
+    node.attribute.extend(linear.attribute)
+    return node
 
 
 def attention(
@@ -119,16 +138,20 @@ def _linear(opset: int) -> onnx.FunctionProto:
         _given("Constant", [], ["end"], value_ints="shape"),
         helper.make_node("Slice", ["padded", "start", "end"], ["matrix"]),
         helper.make_node("Cast", ["matrix"], ["integers"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["integers", "scales"], ["exact"]),
+        helper.make_node("Mul", ["integers", "scales"], ["dequantized"]),
+        helper.make_node("Cast", ["outlier_places"], ["places"], to=TensorProto.INT64),
+        helper.make_node(
+            "ScatterND", ["dequantized", "places", "outlier_weights"], ["exact"], reduction="add"
+        ),
         helper.make_node("MatMul", ["x", "exact"], ["product"]),
         helper.make_node("Add", ["product", "bias"], ["y"]),
     ]
-    return _function(LINEAR_INT8, _LINEAR_INPUTS, nodes, opset, ["shape"])
+    return _function(LINEAR_INT8, [*_LINEAR_INPUTS, *_OUTLIERS], nodes, opset, _OF_LINEAR)
 
 
 def _linear_gelu(opset: int) -> onnx.FunctionProto:
     nodes = [_product(), helper.make_node("Gelu", ["sum"], ["y"])]
-    return _function(LINEAR_GELU_INT8, _LINEAR_INPUTS, nodes, opset, ["shape"])
+    return _function(LINEAR_GELU_INT8, [*_LINEAR_INPUTS, *_OUTLIERS], nodes, opset, _OF_LINEAR)
 
 
 def _linear_norm(opset: int) -> onnx.FunctionProto:
@@ -137,8 +160,8 @@ def _linear_norm(opset: int) -> onnx.FunctionProto:
         helper.make_node("Add", ["sum", "residual"], ["both"]),
         _given("LayerNormalization", ["both", "norm_scale", "norm_shift"], ["y"], epsilon="epsilon"),
     ]
-    inputs = [*_LINEAR_INPUTS, "residual", "norm_scale", "norm_shift"]
-    return _function(LINEAR_NORM_INT8, inputs, nodes, opset, ["shape", "epsilon"])
+    inputs = [*_LINEAR_INPUTS, "residual", "norm_scale", "norm_shift", *_OUTLIERS]
+    return _function(LINEAR_NORM_INT8, inputs, nodes, opset, [*_OF_LINEAR, "epsilon"])
 
 
 def _attention(opset: int) -> onnx.FunctionProto:
@@ -215,6 +238,7 @@ _FUNCTIONS = {
 
 _TYPES = {
     "shape": AttributeProto.INTS,
+    "outliers": AttributeProto.INT,
     "split": AttributeProto.INTS,
     "apart": AttributeProto.INTS,
     "together": AttributeProto.INTS,
@@ -232,7 +256,7 @@ def _given(op_type: str, inputs: list[str], outputs: list[str], **attributes: st
 
 
 def _product() -> onnx.NodeProto:
-    node = _given(LINEAR_INT8, _LINEAR_INPUTS, ["sum"], shape="shape")
+    node = _given(LINEAR_INT8, [*_LINEAR_INPUTS, *_OUTLIERS], ["sum"], shape="shape", outliers="outliers")
     node.domain = DOMAIN
     return node
 

@@ -1,4 +1,4 @@
-"""INT8: an FP32 graph's linear layers over 8-bit weights, its word embeddings as 8-bit rows.
+"""INT8: an FP32 graph's linear layers over 8-bit weights, its word embeddings in 8 bits.
 
 Calibration runs the FP32 graph over its texts and takes the second moments by which the weights are rounded
 (weight_rounding.py). What rounding still shifts on average goes into the bias. What multiplies the weights

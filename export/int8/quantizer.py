@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from paritas.export.graph.weights_file import read_tensor
 from paritas.export.int8.calibration import Activations, Calibration
 from paritas.export.int8.input_quantization import InputQuantization
 from paritas.export.int8.linear import Linear, linear_layers
-from paritas.export.int8.weight_rounding import blocks, column_scales, round_weights
+from paritas.export.int8.weight_rounding import blocks, column_scales, outliers, round_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,16 @@ class Matrix:
     """(inputs, outputs); static inputs may have more rows, see `InputQuantization`."""
     scales: NDArray[np.float32]
     bias: NDArray[np.float32]
+    outlier_places: NDArray[np.int32]
+    """(outliers, 2): the inputs and outputs of weights that are more than their integers say."""
+    outlier_weights: NDArray[np.float32]
+    """What they are more, (outliers,)."""
+
+    def dequantized(self) -> NDArray[np.float32]:
+        """Return the weights as they are multiplied, float32, (inputs, outputs)."""
+        exact = self.weights.astype(np.float32) * self.scales
+        exact[tuple(self.outlier_places.T)] += self.outlier_weights
+        return exact
 
 
 class Quantizer:
@@ -103,6 +113,9 @@ class Quantizer:
         layers, quantization = self.readers(source), self.quantizations.get(source)
         exact = [self.constant(layer.weight) for layer in layers]
         joined = np.concatenate(exact, axis=1)
+        places = outliers(joined) if quantization is None else np.empty((0, 2), np.int32)
+        apart = joined[tuple(places.T)]
+        joined[tuple(places.T)] = 0
         if quantization is not None:
             joined = quantization.extend(joined)
         scales = column_scales(joined)
@@ -111,16 +124,23 @@ class Quantizer:
         for layer, matrix in zip(layers, exact, strict=True):
             columns = slice(start, start + matrix.shape[1])
             start = columns.stop
-            step = scales[columns]
-            dequantized = rounded[:, columns].astype(np.float64) * step
-            bias = np.zeros(len(step)) if layer.bias is None else self.constant(layer.bias).astype(np.float64)
+            own = (places[:, 1] >= columns.start) & (places[:, 1] < columns.stop)
+            exact_bias = (
+                np.zeros(matrix.shape[1], np.float32) if layer.bias is None else self.constant(layer.bias)
+            )
+            new = Matrix(
+                np.ascontiguousarray(rounded[:, columns]),
+                scales[columns],
+                exact_bias,
+                places[own] - np.array([0, columns.start], np.int32),
+                apart[own],
+            )
+            dequantized = new.dequantized().astype(np.float64)
             # What rounding shifts on average ...
-            bias = bias + before @ matrix - after @ dequantized
+            bias = exact_bias + before @ matrix - after @ dequantized
             if quantization is not None:  # ... and what the integer product takes for a column's zero.
                 bias += quantization.constant(dequantized)
-            self.matrices[layer.name] = Matrix(
-                np.ascontiguousarray(rounded[:, columns]), step, bias.astype(np.float32)
-            )
+            self.matrices[layer.name] = replace(new, bias=bias.astype(np.float32))
 
     def readers(self, source: str) -> list[Linear]:
         """Return the layers that read a source."""
@@ -134,8 +154,7 @@ class Quantizer:
             for layer in self.readers(name):
                 weights, matrix = self.constant(layer.weight), self.matrices[layer.name]
                 exact = values @ weights
-                steps = matrix.weights.astype(np.float32) * matrix.scales
-                ours = self.as_multiplied(name, values) @ steps
+                ours = self.as_multiplied(name, values) @ matrix.dequantized()
                 lost = float(np.square((exact - exact.mean(0)) - (ours - ours.mean(0))).sum())
                 error[layer.name] = error.get(layer.name, 0) + lost
                 size[layer.name] = size.get(layer.name, 0) + float(np.square(exact - exact.mean(0)).sum())

@@ -23,6 +23,13 @@ _BLOCK = 512
 _STRIP = 64
 # Share of the mean diagonal added to it: moments of a few thousand tokens are not of full rank.
 _DAMPING = 0.03
+# A weight is an outlier if it is so many times as large as the root mean square of its column, whose step
+# follows from its largest weight. In all-mpnet-base-v2's first layer one of 3,072 is 55 times as large, and 8
+# bits left nothing of the others.
+_OUTLIER = 16
+# An outlier costs a multiplication for every token. all-mpnet-base-v2 has 37 of them in a layer at most, and
+# takes 1 % longer in bulk for them.
+_MOST_OUTLIERS = 64
 
 
 def blocks(inputs: int) -> list[slice]:
@@ -30,6 +37,23 @@ def blocks(inputs: int) -> list[slice]:
     count = -(-inputs // _BLOCK)
     edges = np.linspace(0, inputs, count + 1).astype(int).tolist()
     return [slice(first, last) for first, last in itertools.pairwise(edges)]
+
+
+def outliers(weights: NDArray[np.float32]) -> NDArray[np.int32]:
+    """Return the places of weights that are far larger than the others of their columns.
+
+    Args:
+        weights: float32, (inputs, outputs).
+
+    Returns:
+        int32, (outliers, 2), an input and an output each, by outputs.
+    """
+    typical = np.sqrt(np.square(weights).mean(axis=0))
+    ratios = np.abs(weights) / np.where(typical > 0, typical, 1)
+    places = np.argwhere(ratios > _OUTLIER)
+    largest = np.argsort(-ratios[tuple(places.T)], kind="stable")[:_MOST_OUTLIERS]
+    places = places[largest]
+    return places[np.lexsort(places.T)].astype(np.int32)
 
 
 def column_scales(weights: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from paritas.export.graph.operators import add_operators, linear_int8, pack
 from paritas.export.graph.passes.transpose_in_products import transpose_in_products
 from paritas.export.graph.weights_file import WeightsFile, is_large, replace_initializers
 from paritas.export.int8.linear import Linear, linear_layers
-from paritas.export.int8.quantizer import Quantizer
+from paritas.export.int8.quantizer import Matrix, Quantizer
 from paritas.export.int8.weight_rounding import LARGEST
 
 
@@ -81,9 +81,11 @@ class Writer:
             self.constant(f"{layer.name}.sums", weights.sum(axis=0, dtype=np.int32)),
             self.constant(f"{layer.name}.scales", np.concatenate([matrix.scales for matrix in matrices])),
             self.constant(f"{layer.name}.bias", np.concatenate([matrix.bias for matrix in matrices])),
+            *self._outliers(layer.name, matrices),
         ]
         output = layer.output if len(layers) == 1 else f"{layer.output}.joined"
-        self.nodes.append(linear_int8(inputs, output, weights.shape))
+        count = sum(matrix.outlier_weights.size for matrix in matrices)
+        self.nodes.append(linear_int8(inputs, output, weights.shape, count))
         if len(layers) == 1:
             return
         outputs, widths = [other.output for other in layers], {matrix.scales.size for matrix in matrices}
@@ -94,6 +96,20 @@ class Writer:
             sizes = np.array([matrix.scales.size for matrix in matrices])
             split.input.append(self.constant(f"{output}.sizes", sizes))
         self.nodes.append(split)
+
+    def _outliers(self, name: str, matrices: list[Matrix]) -> list[str]:
+        """Add the outliers of matrices side by side, and return their names."""
+        widths = [matrix.scales.size for matrix in matrices]
+        starts = np.cumsum([0, *widths[:-1]], dtype=np.int32)
+        places = [
+            m.outlier_places + np.array([0, start], np.int32)
+            for m, start in zip(matrices, starts, strict=True)
+        ]
+        weights = [matrix.outlier_weights for matrix in matrices]
+        return [
+            self.constant(f"{name}.outlier_places", np.concatenate(places)),
+            self.constant(f"{name}.outlier_weights", np.concatenate(weights)),
+        ]
 
     def finish(self, model: onnx.ModelProto) -> None:
         """Do what is left when all nodes are in the graph."""

@@ -18,12 +18,12 @@ struct Value {
     size_t rank;
 };
 struct Context {
-    Value *in[8], out;
+    Value *in[10], out;
 };
 
 static const Operator *registered[6];
 static size_t count_registered;
-static int64_t heads = 1, sequence_axis = 1;
+static int64_t heads = 1, sequence_axis = 1, outliers = 0;
 static long allocated;
 
 static void *exactly(size_t bytes) {
@@ -70,7 +70,7 @@ static Status *constant_of(const void *info, size_t place, int *constant, const 
 static Status *float_of(const void *info, const char *name, float *value) { (void)info; (void)name; *value = 1e-5f; return NULL; }
 static Status *int_of(const void *info, const char *name, int64_t *value) {
     (void)info;
-    *value = strcmp(name, "heads") ? sequence_axis : heads;
+    *value = !strcmp(name, "heads") ? heads : !strcmp(name, "outliers") ? outliers : sequence_axis;
     return NULL;
 }
 static void nothing(void *unused) { (void)unused; }
@@ -140,7 +140,13 @@ static void check(size_t rows, size_t inputs, size_t outputs) {
     Value weights = tensor(1, 4, (int64_t[]){(int64_t)panels, (int64_t)groups, PANEL, GROUP});
     Value scales = tensor(4, 1, (int64_t[]){(int64_t)outputs}), bias = tensor(4, 1, (int64_t[]){(int64_t)outputs});
     Value sums = tensor(4, 1, (int64_t[]){(int64_t)outputs});
-    Context context = {.in = {&x, &weights, &sums, &scales, &bias}};
+    Value places = tensor(4, 2, (int64_t[]){outliers, 2}), apart = tensor(4, 1, (int64_t[]){outliers});
+    Context context = {.in = {&x, &weights, &sums, &scales, &bias, &places, &apart}};
+    int32_t *at = places.data;
+    for (size_t i = 0; i < (size_t)outliers; i++) {
+        at[2 * i] = (int32_t)(any() % inputs), at[2 * i + 1] = (int32_t)(any() % outputs);
+        ((float *)apart.data)[i] = between(-3, 3);
+    }
     float *values = x.data, *steps = scales.data, *shifts = bias.data;
     int8_t *packed = weights.data;
     int32_t *added = sums.data;
@@ -169,7 +175,9 @@ static void check(size_t rows, size_t inputs, size_t outputs) {
             double sum = 0;
             for (size_t k = 0; k < inputs; k++)
                 sum += (double)values[row * inputs + k] * packed[((n / PANEL * groups + k / GROUP) * PANEL + n % PANEL) * GROUP + k % GROUP];
-            const double expected = sum * steps[n] + shifts[n];
+            double expected = sum * steps[n] + shifts[n];
+            for (size_t i = 0; i < (size_t)outliers; i++)
+                if ((size_t)at[2 * i + 1] == n) expected += (double)values[row * inputs + (size_t)at[2 * i]] * ((float *)apart.data)[i];
             /* Half a step of each input at most, times weights of 127. */
             const double bound = step * 128 * (double)inputs * steps[n] / 2 + 1e-5 * fabs(expected) + 1e-5;
             if (!(fabs(y[row * outputs + n] - expected) <= bound)) {
@@ -179,7 +187,7 @@ static void check(size_t rows, size_t inputs, size_t outputs) {
             }
         }
     }
-    Context second = {.in = {&x, &weights, &sums, &scales, &bias}};
+    Context second = {.in = {&x, &weights, &sums, &scales, &bias, &places, &apart}};
     compute(registered[1], &second);
     for (size_t i = 0; i < rows * outputs; i++) {
         if (i / outputs == wrong) continue;
@@ -190,7 +198,7 @@ static void check(size_t rows, size_t inputs, size_t outputs) {
     Value ones = tensor(4, 1, (int64_t[]){(int64_t)outputs}), zeros = tensor(4, 1, (int64_t[]){(int64_t)outputs});
     for (size_t i = 0; i < rows * outputs; i++) ((float *)residual.data)[i] = between(-1, 1);
     for (size_t i = 0; i < outputs; i++) ((float *)ones.data)[i] = 1, ((float *)zeros.data)[i] = 0;
-    Context third = {.in = {&x, &weights, &sums, &scales, &bias, &residual, &ones, &zeros}};
+    Context third = {.in = {&x, &weights, &sums, &scales, &bias, &residual, &ones, &zeros, &places, &apart}};
     compute(registered[2], &third);
     for (size_t row = 0; row < rows; row++) {
         if (row == wrong) continue;
@@ -199,7 +207,7 @@ static void check(size_t rows, size_t inputs, size_t outputs) {
         if (!(fabs(sum) < 1e-3 * (double)outputs)) exit(1);
     }
     free(second.out.data), free(third.out.data), free(residual.data), free(ones.data), free(zeros.data);
-    free(x.data), free(weights.data), free(sums.data), free(scales.data), free(bias.data), free(context.out.data);
+    free(places.data), free(apart.data), free(x.data), free(weights.data), free(sums.data), free(scales.data), free(bias.data), free(context.out.data);
 }
 
 /* Values that are all 1 have a context of 1. */
@@ -249,7 +257,7 @@ int main(void) {
     int shapes = 0;
     for (size_t r = 0; r < sizeof heights / sizeof *heights; r++)
         for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++)
-            for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++, shapes++) check(heights[r], sizes[k], sizes[n]);
+            for (size_t n = 0; n < sizeof sizes / sizeof *sizes; n++, shapes++) outliers = any() % 4, check(heights[r], sizes[k], sizes[n]);
     for (int i = 0; i < 100; i++, shapes++) check(any() % 100, 1 + any() % 300, 1 + any() % 100);
     /* More rows than a block has, and parts of a panel. */
     check(300, 768, 40), check(50, 3102, 20), check(2, 32768, 3);

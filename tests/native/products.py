@@ -95,10 +95,15 @@ def model(
         following: `op_type` and attributes, for one of the operators that do more than LinearInt8.
     """
     sums = weights.sum(axis=0, dtype=np.int32)
+    outliers = {
+        "outlier_places": np.empty((0, 2), np.int32),
+        "outlier_weights": np.empty(0, np.float32),
+    }
     constants = {"weights": pack(weights), "sums": sums, "scales": scales, "bias": bias} | dict(
         replaced or {}
     )
-    node = linear_int8(["x", *constants], "y", weights.shape)
+    constants |= {name: constants.pop(name, nothing) for name, nothing in outliers.items()}  # the last ones
+    node = linear_int8(["x", *constants], "y", weights.shape, len(constants["outlier_weights"]))
     node.op_type = following.pop("op_type", node.op_type)
     node.attribute.extend(helper.make_attribute(name, value) for name, value in following.items())
     if node.op_type == "LinearNormInt8":

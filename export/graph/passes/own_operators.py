@@ -17,6 +17,7 @@ from paritas.export.graph.operators import (
     RELATIVE_ATTENTION,
     add_operators,
     attention,
+    with_more,
 )
 from paritas.export.graph.passes.cleanup import drop_unused
 from paritas.export.graph.passes.relative_bias import Windows
@@ -66,7 +67,7 @@ def _with_gelu(linear: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None
     gelu = view.down(linear.output[0], "Gelu")
     if not gelu or gelu[0].attribute:  # another form of it
         return None
-    return _like(linear, LINEAR_GELU_INT8, [], gelu[0])
+    return with_more(linear, LINEAR_GELU_INT8, [], gelu[0].output[0])
 
 
 def _with_norm(linear: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None:
@@ -87,16 +88,8 @@ def _with_norm(linear: onnx.NodeProto, view: GraphView) -> onnx.NodeProto | None
         return None
     if residual in view.constants:  # which has another shape
         return None
-    new = _like(linear, LINEAR_NORM_INT8, [residual, *norm[0].input[1:]], norm[0])
+    new = with_more(linear, LINEAR_NORM_INT8, [residual, *norm[0].input[1:]], norm[0].output[0])
     new.attribute.append(helper.make_attribute("epsilon", given.get("epsilon", 1e-5)))
-    return new
-
-
-def _like(linear: onnx.NodeProto, op_type: str, more: list[str], last: onnx.NodeProto) -> onnx.NodeProto:
-    """Return a linear layer's node as another operator that gives what the last node gave."""
-    name = last.output[0]
-    new = helper.make_node(op_type, [*linear.input, *more], [name], name=name, domain=DOMAIN)
-    new.attribute.extend(linear.attribute)
     return new
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
+from safetensors.numpy import load_file, save_file
 
 from paritas.engine.bundle.directory import Bundle
 from paritas.engine.encoder import Encoder
@@ -26,7 +28,7 @@ from paritas.export.int8.calibration import built_in_texts
 from paritas.export.int8.quantizer import Quantizer
 from paritas.registry import Registry
 from tests.unit.export.entries import entry
-from tests.unit.tiny import WIDE, write_tiny_bert
+from tests.unit.tiny import WIDE, write_tiny_bert, write_tiny_mpnet
 
 OWN = available_kernels().own
 TEXTS = [line[:60] for line in built_in_texts("certificate")]
@@ -260,6 +262,36 @@ def test_layers_that_hurt_stay_fp32_here_too(
     model = onnx.load(made.directory / "model.int8.onnx", load_external_data=False)
     kinds = Counter(node.op_type for node in model.graph.node)
     assert (kinds["MatMul"], kinds["LinearNormInt8"], kinds["LayerNormalization"]) == (1, 3, 2)
+    assert (vectors(made) * vectors(made, "fp32")).sum(axis=1).min() > 0.999
+
+
+@pytest.fixture(scope="module")
+def spiky(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], Bundle]:
+    """The weights of an MPNet with one weight that is far too large."""
+    directory = tmp_path_factory.mktemp("spiky")
+    sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
+    source = write_tiny_mpnet(directory / "checkpoint", **sizes)
+    weights = load_file(source / "model.safetensors")
+    weights["encoder.layer.0.output.dense.weight"][5, 7] = 30
+    save_file(weights, source / "model.safetensors")
+    registry = entry(directory, network="mpnet", dim=128, pooling="mean", max_length=24)
+    return weights, export(source, registry, directory / "bundle")
+
+
+def tensors(bundle: Bundle) -> dict[str, np.ndarray]:
+    model = onnx.load(bundle.directory / "model.int8.equal_length.onnx")
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def test_a_weight_far_too_large_leaves_the_others_of_its_output_their_steps(
+    spiky: tuple[dict[str, np.ndarray], Bundle],
+) -> None:
+    weights, made = spiky
+    name, found = "layer.0.output.product", tensors(made)
+    assert found[f"{name}.outlier_places"].tolist() == [[7, 5]]
+    np.testing.assert_array_equal(found[f"{name}.outlier_weights"], np.float32([30]))
+    others = np.delete(weights["encoder.layer.0.output.dense.weight"][5], 7)
+    assert found[f"{name}.scales"][5] == np.abs(others).max() / np.float32(127)
     assert (vectors(made) * vectors(made, "fp32")).sum(axis=1).min() > 0.999
 
 

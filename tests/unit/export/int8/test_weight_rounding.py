@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from paritas.export.int8.weight_rounding import LARGEST, blocks, column_scales, round_weights
+from paritas.export.int8.weight_rounding import LARGEST, blocks, column_scales, outliers, round_weights
 
 
 def correlated(inputs: int, tokens: int = 2000) -> NDArray[np.float32]:
@@ -76,3 +76,22 @@ def test_blocks_cover_every_row_once(inputs: int) -> None:
     rows = [row for block in blocks(inputs) for row in range(block.start, block.stop)]
     assert rows == list(range(inputs))
     assert max(block.stop - block.start for block in blocks(inputs)) <= 512
+
+
+def test_outliers_are_weights_far_larger_than_the_rest_of_their_column() -> None:
+    weights = np.random.default_rng(5).standard_normal((600, 24)).astype(np.float32)
+    assert len(outliers(weights)) == 0
+    weights[:, 7] = 0  # none, of a column of zeros
+    weights[40, 21], weights[5, 20], weights[599, 3] = 60, -80, 70
+    weights[:, 11] *= 1000  # a whole column is no outlier
+    places = outliers(weights)
+    assert places.dtype == np.int32
+    assert places.tolist() == [[599, 3], [5, 20], [40, 21]]
+
+
+def test_no_more_outliers_than_are_worth_their_time_the_largest_ones() -> None:
+    weights = np.ones((600, 200), np.float32)
+    weights[0] = np.linspace(40, 60, 200)
+    places = outliers(weights)
+    assert [output for _, output in places.tolist()] == list(range(136, 200))
+    assert (places[:, 0] == 0).all()
