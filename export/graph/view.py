@@ -60,6 +60,17 @@ class GraphView:
         return path
 
 
+def ranks(model: onnx.ModelProto) -> dict[str, int]:
+    """Return how many axes tensors have, by name, where shape inference finds that out."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = [*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output]
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in values
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
 def tensors_of_type(model: onnx.ModelProto, element: int) -> set[str]:
     """Return the names of all tensors of one type (`TensorProto.FLOAT`, ...), found by shape inference."""
     # Inference knows the types though the large initializers hold no data.

@@ -12,10 +12,15 @@ from onnx import TensorProto, helper, numpy_helper
 from paritas.export.graph.nodes import cast_node, copy_model, names_read, set_nodes
 from paritas.export.graph.operators import add_operators, linear_int8, pack
 from paritas.export.graph.passes.transpose_in_products import transpose_in_products
+from paritas.export.graph.view import ranks
 from paritas.export.graph.weights_file import WeightsFile, is_large, replace_initializers
 from paritas.export.int8.linear import Linear, linear_layers
 from paritas.export.int8.quantizer import Matrix, Quantizer
 from paritas.export.int8.weight_rounding import LARGEST
+
+# Channels of a word's embedding that share a scale: a large one takes the steps of so many others. With a
+# scale a row, one of SQuAD's questions had a cosine of 0.978 to FP32 where it has 0.998.
+_BLOCK = 64
 
 
 class Writer:
@@ -39,6 +44,7 @@ class Writer:
         layers = linear_layers(model)
         self.layers = {layer.name: layer for layer in layers if layer.name not in kept}
         self.exact = {layer.name: layer for layer in layers if layer.name in kept}
+        self.ranks = ranks(model)
         self.nodes: list[onnx.NodeProto] = []
         self.added: dict[str, onnx.TensorProto] = {}
 
@@ -47,10 +53,11 @@ class Writer:
         model = copy_model(self.model)
         rewritten = self.rewritten()
         adders = {layer.adder for layer in rewritten.values()} - {None}
+        words = self._words()
         for node in model.graph.node:
             if node.name in rewritten:
                 self.linear(rewritten[node.name])
-            elif node.op_type == "Gather" and self._is_table(node):
+            elif node.op_type == "Gather" and node.input[0] == words:
                 self._rows(node)
             elif node.name not in adders:
                 self.nodes.append(node)
@@ -115,6 +122,16 @@ class Writer:
         """Do what is left when all nodes are in the graph."""
         add_operators(model)
 
+    def _words(self) -> str:
+        """Return the name of the table with the most rows; none where the graph looks none up.
+
+        Others are small beside it, and stay as they are. In all-mpnet-base-v2 a few channels of positions are
+        so large that 8 bits lost 3 % of each row.
+        """
+        gathers = [node for node in self.model.graph.node if node.op_type == "Gather"]
+        tables = [node.input[0] for node in gathers if self._is_table(node)]
+        return max(tables, key=lambda name: self.quantizer.constants[name].dims[0], default="")
+
     def _is_table(self, node: onnx.NodeProto) -> bool:
         tensor = self.quantizer.constants.get(node.input[0])
         by_row = all(attribute.i == 0 for attribute in node.attribute if attribute.name == "axis")
@@ -123,18 +140,29 @@ class Writer:
         return by_row and len(tensor.dims) == 2 and is_large(tensor.dims)
 
     def _rows(self, node: onnx.NodeProto) -> None:
-        """Look rows up in 8 bits, each with a scale of its own."""
+        """Look rows up in 8 bits, each of their blocks with a scale of its own."""
         table, rows, output = node.input[0], node.input[1], node.output[0]
         exact = self.quantizer.constant(table)
-        largest = np.abs(exact).max(axis=1, keepdims=True)
+        # A row whole where it has no blocks, or where nobody knows how many axes its places have.
+        places = self.ranks.get(rows, 0)
+        width = _BLOCK if places and exact.shape[1] % _BLOCK == 0 else exact.shape[1]
+        blocks = exact.reshape(len(exact), -1, width)
+        largest = np.abs(blocks).max(axis=2, keepdims=True)
         scales = np.where(largest > 0, largest / LARGEST, 1).astype(np.float32)
-        self.constant(f"{table}.int8", np.rint(exact / scales).astype(np.int8))
+        integers = np.rint(blocks / scales).astype(np.int8)
         # To whole cache lines, for what follows them in an optimized graph; see engine/runtime/session.py.
-        self.constant(f"{table}.scales", np.pad(scales, ((0, -len(scales) % 16), (0, 0))))
-        integers = self.add("Gather", [f"{table}.int8", rows], f"{output}.int8")
-        self.nodes.append(cast_node(integers, f"{output}.steps", TensorProto.FLOAT))
-        scale = self.add("Gather", [f"{table}.scales", rows], f"{output}.scale")
-        self.add("Mul", [f"{output}.steps", scale], output)
+        scales = np.pad(scales, ((0, -len(scales) % 16), (0, 0), (0, 0)))
+        if width == exact.shape[1]:
+            integers, scales = integers[:, 0], scales[:, 0]
+        looked_up = self.add("Gather", [self.constant(f"{table}.int8", integers), rows], f"{output}.int8")
+        self.nodes.append(cast_node(looked_up, f"{output}.steps", TensorProto.FLOAT))
+        scale = self.add("Gather", [self.constant(f"{table}.scales", scales), rows], f"{output}.scale")
+        if width == exact.shape[1]:
+            self.add("Mul", [f"{output}.steps", scale], output)
+            return
+        scaled = self.add("Mul", [f"{output}.steps", scale], f"{output}.blocks")
+        whole = self.constant(f"{table}.whole", np.array([0] * places + [-1]))
+        self.add("Reshape", [scaled, whole], output)
 
     def constant(self, name: str, value: NDArray[Any]) -> str:
         """Add (once) an initializer, and return its name."""

@@ -267,12 +267,14 @@ def test_layers_that_hurt_stay_fp32_here_too(
 
 @pytest.fixture(scope="module")
 def spiky(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, np.ndarray], Bundle]:
-    """The weights of an MPNet with one weight that is far too large."""
+    """The weights of an MPNet with one weight, and one channel of its words and positions, far too large."""
     directory = tmp_path_factory.mktemp("spiky")
     sizes = {"hidden_size": 128, "intermediate_size": 512, "num_attention_heads": 4}
     source = write_tiny_mpnet(directory / "checkpoint", **sizes)
     weights = load_file(source / "model.safetensors")
     weights["encoder.layer.0.output.dense.weight"][5, 7] = 30
+    for table in ("word_embeddings", "position_embeddings"):
+        weights[f"embeddings.{table}.weight"][:, 100] *= 50
     save_file(weights, source / "model.safetensors")
     registry = entry(directory, network="mpnet", dim=128, pooling="mean", max_length=24)
     return weights, export(source, registry, directory / "bundle")
@@ -293,6 +295,19 @@ def test_a_weight_far_too_large_leaves_the_others_of_its_output_their_steps(
     others = np.delete(weights["encoder.layer.0.output.dense.weight"][5], 7)
     assert found[f"{name}.scales"][5] == np.abs(others).max() / np.float32(127)
     assert (vectors(made) * vectors(made, "fp32")).sum(axis=1).min() > 0.999
+
+
+def test_a_channel_far_too_large_takes_the_steps_of_its_block_alone(
+    spiky: tuple[dict[str, np.ndarray], Bundle],
+) -> None:
+    weights, made = spiky
+    found, exact = tensors(made), weights["embeddings.word_embeddings.weight"]
+    assert found["word_embeddings.int8"].shape == (128, 2, 64)
+    words = (found["word_embeddings.int8"] * found["word_embeddings.scales"][:128]).reshape(128, 128)
+    assert np.abs(words - exact)[:, :64].max() < np.abs(exact[:, :64]).max() / 250
+    np.testing.assert_array_equal(
+        found["position_embeddings"], weights["embeddings.position_embeddings.weight"]
+    )
 
 
 def test_a_weights_file_that_changed_is_refused(bundle: Bundle, tmp_path: Path) -> None:
