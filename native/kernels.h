@@ -17,12 +17,12 @@ enum { MOST_INPUTS = 32768 };
 enum { MOST_TOKENS = 1 << 18 };
 
 typedef struct {
-    size_t inputs, outputs; /* before a run `inputs` is what it needs at least */
+    size_t inputs, outputs; /* before a run `inputs` is the fewest that outliers allow */
     const int8_t *weights;  /* packed */
-    const int32_t *sums;   /* (outputs,) */
-    const float *scales;   /* (outputs,) */
-    const float *bias;     /* (outputs,) */
-    /* Weights that are far larger than the others of their outputs, which are zeros among the packed ones. */
+    const int32_t *sums;    /* (outputs,) */
+    const float *scales;    /* (outputs,) */
+    const float *bias;      /* (outputs,) */
+    /* What a few weights are beyond what the packed ones say: they are far larger than the others of their outputs. */
     size_t outliers;
     const int32_t *outlier_places; /* (outliers, 2): an input, and an output */
     const float *outlier_weights;  /* (outliers,) */
